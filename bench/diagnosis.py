@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from bench.rebuild import NAMES, fill_log, paused_projector, run_projections, vacuum
+from bench.rebuild import built_read_models, fill_log
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from commands.evaluation.cases import DiagnosisCase, load_cases
@@ -114,11 +114,8 @@ def main() -> int:
     if options.part == "quality":
         return report.finish()
     with running_stack(agent=False) as stack:
-        with paused_projector(stack):
+        with built_read_models(stack):
             fill_log(stack, options.events, options.results, report)
-            run_projections(stack, "rebuild", *NAMES, "--switch")
-        run_projections(stack, "drop", *NAMES)
-        vacuum(stack)
         measure_speed(stack, report)
     return report.finish()
 

@@ -173,6 +173,16 @@ def paused_projector(stack: Stack) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+@contextlib.contextmanager
+def built_read_models(stack: Stack) -> Iterator[None]:
+    """Builds all read models anew once the block has written a history, which the projector would follow slowly."""
+    with paused_projector(stack):
+        yield
+        run_projections(stack, "rebuild", *NAMES, "--switch")
+    run_projections(stack, "drop", *NAMES)
+    vacuum(stack)
+
+
 def measure(stack: Stack, writer: Writer, written: Written, report: Report, *, bounds: bool) -> None:
     """Measures rebuild, diff and the library's runner. There are always bounds for correctness; only with `bounds`
     there are bounds for speed.

@@ -15,7 +15,7 @@ import requests
 from psycopg import AsyncConnection
 
 from api.semantic_search import STOP_WORDS
-from bench.rebuild import NAMES, fill_log, paused_projector, run_projections, vacuum
+from bench.rebuild import built_read_models, fill_log
 from bench.support.paraphrases import HELD_OUT, OTHERS, PAIRS
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
@@ -135,11 +135,8 @@ def main() -> int:
     with running_stack(agent=False) as stack:
         measure_recall(stack, "pairs of the development", PAIRS, report)
         measure_recall(stack, "held-out pairs", HELD_OUT, report)
-        with paused_projector(stack):
+        with built_read_models(stack):
             fill_log(stack, options.events, options.results, report)
-            run_projections(stack, "rebuild", *NAMES, "--switch")
-        run_projections(stack, "drop", *NAMES)
-        vacuum(stack)
         measure_speed(stack, report)
     return report.finish()
 

@@ -17,7 +17,7 @@ import psycopg
 
 from bench.history.large_project import COMMITS_A_BUILD, LargeProject
 from bench.history.write import FIRST_ID, write_commits
-from bench.rebuild import NAMES, paused_projector, run_projections, vacuum
+from bench.rebuild import built_read_models
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from domain.case_activity import Only, Sort
@@ -42,11 +42,8 @@ def fill_project(stack: Stack, builds: int, report: Report) -> LargeProject:
     interval = timedelta(days=DAYS) / (builds * COMMITS_A_BUILD + JOBS + 1)
     begin = utcnow() - timedelta(days=DAYS)
     begun = time.monotonic()
-    with paused_projector(stack):
+    with built_read_models(stack):
         write_commits(settings.database_url, secrets, project.commits(), begin, interval)
-        run_projections(stack, "rebuild", *NAMES, "--switch")
-    run_projections(stack, "drop", *NAMES)
-    vacuum(stack)
     with psycopg.connect(settings.database_url) as connection:
         ((cases,),) = connection.execute(f"SELECT count(*) FROM {TestCaseRow.table}".encode()).fetchall()
     report.add("test cases", cases, "tests")

@@ -8,7 +8,7 @@ for speed: a short rebuild spends most of its time on its start and its end. Wri
 import argparse
 import sys
 
-from bench.rebuild import NAMES, Writer, fill_log, measure, paused_projector, run_projections, vacuum
+from bench.rebuild import Writer, built_read_models, fill_log, measure
 from bench.support.report import Report
 from bench.support.stack import running_stack
 
@@ -24,11 +24,8 @@ def main() -> int:
     report = Report("rebuild_full")
     with running_stack(agent=False) as stack:
         writer = Writer(stack)
-        with paused_projector(stack):
+        with built_read_models(stack):
             written = fill_log(stack, options.events, options.results, report)
-            run_projections(stack, "rebuild", *NAMES, "--switch")
-        run_projections(stack, "drop", *NAMES)
-        vacuum(stack)
         measure(stack, writer, written, report, bounds=is_whole)
     return report.finish()
 
