@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from domain.phrases import count
 from domain.tickets import MAX_CASES
 from integrations.ticket_ports import Bullets, NewTicket, Paragraph, Preformatted, TicketBlock, TicketText
 from projections.results_queries import Result
@@ -70,9 +71,9 @@ class Cause:
 def describe_failure(cause: Cause, where: BuildContext) -> NewTicket:
     """Returns the ticket for a new cause."""
     first, number = cause.results[0], len(cause.results)
-    more = f" and {_count(number - 1, 'more test')}" if number > 1 else ""
+    more = f" and {count(number - 1, 'more test')}" if number > 1 else ""
     text: list[TicketBlock] = [
-        Paragraph(f"{_count(number, 'test')} failed in build {where.build_id} of {where.job}", where.link),
+        Paragraph(f"{count(number, 'test')} failed in build {where.build_id} of {where.job}", where.link),
         Bullets(_facts(where)),
         *_tests(cause.results),
         Preformatted(_shorten(first.message, MAX_MESSAGE)),
@@ -93,19 +94,19 @@ def describe_rest(name: str, causes: Sequence[Cause], where: BuildContext) -> tu
     more = len(causes) - len(first)
     text: list[TicketBlock] = [
         Paragraph(
-            f"{_count(len(causes), 'more cause')} of failures in build {where.build_id} of {where.job}", where.link
+            f"{count(len(causes), 'more cause')} of failures in build {where.build_id} of {where.job}", where.link
         ),
         Bullets(_facts(where)),
         Bullets([_shorten(line, 500) for line in first] + ([f"and {more:,} more"] if more else [])),
     ]
-    summary = f"{_count(len(causes), 'more cause')} of failures in {_shorten(where.job, 100)}, build {where.build_id}"
+    summary = f"{count(len(causes), 'more cause')} of failures in {_shorten(where.job, 100)}, build {where.build_id}"
     return rest, NewTicket(summary, text, [rest.label])
 
 
 def describe_recurrence(cause: Cause, where: BuildContext) -> TicketText:
     number = len(cause.results)
     return [
-        Paragraph(f"{_count(number, 'test')} failed again in build {where.build_id} of {where.job}", where.link),
+        Paragraph(f"{count(number, 'test')} failed again in build {where.build_id} of {where.job}", where.link),
         Bullets(_facts(where)),
         *_tests(cause.results),
     ]
@@ -134,7 +135,3 @@ def _first_line(text: str) -> str:
 
 def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -10,6 +10,7 @@ import msgspec
 
 from commands.reports.causes import CauseKind, EqualFailures, find_causes
 from domain.assistant.answers import Answer, AnswerClaim
+from domain.phrases import count
 
 MAX_CLUSTERS = 20
 """Number of clusters that are shown, the largest ones."""
@@ -81,8 +82,7 @@ def summarize_clusters(project_id: int, clusters: Sequence[FailureCluster], buil
         return Answer((AnswerClaim(text, (f"project:{project_id}",)),), confidence=1.0)
     claims = [
         AnswerClaim(
-            f"{one.failures:,} {'failure' if one.failures == 1 else 'failures'} in {one.builds:,}"
-            f" {'build' if one.builds == 1 else 'builds'} since build {one.first_build}:"
+            f"{count(one.failures, 'failure')} in {count(one.builds, 'build')} since build {one.first_build}:"
             f" {' '.join(one.message.split()) or 'no message'}.",
             (f"build:{one.first_build}", *(f"test:{result_id}" for result_id in one.result_ids[:3])),
         )

@@ -16,6 +16,7 @@ from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, build_re
 from domain.assistant.failure_causes import is_flaky_by_history
 from domain.assistant.next_steps import find_next_step
 from domain.assistant.project_insights import describe_project
+from domain.phrases import count
 
 MAX_LISTED = 10
 """Number of failed tests that a reply lists."""
@@ -66,7 +67,7 @@ def summarize(evidence: Evidence) -> Iterator[AnswerClaim]:
     if flaky:
         verb = "appears" if len(flaky) == 1 else "appear"
         yield AnswerClaim(
-            f"{claims.count(len(flaky), 'failed test')} {verb} flaky based on history:"
+            f"{count(len(flaky), 'failed test')} {verb} flaky based on history:"
             f" {', '.join(test.name for test in flaky[: claims.MAX_NAMED])}.",
             tuple(test_ref(test) for test in flaky[: claims.MAX_NAMED]),
         )
@@ -183,7 +184,7 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
             answer_claims = _explain(evidence, build, found)
     if asked and intent in ("why", "next") and (others := build.failed - len(asked)) > 0:
         verb = "is" if others == 1 else "are"
-        left_out = AnswerClaim(f"{claims.count(others, 'other failure')} of the build {verb} not part of this.", ref)
+        left_out = AnswerClaim(f"{count(others, 'other failure')} of the build {verb} not part of this.", ref)
         answer_claims = chain(answer_claims, (left_out,))
     return _with_diagnosis(evidence, found, answer_claims)
 
@@ -312,9 +313,7 @@ def _list_tests(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     hidden = build.failed - min(len(evidence.failures), MAX_LISTED)
     if hidden > 0:
         verb = "is" if hidden == 1 else "are"
-        yield AnswerClaim(
-            f"{claims.count(hidden, 'failure')} of the build {verb} not listed here.", (build_ref(build.id),)
-        )
+        yield AnswerClaim(f"{count(hidden, 'failure')} of the build {verb} not listed here.", (build_ref(build.id),))
 
 
 def _recommend(evidence: Evidence, found: Diagnosis) -> Iterator[AnswerClaim]:

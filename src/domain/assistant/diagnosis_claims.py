@@ -19,6 +19,7 @@ from domain.assistant.evidence import (
     test_ref,
 )
 from domain.assistant.failure_causes import is_flaky_by_history
+from domain.phrases import count
 from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
@@ -259,10 +260,6 @@ def describe_uncounted(build: BuildFacts) -> Iterator[AnswerClaim]:
 def has_passed_on_commit(test: FailedTest) -> bool:
     """Returns whether the test passed and failed on one commit."""
     return test.is_flaky or (test.first_bad is not None and test.first_bad.cause == "same_commit")
-
-
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _shorten(text: str) -> str:

@@ -22,6 +22,7 @@ from domain.assistant.evidence import (
 from domain.assistant.evidence import build_ref as ref_of_build
 from domain.assistant.evidence import commit_ref as ref_of_commit
 from domain.failures.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
+from domain.phrases import count
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
 from domain.triage import Classification
 
@@ -136,7 +137,7 @@ def _by_earlier(
     if not named:
         return None
     counts: Counter[Classification | None] = Counter(past.classification for past in named)
-    classification, count = counts.most_common(1)[0]
+    ((classification, _),) = counts.most_common(1)
     assert classification is not None
     chosen = [past for past in named if past.classification == classification]
     return ProbableCause(
@@ -144,9 +145,9 @@ def _by_earlier(
         classification,
         _with_kind(found, test),
         FIXES[classification],
-        confidence * (count / len(named)),
+        confidence * (len(chosen) / len(named)),
         (test_ref(test),),
-        f"{_times(len(chosen), 'earlier failure')} {likeness} {'was' if count == 1 else 'were'} classified"
+        f"{count(len(chosen), 'earlier failure')} {likeness} {'was' if len(chosen) == 1 else 'were'} classified"
         f" as {classification}, the newest in build {chosen[0].build_id}.",
         tuple(test_ref(past) for past in chosen[:3]),
     )
@@ -299,7 +300,3 @@ def _headline(test: FailedTest) -> str:
     if not lines:
         lines = [line.strip() for line in test.trace.splitlines() if line.strip()][-1:]
     return lines[0][:MAX_LINE] if lines else "no message"
-
-
-def _times(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim, NextStep
+from domain.phrases import count
 from domain.triage import Classification
 
 Measure = Literal["failed_builds", "flaky_tests", "time_to_green", "unread_failures", "quarantine"]
@@ -133,7 +134,7 @@ def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
         claims.append(AnswerClaim(f"{_count(len(flaky), 'test')} probably flaky.", flaky))
     if unstable := [test for test in facts.flaky_tests if test.is_infrastructure]:
         text = (
-            f"{_plural(len(unstable), 'test')} failed now and then by the machine, the network or another system only:"
+            f"{count(len(unstable), 'test')} failed now and then by the machine, the network or another system only:"
             f" {_name([test.name for test in unstable])}."
         )
         claims.append(AnswerClaim(text, tuple(f"test_case:{test.case_id}" for test in unstable)))
@@ -170,8 +171,8 @@ def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
         rates = sorted(test.flake_rate for test in tests)
         which = f"{rates[0]:.0%}" if len(rates) == 1 else f"{rates[0]:.0%} to {rates[-1]:.0%}"
         text = (
-            f"Quarantine {_chronic(len(names))} of job {job_id}, which fail in {which} of their runs on good code:"
-            f" {_name(names)}."
+            f"Quarantine {count(len(names), 'chronic flake')} of job {job_id}, which fail in {which} of their runs on"
+            f" good code: {_name(names)}."
         )
         body = {"job_id": job_id, "action": "add", "node_ids": names, "reason": "flaky"}
         step = NextStep("quarantine", text, "POST", "/quarantine/bulk", body)
@@ -194,8 +195,8 @@ def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
     for one in unread[:MAX_ISSUES]:
         message = " ".join(one.message.split())[:MAX_MESSAGE] or "a failure without a message"
         text = (
-            f"Make a known issue of “{message}”, which has {_plural(one.failures, 'unread failure')} in"
-            f" {_plural(one.builds, 'build')}."
+            f"Make a known issue of “{message}”, which has {count(one.failures, 'unread failure')} in"
+            f" {count(one.builds, 'build')}."
         )
         body = {
             "project_id": facts.project_id,
@@ -204,14 +205,6 @@ def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
             "signature": one.signature,
         }
         yield Recommendation(NextStep("known_issue", text, "POST", "/known-issues", body), (f"test:{one.result_id}",))
-
-
-def _chronic(number: int) -> str:
-    return "1 chronic flake" if number == 1 else f"{number} chronic flakes"
-
-
-def _plural(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _count(number: int, what: str) -> str:

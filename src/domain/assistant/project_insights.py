@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from domain.assistant.answers import AnswerClaim
-from domain.assistant.diagnosis_claims import count, end_sentence
+from domain.assistant.diagnosis_claims import end_sentence
 from domain.assistant.evidence import ProjectFacts, case_ref, test_ref
+from domain.phrases import count
 
 MAX_NAMED = 3
 NOTABLE_CHANGE = 0.05

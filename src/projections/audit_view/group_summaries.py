@@ -5,7 +5,7 @@ from typing import Any
 
 from domain import build_groups, divisions
 from domain.core.events import Event
-from projections.audit_view.phrases import count
+from domain.phrases import count
 
 
 def _commit_chosen(event: build_groups.BuildGroupCommitChosen) -> str:

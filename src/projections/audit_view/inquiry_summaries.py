@@ -5,7 +5,8 @@ from typing import Any
 
 from domain import inquiries
 from domain.core.events import Event
-from projections.audit_view.phrases import count, quoted, spaced
+from domain.phrases import count
+from projections.audit_view.phrases import quoted, spaced
 
 
 def _asked(event: inquiries.InquiryAsked) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from domain import autoscaling, docker_agents, vcenter, vcenter_operations, vcenter_vms
 from domain.core.events import Event
+from domain.phrases import count
 
 REQUESTS: Mapping[vcenter_operations.Kind, str] = {
     "test": "asked whether vCenter {vcenter_id} can be reached",
@@ -24,8 +25,7 @@ def _requested(event: vcenter_operations.VcenterOperationRequested) -> str:
 
 
 def _scaled_up(event: autoscaling.PoolScaledUp) -> str:
-    number = len(event.machine_ids)
-    return f"spawned {number} machine{'' if number == 1 else 's'} for node pool {event.pool_id}, since {event.reason}"
+    return f"spawned {count(len(event.machine_ids), 'machine')} for node pool {event.pool_id}, since {event.reason}"
 
 
 MACHINE_SUMMARIES: Mapping[type[Event], str | Callable[[Any], str]] = {

@@ -20,10 +20,6 @@ def spaced(name: str | None) -> str:
     return (name or "").replace("_", " ")
 
 
-def count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
 def listed(items: Iterable[str]) -> str:
     every = list(items)
     more = f" and {len(every) - MAX_LISTED:,} more" if len(every) > MAX_LISTED else ""

@@ -39,12 +39,13 @@ from domain import (
     webhooks,
 )
 from domain.core.events import Event, changes_of
+from domain.phrases import count
 from projections.audit_view.eval_summaries import EVAL_SUMMARIES
 from projections.audit_view.flakiness_summaries import FLAKINESS_SUMMARIES
 from projections.audit_view.group_summaries import GROUP_SUMMARIES
 from projections.audit_view.inquiry_summaries import INQUIRY_SUMMARIES
 from projections.audit_view.machine_summaries import MACHINE_SUMMARIES
-from projections.audit_view.phrases import count, listed, quoted, spaced
+from projections.audit_view.phrases import listed, quoted, spaced
 from projections.audit_view.token_summaries import TOKEN_SUMMARIES
 
 
