@@ -23,7 +23,7 @@ from domain.core.errors import Invalid, NotFound
 from domain.results import STATUSES, ResultStatus
 from domain.run_histories import RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
-from projections import results_history, test_cases, test_health
+from projections import jobs, results_history, test_cases, test_health
 from projections.results_cases import TestCaseRow
 from projections.test_health import MAX_SUSPECTS, CaseHistory
 
@@ -145,11 +145,8 @@ class TestCaseController(Controller):
         await find_project_of(ctx, project_id, job_id)  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             project_id = await find_project_of(ctx, project_id, job_id)
-            if job_id is not None:
-                jobs = [job_id]
-            else:
-                jobs = await test_cases.find_jobs(connection, project_id)
-            activity = await read_activity(connection, project_id, jobs, first_day(days), is_job=job_id is not None)
+            job_ids = [job_id] if job_id is not None else await jobs.fetch_ids(connection, project_id)
+            activity = await read_activity(connection, project_id, job_ids, first_day(days), is_job=job_id is not None)
             if search is not None:
                 activity.keep(await test_cases.find_by_name(connection, project_id, search))
             if only == "never_failing":
@@ -205,10 +202,10 @@ def parse_position(after: str) -> tuple[int, int]:
 
 
 async def read_activity(
-    connection: AsyncConnection, project_id: int, jobs: Sequence[int], since: int, *, is_job: bool
+    connection: AsyncConnection, project_id: int, job_ids: Sequence[int], since: int, *, is_job: bool
 ) -> Activity:
-    runs = await test_cases.count_runs_in_jobs(connection, jobs, since)
-    durations = await test_cases.fetch_durations(connection, jobs)
+    runs = await test_cases.count_runs_in_jobs(connection, job_ids, since)
+    durations = await test_cases.fetch_durations(connection, job_ids)
     suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_SUSPECTS)
     all_runs = runs
     job_of: dict[int, int] = {}
@@ -223,7 +220,7 @@ async def read_activity(
             if case.id not in runs:
                 continue
             activity = sum_up(case.id, case.history.since_day(since, all_runs.get(case.id, 0)), durations.get(case.id))
-            found[case.id] = only_of_job(activity, case, runs[case.id], jobs[0], job_of) if is_job else activity
+            found[case.id] = only_of_job(activity, case, runs[case.id], job_ids[0], job_of) if is_job else activity
         return found
 
     found = await asyncio.to_thread(sum_up_all)

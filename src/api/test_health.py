@@ -195,9 +195,8 @@ class TestHealthController(Controller):
         and what to do about it. `id` is the id of a test case.
         """
         since = first_day(days)
-        await ctx.find_visible(
-            test_health.find_case, "test case", id
-        )  # before the turn, so that nobody waits for one in vain
+        # Before the turn, too, so that nobody waits for one in vain.
+        await ctx.find_visible(test_health.find_case, "test case", id)
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
             row = await ctx.find_visible(test_health.find_case, "test case", id)
             found = await test_health.fetch_histories(connection, [id])

@@ -13,7 +13,6 @@ from domain.test_health import FAILED, RETRIED
 from projections.builds import BuildRow
 from projections.engine.binary_copy import unpack_array
 from projections.engine.queries import fetch_all, fetch_column
-from projections.jobs import JobRow
 from projections.results import STATUS, BlockRow, ReportRow
 from projections.results_cases import TestCaseRow
 from projections.results_queries import IS_CURRENT
@@ -36,11 +35,6 @@ MAX_JOBS = 20
 """Largest number of jobs whose builds are read for durations: those with the newest builds."""
 MAX_BLOCKS = 400
 """Largest number of blocks of results that are read for durations."""
-
-
-async def find_jobs(source: Source, project_id: int) -> list[int]:
-    query = f"SELECT id FROM {JobRow.table} WHERE project_id = %(project)s ORDER BY id"
-    return await fetch_column(source, query, {"project": project_id})
 
 
 async def count_runs_in_jobs(source: Source, job_ids: Sequence[int], since_day: int) -> dict[int, int]:
