@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import multiprocessing
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import pytest
@@ -16,7 +19,8 @@ from domain.assistant.prompts import build_prompt
 from domain.language_model import ModelPolicy
 from domain.token_quota import TokensReserved, TokensSettled
 from integrations.llm.openai import OpenAiModel
-from testhide.processes import Core
+from testhide.processes import Core, core
+from testhide.settings import Settings
 from tests.commands.test_model_answers import FINDINGS, SUPPORTED, claim, reply
 from tests.commands.test_prompts import make_evidence
 from tests.support.injections import INJECTIONS
@@ -121,6 +125,44 @@ async def test_the_quota_holds_before_the_call(parts: Core, server: ModelServer,
     assert refused.fell_back.startswith("The quota of the month has 1 of")
     assert (refused.answer, refused.model, refused.prompt, refused.tokens) == (FINDINGS, "", None, 0)
     assert len(server.requests) == 10
+
+
+async def test_the_quota_holds_for_100_calls_of_two_processes(parts: Core, database: str, server: ModelServer) -> None:
+    """Two operating system processes, as two of `testhide work`, ask at the same time."""
+    server.always = completes(reply(SUPPORTED), None)
+    limit, loop = 33 * ESTIMATE + 1, asyncio.get_running_loop()
+    spawning = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, spawning, wait_together_by, (spawning.Barrier(2),)) as processes:
+        asked = [loop.run_in_executor(processes, ask_50_times, database, server.url, limit) for _ in range(2)]
+        first, second = await asyncio.gather(*asked)
+    assert first.total() == second.total() == 50
+    assert first + second == {"openai": 33, "builtin": 67}
+    assert len(server.requests) == 33
+    assert (await writer(parts, None).meter.count())[0] == 33 * ESTIMATE
+
+
+_barrier: Barrier
+
+
+def wait_together_by(barrier: Barrier) -> None:
+    """Prepares a process whose calls begin when those of the other process do."""
+    global _barrier
+    _barrier = barrier
+
+
+def ask_50_times(database: str, url: str, limit: int) -> Counter[str]:
+    """Asks 50 questions at once, and returns what answered them."""
+
+    async def ask_all() -> Counter[str]:
+        model = OpenAiModel(url, "hush", 60)
+        async with core(Settings(database_url=database, secret_key=b"s" * 32, data_dir="", unsafe=True)) as parts:
+            asking = writer(parts, model, limit)
+            await asyncio.to_thread(_barrier.wait, 60)
+            answers = await asyncio.gather(*(ask(asking) for _ in range(50)))
+        await model.close()
+        return Counter(answer.provider for answer in answers)
+
+    return asyncio.run(ask_all())
 
 
 async def test_only_models_that_are_allowed(parts: Core, server: ModelServer, model: OpenAiModel) -> None:
