@@ -1,5 +1,8 @@
 """Query for the build in which a test began to fail."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from domain.failures.first_failures import FirstFailure, find_first_failure
 from domain.results import FAILED
 from projections.builds import BuildRow
@@ -10,8 +13,10 @@ from store.postgres.queries import Source, fetch_rows
 
 MAX_RESULTS = 500
 """Number of results on the branch, the newest ones up to the failure, that are searched for one that passed."""
-MAX_BLOCKS = 5_000
-"""Number of blocks with results of the test on any branch that are read, the newest ones up to the failure."""
+MAX_BLOCKS, FIRST_BLOCKS = 5_000, 50
+"""Number of blocks with results of the test on any branch that are read, the newest ones up to the failure. The second
+number of them is read first, and is enough for a test that has not failed for long.
+"""
 
 
 async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
@@ -22,8 +27,9 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     report = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
     query = (
         f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
-        " WHERE case_ids @> ARRAY[%(case)s::int] AND first_result_id <= %(id)s ORDER BY first_result_id DESC"
-        f" LIMIT {MAX_BLOCKS}) SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM found"
+        " WHERE case_ids @> ARRAY[%(case)s::int] AND first_result_id <= %(id)s),"
+        " newest AS MATERIALIZED (SELECT * FROM found ORDER BY first_result_id DESC LIMIT %(blocks)s)"
+        f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM newest"
         f" JOIN {BuildRow.table} this ON this.id = %(build)s"
         f" JOIN {BlockRow.table} block USING (first_result_id)"
         " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place]"
@@ -33,9 +39,19 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
         f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
         "  AND b.job_id = this.job_id AND b.branch = this.branch AND b.matrix = this.matrix"
         f" WHERE b.id <= this.id AND (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL"
-        f" ORDER BY found.first_result_id DESC, t.id DESC LIMIT {MAX_RESULTS}"
+        f" ORDER BY newest.first_result_id DESC, t.id DESC LIMIT {MAX_RESULTS}"
     )
-    rows = await fetch_rows(source, query, {"case": case_id, "id": result_id, "build": build_id})
+    parameters = {"case": case_id, "id": result_id, "build": build_id}
+    rows = await fetch_rows(source, query, parameters | {"blocks": FIRST_BLOCKS})
+    # Of the last build, there may be more results in the blocks after these.
+    found = await _find(source, build_id, [row for row in rows if row[0] != rows[-1][0]])
+    if found is None or found.last_good is None:
+        rows = await fetch_rows(source, query, parameters | {"blocks": MAX_BLOCKS})
+        found = await _find(source, build_id, rows)
+    return found
+
+
+async def _find(source: Source, build_id: int, rows: Sequence[tuple[Any, ...]]) -> FirstFailure | None:
     broken = await find_broken_builds(source, {build_id, *(build for build, _, status in rows if status == FAILED)})
     if build_id in broken:
         broken = set()

@@ -57,3 +57,13 @@ def test_the_answer_is_that_of_a_plain_search(statuses: list[int]) -> None:
         assert (found.last_good.build_id if found.last_good else None) == (
             runs[failures][0] if failures < len(runs) else None
         )
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([PASSED, FAILED, SKIPPED])), max_size=20), st.data())
+def test_what_the_newest_results_show_is_what_all_show(drawn: list[tuple[int, int]], data: st.DataObject) -> None:
+    """The newest results are read first. Of the last build among them, there may be more."""
+    rows = [(build, "c", status) for build, status in sorted(drawn, key=lambda row: -row[0])]
+    newest = rows[: data.draw(st.integers(0, len(rows)))]
+    found = find_first_failure([row for row in newest if row[0] != newest[-1][0]])
+    if found is not None and found.last_good is not None:
+        assert found == find_first_failure(rows)

@@ -35,7 +35,7 @@ FORMS = SECRETS | {
     "person": f"{STEM}.lee@mail.acme.com",
 }
 """Secrets, and texts of failures and logs that are known by their form, so that no model may get them."""
-PLACES = (
+TEXTS = (
     *("project", "description", "job", "pool", "branch", "suite", "test", "message", "trace", "output", "log"),
     *("artifact", "comment", "commit", "author", "issue", "pattern", "rule", "resolution", "quarantined", "hook"),
     *("channel", "endpoint", "integration", "variable", "question"),
@@ -47,8 +47,8 @@ ENDLESS = ("GET /events/stream", "GET /agent/next", "GET /audit/export")
 """Operations that the sweep leaves out: they never end, or `Planting.read_feed` and the test read them."""
 
 
-def word(place: str) -> str:
-    return f"{STEM}{place}x"
+def word(name: str) -> str:
+    return f"{STEM}{name}x"
 
 
 def encodings(text: str) -> Iterator[str]:

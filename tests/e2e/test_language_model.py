@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -35,7 +36,7 @@ from tests.support.model_server import (
 from tests.support.server import Server, server_on_new_database
 from tests.support.webhook_receiver import WebhookReceiver, receive_webhooks
 
-from .planting import FORMS, PLACES, SECRETS, STEM, Planting, contains, word
+from .planting import FORMS, SECRETS, STEM, TEXTS, Planting, contains, word
 
 PERSON, PASSWORD = "ann.lee@mail.example.com", "password=hunter22"
 TIMEOUT_S = 5
@@ -259,9 +260,9 @@ def test_nobody_sees_a_word_of_another_project(
     }
     before = len(model.requests)
     ask(owner, f"Is {word('question')} a test?", build_id=planting.ids["build_id"])
-    own = dict(interrogate(owner, planting, elsewhere=False))
-    assert [name for name, text in own.items() if not contains(text, STEM)] == []
-    own |= {name: answer.text for name, answer in planting.sweep(owner)}
+    owner_texts = dict(interrogate(owner, planting, elsewhere=False))
+    assert [name for name, text in owner_texts.items() if not contains(text, STEM)] == []
+    owner_texts |= {name: answer.text for name, answer in planting.sweep(owner)}
     sent_by_owner, before = model.requests[before:], len(model.requests)
     seen: dict[str, str] = {}
     for who, client in strangers.items():
@@ -272,27 +273,29 @@ def test_nobody_sees_a_word_of_another_project(
     sent_by_strangers = model.requests[before:]
     end = server.admin.post("/api/v3/pipeline-templates", json={"name": "The end", "setup": [], "env": {}})
     head = int(end.headers["Testhide-Position"])
-    own["feed"] = planting.read_feed(owner, head)
+    owner_texts["feed"] = planting.read_feed(owner, head)
     seen |= {f"{who}: feed": planting.read_feed(client, head) for who, client in strangers.items()}
-    received = {request.path: str(request.headers) + request.body.decode() for request in planting.receiver.requests}
+    received: dict[str, str] = defaultdict(str)
+    for request in planting.receiver.requests:
+        received[request.path] += f"{request.headers} {request.body.decode()}\n"
     seen["webhook elsewhere"] = received.pop("/hook/other")
     prompts = {"prompts of the owner": str(sent_by_owner), "prompts of strangers": str(sent_by_strangers)}
     assert min(len(sent_by_owner), len(sent_by_strangers)) > 5, "the model was asked for both"
 
-    assert [place for place in PLACES if not any(contains(text, word(place)) for text in own.values())] == []
+    assert [name for name in TEXTS if not any(contains(text, word(name)) for text in owner_texts.values())] == []
     assert contains(str(received), STEM)
     assert contains(prompts["prompts of the owner"], STEM)
     seen["prompts of strangers"] = prompts["prompts of strangers"]
     assert [name for name, text in seen.items() if contains(text, STEM)] == []
 
     logs = {file.name: file.read_text() for file in (folder / "logs").iterdir()}
-    assert "the language model gave no answer" in logs["work"] or logs["serve"]
+    assert set(logs) == {"serve", "project", "work"}
     events = {"events": server.admin.get("/api/v3/audit/export").text}
-    anything = own | seen | prompts | logs | events | {"webhook": str(received)}
+    anything = owner_texts | seen | prompts | logs | events | {"webhook": str(received)}
     for texts, secrets in ((anything, SECRETS), (prompts | logs, FORMS)):
         found = [
-            f"{name} in {place}"
-            for place, text in texts.items()
+            f"{name} in {source}"
+            for source, text in texts.items()
             for name, one in secrets.items()
             if contains(text, one)
         ]
