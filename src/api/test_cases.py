@@ -25,7 +25,7 @@ from domain.run_histories import RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 from projections import jobs, results_history, test_cases, test_health
 from projections.results_cases import TestCaseRow
-from projections.test_health import MAX_SUSPECTS, CaseHistory
+from projections.test_health import MAX_SUSPECTS
 
 SEARCH_LENGTH = 1_000
 
@@ -206,32 +206,34 @@ async def read_activity(
 ) -> Activity:
     runs = await test_cases.count_runs_in_jobs(connection, job_ids, since)
     durations = await test_cases.fetch_durations(connection, job_ids)
-    suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_SUSPECTS)
+    suspects = await test_health.fetch_recent_histories(connection, project_id, since, MAX_SUSPECTS)
     all_runs = runs
     job_of: dict[int, int] = {}
     if is_job:
-        all_runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
-        builds = {run.build_id for case in suspects for run in case.history.notable}
+        all_runs = await test_health.count_runs(connection, suspects, since)
+        builds = {run.build_id for history in suspects.values() for run in history.notable}
         job_of = await test_cases.find_jobs_of_builds(connection, builds)
 
     def sum_up_all() -> dict[int, CaseActivity]:
         found: dict[int, CaseActivity] = {}
-        for case in suspects:
-            if case.id not in runs:
+        for case_id, history in suspects.items():
+            if case_id not in runs:
                 continue
-            activity = sum_up(case.id, case.history.since_day(since, all_runs.get(case.id, 0)), durations.get(case.id))
-            found[case.id] = only_of_job(activity, case, runs[case.id], job_ids[0], job_of) if is_job else activity
+            activity = sum_up(case_id, history.since_day(since, all_runs.get(case_id, 0)), durations.get(case_id))
+            found[case_id] = only_of_job(activity, history, runs[case_id], job_ids[0], job_of) if is_job else activity
         return found
 
     found = await asyncio.to_thread(sum_up_all)
-    return Activity(found, {case_id: number for case_id, number in runs.items() if case_id not in found}, durations)
+    for case_id in found:
+        del runs[case_id]
+    return Activity(found, runs, durations)
 
 
 def only_of_job(
-    activity: CaseActivity, case: CaseHistory, runs: int, job_id: int, job_of: dict[int, int]
+    activity: CaseActivity, history: RunHistory, runs: int, job_id: int, job_of: dict[int, int]
 ) -> CaseActivity:
     """Returns the activity with the numbers of runs of one job."""
-    of_job = [run for run in case.history.notable if job_of.get(run.build_id) == job_id]
+    of_job = [run for run in history.notable if job_of.get(run.build_id) == job_id]
     notable = [run for run in of_job if not run.flags & BROKEN_BUILD]
     return msgspec.structs.replace(
         activity,

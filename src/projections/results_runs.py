@@ -9,6 +9,7 @@ None of these rows contains a text. They stay when a build, a job or a project i
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -251,12 +252,16 @@ class RunTotals:
         self._totals: dict[int, int] = {}
 
     def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Adds rows (chunk, runs)."""
-        for chunk, stored in rows:
-            runs = int.from_bytes(stored, "little")
-            if signs := runs & _SIGNS:  # a negative number takes one from the next digit, as it does in a sum
-                runs -= signs << 1
-            self._totals[chunk] = self._totals.get(chunk, 0) + runs
+        """Adds rows (chunk, runs). Most are equal: those of days on which as many builds ran all tests of a job."""
+        numbers: dict[bytes, int] = {}
+        for (chunk, stored), times in Counter(rows).items():
+            runs = numbers.get(stored)
+            if runs is None:
+                runs = int.from_bytes(stored, "little")
+                if signs := runs & _SIGNS:  # a negative number takes one from the next digit, as it does in a sum
+                    runs -= signs << 1
+                numbers[stored] = runs
+            self._totals[chunk] = self._totals.get(chunk, 0) + runs * times
 
     def of_chunks(self) -> dict[int, Int32s]:
         """Returns chunk -> the numbers of runs of its test cases."""
