@@ -53,7 +53,9 @@ class AiJobResult(msgspec.Struct):
     """Id of the job."""
     status: InquiryStatus
     result: dict[str, Any] | None
-    """Findings of the job; null until it is complete. docs/intelligence.md describes the fields for each type."""
+    """Findings of the job, and what it concludes; null until it is complete. docs/intelligence.md describes the fields
+    for each type.
+    """
     type: JobType
     steps: list[str]
     """Look-ups of the job so far, one sentence each."""

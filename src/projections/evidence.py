@@ -303,11 +303,11 @@ async def _fetch_past(
     known = {past.signature for past in equal}
     for one in _pick_traced(failures, question):
         if one.signature not in known:
-            similar += await _fetch_similar(connection, question.project_id, one, build_id)
+            similar += await fetch_similar(connection, question.project_id, one, build_id)
     return (*equal, *{past.result_id: past for past in similar}.values())
 
 
-async def _fetch_similar(
+async def fetch_similar(
     connection: AsyncConnection, project_id: int, failure: FailedTest, build_id: int
 ) -> tuple[PastFailure, ...]:
     """Returns earlier failures of other tests whose messages have the longest words of this one's first line."""

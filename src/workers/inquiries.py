@@ -22,6 +22,7 @@ from projections import inquiries
 from projections.evidence import gather
 from store.log.event_log import EventLog
 from store.postgres.cancellation import cancel_and_wait
+from workers.investigations import Investigator
 from workers.language_model import AnswerWriter
 from workers.project_analyses import ProjectAnalyst
 
@@ -163,7 +164,8 @@ class InquiryAnswerer:
             await self.handler.execute(TakeInquiryStep(inquiry.inquiry_id, number, lookup, text), CALLER)
 
         found = await ProjectAnalyst(self.pool, self.clock).analyze(kind, project_id, take_step)
-        done = AnswerInquiry(inquiry.inquiry_id, found.answer, found.evidence, found.result)
+        investigator = Investigator(self.pool, self.event_log, self.writer)
+        done = await investigator.conclude(inquiry.inquiry_id, kind, project_id, found, take_step)
         await self.handler.execute(done, CALLER)
 
 

@@ -4,9 +4,11 @@ the answer is that of rules and statistics.
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Generic, TypeVar
 
 import msgspec
 import structlog
@@ -15,11 +17,14 @@ from commands.handler import CommandContext
 from commands.token_quota import TokenMeter
 from domain.assistant.answers import Answer
 from domain.assistant.evidence import Evidence
-from domain.assistant.model_answers import UnusableAnswer, check_answer
-from domain.assistant.prompts import MAX_ANSWER_TOKENS, Prompt, build_prompt
+from domain.assistant.lookups import Lookup, plan_lookups
+from domain.assistant.model_answers import UnusableAnswer, check_answer, read_lookups
+from domain.assistant.prompts import MAX_ANSWER_TOKENS, Prompt, build_lookup_prompt, build_prompt
 from domain.core.errors import Rejection
 from domain.language_model import ModelPolicy, Provider
 from integrations.llm_ports import LanguageModel, ModelReply, ModelRequest, ModelUnavailable
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -44,6 +49,17 @@ class Authored(msgspec.Struct, frozen=True):
     """A sentence that says why the answer is not the model's; None if it is, or if no model is configured."""
 
 
+class ChosenLookups(msgspec.Struct, frozen=True):
+    """Look-ups to make, and what the choice has cost."""
+
+    lookups: tuple[Lookup, ...]
+    prompt: str = ""
+    """Text that was sent to the model; empty if none was."""
+    tokens: int = 0
+    fell_back: str = ""
+    """A sentence that says why the choice is not the model's; empty if it is, or if no model is configured."""
+
+
 @dataclass(frozen=True)
 class AnswerWriter:
     policy: ModelPolicy
@@ -66,24 +82,53 @@ class AnswerWriter:
         prompt = await asyncio.to_thread(build_prompt, evidence, builtin)
         if not prompt.refs:
             return Authored(builtin, fell_back="There are no sources that the model could speak of.")
+        check = partial(check_answer, prompt=prompt, evidence=evidence, findings=builtin)
+        called = await self._call(self.language_model, prompt, check, inquiry_id, model)
+        sent = prompt.text if called.model else None
+        if called.value is None:
+            return Authored(builtin, "builtin", called.model, sent, called.tokens, called.reason)
+        return Authored(called.value, self.policy.provider, called.model, sent, called.tokens)
+
+    async def choose_lookups(
+        self, evidence: Evidence, findings: Answer, offered: Sequence[Lookup], *, inquiry_id: str
+    ) -> ChosenLookups:
+        """Returns which of the offered look-ups to make: those that the model chooses, or else those that are made
+        without a model. `findings` are what a job has found so far.
+        """
+        planned = plan_lookups(offered)
+        if self.language_model is None or not offered:
+            return ChosenLookups(planned)
+        prompt = await asyncio.to_thread(build_lookup_prompt, evidence, findings, offered)
+        called = await self._call(self.language_model, prompt, partial(read_lookups, offered=offered), inquiry_id)
+        sent = prompt.text if called.model else ""
+        if called.value is None:
+            return ChosenLookups(planned, sent, called.tokens, called.reason)
+        return ChosenLookups(called.value, sent, called.tokens)
+
+    async def _call(
+        self,
+        language_model: LanguageModel,
+        prompt: Prompt,
+        check: Callable[[str], T],
+        inquiry_id: str,
+        model: str | None = None,
+    ) -> "_Called[T]":
+        """Sends a prompt, and returns what `check` makes of the reply, or the reason why there is none."""
         try:
             chosen = self.policy.choose(model)
             reservation = await self._reserve(inquiry_id, chosen, prompt)
         except Rejection as refused:
-            return Authored(builtin, fell_back=refused.detail)
+            return _Called(None, "", 0, refused.detail)
         request = ModelRequest(chosen, prompt.instructions, prompt.data, prompt.schema, MAX_ANSWER_TOKENS)
         tokens = 0
         try:
-            reply, tokens = await self._ask(self.language_model, request, reservation)
-            checked = await asyncio.to_thread(check_answer, reply.text, prompt, evidence, builtin)
+            reply, tokens = await self._ask(language_model, request, reservation)
+            return _Called(await asyncio.to_thread(check, reply.text), chosen, tokens)
         except ModelUnavailable as failed:
             log.warning("the language model gave no answer", inquiry=inquiry_id, model=chosen, reason=str(failed))
-            tokens, reason = prompt.max_tokens * failed.has_used_tokens, str(failed)
+            return _Called(None, chosen, prompt.max_tokens * failed.has_used_tokens, str(failed))
         except UnusableAnswer as unusable:
-            reason = str(unusable)
-        else:
-            return Authored(checked, self.policy.provider, chosen, prompt.text, tokens)
-        return Authored(builtin, "builtin", chosen, prompt.text, tokens, reason)
+            return _Called(None, chosen, tokens, str(unusable))
 
     async def _reserve(self, inquiry_id: str, model: str, prompt: Prompt) -> "_Reservation":
         name = f"{inquiry_id}-{secrets.token_hex(8)}"
@@ -118,3 +163,15 @@ class _Reservation:
     month: str
     name: str
     tokens: int
+
+
+class _Called(msgspec.Struct, Generic[T], frozen=True):
+    """Outcome of one call of a model."""
+
+    value: T | None
+    """The checked reply; None if there is no usable one."""
+    model: str
+    """Name of the model; empty if it was not asked."""
+    tokens: int
+    reason: str = ""
+    """A sentence that says why there is no usable reply."""

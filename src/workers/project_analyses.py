@@ -64,6 +64,8 @@ class Findings(msgspec.Struct, frozen=True):
     evidence: dict[str, Any]
     result: dict[str, Any]
     """What the answer of the job shows."""
+    lead: int | None = None
+    """Result whose cause matters most; None if no failure was found."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ class ProjectAnalyst:
             "failures": failures,
             "unread_failures": unread,
         }
-        return _to_findings(answer, facts, result)
+        lead = open_clusters[0].result_id if open_clusters else None
+        return _to_findings(answer, facts, result, lead)
 
     async def _cluster(self, project_id: int, take_step: TakeStep) -> Findings:
         builds, failures, _ = await self._read_failures(project_id, self.clock())
@@ -147,7 +150,7 @@ class ProjectAnalyst:
             "builds": len(builds),
             "failures": failures,
         }
-        return _to_findings(answer, clusters, result)
+        return _to_findings(answer, clusters, result, max(clusters[0].result_ids) if clusters else None)
 
     async def _scan(self, project_id: int, take_step: TakeStep) -> Findings:
         case_ids = await test_health.find_recently_failed(self.pool, project_id, 1, MAX_SCANNED)
@@ -158,7 +161,7 @@ class ProjectAnalyst:
         await take_step("first_failures", f"{len(regressions):,} of them have failed since a commit.")
         answer = summarize_regressions(project_id, regressions, len(failing))
         result = {"regressions": msgspec.to_builtins(regressions), "tests_checked": len(failing)}
-        return _to_findings(answer, failing, result)
+        return _to_findings(answer, failing, result, regressions[0].result_id if regressions else None)
 
     async def _find_first_failure(self, case: CaseHistory) -> FailingTest | None:
         newest = await self._find_newest_failure(case.id)
@@ -258,10 +261,11 @@ def _assess(case: CaseHistory) -> Assessment:
     return assess(case.history.newest(MAX_ASSESSED_RUNS).to_bytes())
 
 
-def _to_findings(answer: Answer, evidence: object, result: dict[str, Any]) -> Findings:
+def _to_findings(answer: Answer, evidence: object, result: dict[str, Any], lead: int | None) -> Findings:
     facts = msgspec.to_builtins(evidence)
     return Findings(
         answer,
         facts if isinstance(facts, dict) else {"items": facts},
-        msgspec.to_builtins(result | {"days": DAYS, "sources": answer.sources}),
+        msgspec.to_builtins(result | {"days": DAYS}),
+        lead,
     )

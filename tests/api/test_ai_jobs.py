@@ -1,12 +1,16 @@
 """Jobs of the assistant over HTTP: audits, clusters of failures, searches for regressions."""
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 
+from domain.assistant.lookups import LookedUp, Lookup
+from projections.lookups import look_up
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.http import Client
 from tests.support.server import Server
@@ -141,7 +145,7 @@ def test_an_audit_has_a_score_and_recommends_requests(opened: Server, web: Proje
     action = next(one for one in result["actions"] if "connection refused" in one["text"])
     assert (action["method"], action["path"], action["body"]["classification"]) == ("POST", "/known-issues", "infra")
     opened.admin.post(f"/api/v3{action['path']}", json=action["body"]).then(201)
-    assert len(found["steps"]) == 4
+    assert found["steps"][3] == "4 of 4 failures have no classification."
 
 
 def test_clusters_are_failures_with_one_cause(opened: Server, web: Project) -> None:
@@ -152,7 +156,7 @@ def test_clusters_are_failures_with_one_cause(opened: Server, web: Project) -> N
     assert (mail["kind"], mail["failures"], mail["builds"]) == ("infrastructure", 2, 2)
     assert (mail["first_build"], mail["last_build"]) == tuple(web.builds[2:])
     assert mail["sources"][0] == f"build:{web.builds[2]}"
-    assert {source.partition(":")[0] for source in result["sources"]} == {"build", "test"}
+    assert {"build", "test"} <= {source.partition(":")[0] for source in result["sources"]}
 
 
 def test_a_regression_has_its_commit(opened: Server, web: Project) -> None:
@@ -162,6 +166,29 @@ def test_a_regression_has_its_commit(opened: Server, web: Project) -> None:
     assert (pay["last_good_build"], pay["first_bad_build"]) == tuple(web.builds[1:3])
     assert (pay["commit"], pay["last_good_commit"], pay["failed_builds"]) == ("c3" * 20, "c2" * 20, 2)
     assert {f"build:{web.builds[2]}", f"commit:{'c3' * 20}"} <= set(result["sources"])
+
+
+def test_a_job_looks_further_and_concludes(opened: Server, web: Project, other: Project) -> None:
+    found = run(opened, "regression_scan", web.id)
+    result = found["result"]
+    assert (result["verdict"], result["root_cause"]) == ("product_bug", "AssertionError: expected 3 but was 4")
+    assert 0.5 < result["confidence"] < 0.9
+    assert result["next_step"]["action"] == "known_issue"
+    assert (result["provider"], result["fell_back"]) == ("builtin", "")
+    looked = {one["kind"]: one["text"] for one in result["lookups"]}
+    assert 4 <= len(result["lookups"]) <= 6
+    assert looked["test_history"].startswith("t.")
+    assert "failed in 2 of its last 4 runs" in looked["test_history"]
+    assert f"The newest builds on commit {'c3' * 6}: {web.builds[2]} failed." in looked["builds_of_commit"]
+    assert all(text in result["conclusion"] and text in found["steps"] for text in looked.values())
+    lookups = [Lookup(one["kind"], one["ref"]) for one in result["lookups"]]
+    assert asyncio.run(look_up_all(opened, other.id, lookups)) == [None] * len(lookups), "they are of another project"
+    assert None not in asyncio.run(look_up_all(opened, web.id, lookups))
+
+
+async def look_up_all(server: Server, project: int, lookups: list[Lookup]) -> list[LookedUp | None]:
+    async with await AsyncConnection.connect(server.settings.database_url) as connection:
+        return [await look_up(connection, project, lookup) for lookup in lookups]
 
 
 @pytest.mark.parametrize("kind", ["project_audit", "failure_cluster", "regression_scan"])
@@ -181,6 +208,7 @@ def test_a_stream_shows_the_steps_and_the_result(opened: Server, web: Project) -
     *messages, done = follow(opened.admin, "regression_scan", web.id)
     first, *steps, last = map(json.loads, messages)
     assert (first["status"], done) == ("queued", "[DONE]")
-    assert [step["data"]["number"] for step in steps] == [1, 2]
+    assert [step["data"]["number"] for step in steps] == [*range(1, len(steps) + 1)]
+    assert {"failing_tests", "first_failures", "cause", "test_history"} <= {step["data"]["lookup"] for step in steps}
     assert (last["type"], last["data"]["job_id"], last["data"]["status"]) == ("result", first["job_id"], "complete")
     assert last["data"]["result"]["tests_checked"] == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 from aiohttp import web
 
+from commands.builds import FinishExternalBuild
 from commands.handler import Handler
 from commands.inquiries import AskInquiry, CancelInquiry, TakeInquiryStep
 from commands.token_quota import TokenMeter
@@ -28,7 +30,7 @@ from projections.builds import BuildRow
 from store.clock import utcnow
 from store.postgres.queries import execute
 from tests.commands.test_results import FAILURE
-from tests.support.model_server import ModelServer, hangs, refuses, serving_model
+from tests.support.model_server import Behaviour, ModelServer, completes, hangs, refuses, serving_model
 from tests.workers.test_known_issues import House, house  # noqa: F401
 from workers.inquiries import FAILURE as SORRY
 from workers.inquiries import GIVE_UP_AFTER, OVERDUE, OVERDUE_AFTER, InquiryAnswerer
@@ -77,7 +79,7 @@ class Assistant:
 
     async def ask(self, command: AskInquiry) -> InquiryAsked:
         await self.house.ran(FAILURE)
-        await self.house.does(command)
+        await self.house.does(FinishExternalBuild(1, "failed"), command)
         (event,) = await self.events(InquiryAsked)
         assert isinstance(event, InquiryAsked)
         return event
@@ -110,7 +112,7 @@ async def test_a_job_whose_worker_died_goes_on_where_it_was(house: House) -> Non
     await house.does(TakeInquiryStep("aijob-1", 1, "builds", "The dead worker counted builds."))
     await they.answerer.answer(asked)
     inquiry = await they.find("aijob-1")
-    assert [step.number for step in inquiry.steps] == [1, 2, 3, 4]
+    assert [step.number for step in inquiry.steps] == [*range(1, len(inquiry.steps) + 1)]
     assert inquiry.steps[0].text == "The dead worker counted builds."
     assert isinstance(inquiry.end, InquiryAnswered)
     await they.answerer.answer(asked)
@@ -149,6 +151,55 @@ async def test_rules_answer_if_the_model_fails(house: House, server: ModelServer
     assert (end.provider, end.model) == ("builtin", "m-1")
     assert end.fell_back
     assert "build:1" in end.answer.sources
+
+
+async def choose_the_history(request: web.BaseRequest) -> web.StreamResponse:
+    """Chooses a history among the look-ups, and then repeats what was found there."""
+    data = json.loads(json.loads(await request.read())["messages"][1]["content"])
+    if "lookups" in data:
+        chosen = [name for name in data["lookups"] if name.startswith("test_history")][:1]
+        return await completes(json.dumps({"lookups": [*chosen, "test_history test:777"]}), 100)(request)
+    history = next(source for source in data["sources"] if source["ref"].startswith("test_case:"))
+    reply = {"claims": [{"text": history["text"], "sources": [history["ref"]]}], "classification": "flaky"}
+    return await completes(json.dumps(reply), 200)(request)
+
+
+async def test_a_model_chooses_what_a_job_looks_up(
+    house: House,  # noqa: F811
+    server: ModelServer,
+    model: OpenAiModel,
+) -> None:
+    server.always = choose_the_history
+    they = Assistant(house, model)
+    asked = await they.ask(AUDIT)
+    await they.answerer.answer(asked)
+    inquiry = await they.find("aijob-1")
+    end = inquiry.end
+    assert isinstance(end, InquiryAnswered)
+    assert (end.provider, end.tokens, end.fell_back) == ("openai", 300, "")
+    assert [one["kind"] for one in end.result["lookups"]] == ["test_history"]
+    assert end.result["conclusion"] == end.result["lookups"][0]["text"] == end.answer.text
+    assert end.result["verdict"] == end.answer.classification == "product_bug", "the verdict is that of the rules"
+    assert end.result["next_step"]["action"] == "known_issue"
+
+
+@pytest.mark.parametrize("behaviour", [refuses(500), completes("no JSON"), completes('{"lookups": ["all"]}')])
+async def test_rules_conclude_a_job_if_the_model_fails(
+    house: House,  # noqa: F811
+    server: ModelServer,
+    model: OpenAiModel,
+    behaviour: Behaviour,
+) -> None:
+    server.always = behaviour
+    they = Assistant(house, model)
+    await they.answerer.answer(await they.ask(AUDIT))
+    end = (await they.find("aijob-1")).end
+    assert isinstance(end, InquiryAnswered)
+    assert end.provider == end.result["provider"] == "builtin"
+    assert end.fell_back
+    assert {one["kind"] for one in end.result["lookups"]} >= {"test_history", "similar_failures"}
+    assert end.result["verdict"] == "product_bug"
+    assert len(server.requests) == 2
 
 
 async def test_what_cannot_be_answered_fails_with_a_sentence(house: House) -> None:  # noqa: F811

@@ -284,7 +284,7 @@ def commit_ref(commit_sha: str) -> str:
 def _texts(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yields the reference and the text of each source. Later ones with the same reference replace earlier ones."""
     for build in (*evidence.earlier, *evidence.same_commit, *evidence.group):
-        yield build_ref(build.id), _describe(build)
+        yield build_ref(build.id), describe_summary(build)
     if (this := evidence.build) is not None:
         yield build_ref(this.id), _describe_build(this)
         if this.commit_sha:
@@ -350,7 +350,8 @@ def _describe_change(change: ChangeFacts) -> str:
     )
 
 
-def _describe(build: BuildSummary) -> str:
+def describe_summary(build: BuildSummary) -> str:
+    """Returns how a build ended, as a sentence."""
     reason = f" ({build.reason})" if build.reason else ""
     on = f" on commit {build.commit_sha}" if build.commit_sha else ""
     return f"Build {build.id} {build.status}{reason}{on}: {build.passed} tests passed, {build.failed} failed."

@@ -5,12 +5,14 @@ rules have found, the confidence in it and the next step are those of the rules,
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim
 from domain.assistant.evidence import Evidence
+from domain.assistant.lookups import MAX_LOOKUPS, Lookup
 from domain.assistant.prompts import Prompt
 from domain.assistant.sensitive_text import mask, remove_hidden
 from domain.triage import CLASSIFICATIONS, Classification
@@ -62,6 +64,9 @@ _COMMON = frozenset(
 """Words that say nothing about what a claim is about."""
 
 
+T = TypeVar("T")
+
+
 class UnusableAnswer(Exception):
     """A model's answer that cannot be shown. The message is a sentence that says why."""
 
@@ -70,6 +75,10 @@ class _ModelClaim(msgspec.Struct):
     text: str
     sources: list[str] = []
     is_guess: bool = False
+
+
+class _ModelChoice(msgspec.Struct):
+    lookups: list[str]
 
 
 class _ModelReply(msgspec.Struct):
@@ -83,7 +92,7 @@ def check_answer(text: str, prompt: Prompt, evidence: Evidence, findings: Answer
     """Returns what of a model's answer may be shown. `findings` are what rules and statistics answer. Raises
     UnusableAnswer if the answer has no claim that its sources support.
     """
-    reply = _parse(text)
+    reply = _parse(text, _ModelReply)
     shown = set(prompt.refs)
     texts = {source.ref: f"{source.ref} {mask(source.text)}" for source in evidence.sources if source.ref in shown}
     found = _claim_texts(findings)
@@ -109,14 +118,26 @@ def check_answer(text: str, prompt: Prompt, evidence: Evidence, findings: Answer
     )
 
 
-def _parse(text: str) -> _ModelReply:
+def read_lookups(text: str, offered: Sequence[Lookup]) -> tuple[Lookup, ...]:
+    """Returns the look-ups that a model has chosen, each once, MAX_LOOKUPS at most. Leaves out those that were not
+    offered. Raises UnusableAnswer if the model has named no others.
+    """
+    known = {lookup.name: lookup for lookup in offered}
+    named = _parse(text, _ModelChoice).lookups
+    chosen = tuple(known[name] for name in dict.fromkeys(named) if name in known)
+    if named and not chosen:
+        raise UnusableAnswer("The model chose none of the look-ups that were offered.")
+    return chosen[:MAX_LOOKUPS]
+
+
+def _parse(text: str, form: type[T]) -> T:
     if len(text) > MAX_ANSWER:
         raise UnusableAnswer(f"The model's answer is longer than {MAX_ANSWER:,} characters.")
     begin, end = text.find("{"), text.rfind("}")
     if begin < 0 or end < begin:
         raise UnusableAnswer("The model's answer is no JSON object.")
     try:
-        return msgspec.json.decode(text[begin : end + 1], type=_ModelReply)
+        return msgspec.json.decode(text[begin : end + 1], type=form)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         raise UnusableAnswer("The model's answer is no JSON object of the wanted form.") from None
 
