@@ -1,6 +1,11 @@
-"""Parts of sentences that several rooms write, in a file of their own, since they belong to no area."""
+"""Parts of sentences and texts that several rooms show, in a file of their own, since they belong to no area."""
 
 
 def count(number: int, what: str) -> str:
     """Returns a number of things: `1 test`, `2,000 tests`. `what` is a word whose plural ends in `s`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def first_line(text: str) -> str:
+    """Returns the first line that is not blank, without the space around it; an empty string if there is none."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

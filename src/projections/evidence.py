@@ -34,6 +34,7 @@ from domain.assistant.evidence import (
 from domain.core.events import copy_fields
 from domain.failures.first_failures import FirstFailure
 from domain.failures.log_explanations import Excerpt
+from domain.phrases import first_line
 from domain.results import FAILED
 from domain.run_histories import RunHistory
 from domain.search import find_query_words
@@ -311,7 +312,7 @@ async def fetch_similar(
     connection: AsyncConnection, project_id: int, failure: FailedTest, build_id: int
 ) -> tuple[PastFailure, ...]:
     """Returns earlier failures of other tests whose messages have the longest words of this one's first line."""
-    line = next((line for line in failure.message.splitlines() if line.strip()), "")[:MAX_LINE]
+    line = first_line(failure.message)[:MAX_LINE]
     words = [word for word in find_query_words(line) if not any(letter.isdigit() for letter in word)]
     longest = sorted(words, key=len, reverse=True)[:SIMILAR_WORDS]
     if len(longest) < MIN_SIMILAR_WORDS:

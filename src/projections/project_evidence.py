@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from psycopg import AsyncConnection
 
 from domain.assistant.evidence import FailurePatternFacts, FlakyTestFacts, ProjectFacts
+from domain.phrases import first_line
 from domain.run_histories import RunHistory, count_failing
 from domain.test_health import FAILED, assess
 from projections import test_health, trends
@@ -70,10 +71,11 @@ def _group(texts: list[FailureText]) -> tuple[FailurePatternFacts, ...]:
         groups.setdefault(text.signature or text.message, []).append(text)
     recurring = [group for group in groups.values() if len({text.build_id for text in group}) > 1]
     return tuple(
-        FailurePatternFacts(_first_line(group[0].message), len(group), group[0].result_id, group[0].build_id)
+        FailurePatternFacts(
+            first_line(group[0].message)[:MAX_PATTERN] or "(no message)",
+            len(group),
+            group[0].result_id,
+            group[0].build_id,
+        )
         for group in sorted(recurring, key=lambda group: (-len(group), -group[0].result_id))[:MAX_PATTERNS]
     )
-
-
-def _first_line(message: str) -> str:
-    return next((line.strip()[:MAX_PATTERN] for line in message.splitlines() if line.strip()), "(no message)")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from domain.phrases import count
+from domain.phrases import count, first_line
 from domain.tickets import MAX_CASES
 from integrations.ticket_ports import Bullets, NewTicket, Paragraph, Preformatted, TicketBlock, TicketText
 from projections.results_queries import Result
@@ -83,14 +83,14 @@ def describe_failure(cause: Cause, where: BuildContext) -> NewTicket:
     if cause.fail_ids:
         text.append(Paragraph(f"fail_id: {', '.join(cause.fail_ids)}"))
     text.append(Paragraph(f"Testhide writes here when the failure comes back, and when it stops ({cause.label})."))
-    headline = f"{_first_line(first.message) or 'Test failed'}: {first.node_id}"
+    headline = f"{first_line(first.message) or 'Test failed'}: {first.node_id}"
     return NewTicket(_shorten(headline, MAX_SUMMARY - len(more)) + more, text, [cause.label, *cause.fail_ids])
 
 
 def describe_rest(name: str, causes: Sequence[Cause], where: BuildContext) -> tuple[Cause, NewTicket]:
     """Returns one cause called `name` that joins `causes`, and one ticket for all of them."""
     rest = Cause(name, [result for cause in causes for result in cause.results], causes[0].project_id)
-    first = [f"{_shorten(_first_line(c.results[0].message), 150)}: {c.results[0].node_id}" for c in causes[:MAX_TESTS]]
+    first = [f"{_shorten(first_line(c.results[0].message), 150)}: {c.results[0].node_id}" for c in causes[:MAX_TESTS]]
     more = len(causes) - len(first)
     text: list[TicketBlock] = [
         Paragraph(
@@ -127,10 +127,6 @@ def _tests(results: Sequence[Result]) -> list[TicketBlock]:
     listed = [_shorten(name, 300) for name in names[:MAX_TESTS]]
     more = len(names) - len(listed)
     return [Bullets(listed + ([f"and {more:,} more"] if more else []))]
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 def _shorten(text: str, length: int) -> str:

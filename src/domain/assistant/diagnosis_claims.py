@@ -19,7 +19,7 @@ from domain.assistant.evidence import (
     test_ref,
 )
 from domain.assistant.failure_causes import is_flaky_by_history
-from domain.phrases import count
+from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
@@ -239,7 +239,7 @@ def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[A
         )
     alike = [past for past in evidence.past if not past.is_equal and past.signature in signatures][:MAX_NAMED]
     for past in alike:
-        message = past.message.strip().splitlines()[0][:160] if past.message.strip() else "no message"
+        message = first_line(past.message)[:160] or "no message"
         yield AnswerClaim(
             f"A similar failure is that of {past.name} in build {past.build_id}: {end_sentence(message)}",
             (test_ref(past),),
