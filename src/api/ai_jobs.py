@@ -26,7 +26,9 @@ MAX_OPEN_JOBS = 20
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many jobs may try again."""
 ESTIMATES_S: Mapping[JobType, int] = {"project_audit": 10, "failure_cluster": 10, "regression_scan": 15}
-"""Seconds that a job takes at most in a project with 20 million results, if no other waits."""
+"""Seconds that a job takes at most in a project with 20 million results, if no other waits and no model is asked."""
+MODEL_S = 8
+"""Seconds that the two calls of a model take in addition, estimated as for evaluations."""
 STREAM_TIMEOUT_S = 600.0
 """Seconds for which a stream shows the progress of a job. The job goes on after that."""
 
@@ -97,7 +99,8 @@ class AiJobController(Controller):
             streams.clients.admit(ctx.user)
         job_id = JOB_ID_PREFIX + secrets.token_hex(16)
         await ctx(AskInquiry(job_id, data.type, ctx.user.user_id, data.project_id))
-        started = StartedAiJob(job_id, "queued", ESTIMATES_S[data.type])
+        model_s = 0 if ctx.services.model_policy.provider == "builtin" else MODEL_S
+        started = StartedAiJob(job_id, "queued", ESTIMATES_S[data.type] + model_s)
         if not wants_stream:
             return Response(started, status_code=202)
         source = JobProgress(ctx.services, job_id, msgspec.to_builtins(started), STREAM_TIMEOUT_S)
