@@ -36,7 +36,9 @@ def _is_same_file(path: str, word: str, before: str) -> bool:
     shorter = min(len(parts), len(named))
     if parts[-shorter:] != named[-shorter:]:
         return False
-    if shorter == len(parts) or shorter >= MIN_PARTS:
+    if shorter >= MIN_PARTS:
         return True
+    if shorter == len(parts):  # a file in the root of the repository is in no folder of it
+        return len(named) == 1 or word.startswith("/")
     qualified = f"{parts[-2]}.{parts[-1].partition('.')[0]}"
     return f".{qualified}." in f".{before}."
