@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.intelligence_parts import emerging, explanations, flaky, splitting, templates
+from bench.intelligence_parts import emerging, explanations, flaky, shared_causes, splitting, templates
 from bench.intelligence_parts.flaky_windows import SEQUENCES
 from bench.support.report import Report
 
@@ -27,6 +27,7 @@ PARTS = {
     "emerging": Part(emerging.run, (SEQUENCES,)),
     "explanations": Part(explanations.run, (explanations.FOLDER,)),
     "templates": Part(templates.run, (templates.FOLDER,)),
+    "shared_causes": Part(shared_causes.run),
     "splitting": Part(splitting.run, (splitting.CYCLES,)),
 }
 SOURCES = {

@@ -25,7 +25,7 @@ from domain.failures.stack_similarity import MAX_TRACES
 from domain.quarantine import filter_quarantined
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES, ResultStatus
 from domain.triage import Classification, Source
-from projections import first_failures, quarantine, results_history, results_queries
+from projections import first_failures, quarantine, results_history, results_queries, test_health
 from projections.results_history import ResultOrigin
 from projections.results_queries import ReportRanges, Result, ResultFilters, SuiteTotal
 from projections.time_travel.historical_reads import REPORT_HISTORY, TESTS_HISTORY
@@ -55,7 +55,7 @@ class ReportFile(msgspec.Struct):
 
 
 class CauseView(msgspec.Struct):
-    """Failures of a build that probably have one cause: their stack traces are similar."""
+    """Failures of a build that probably have one cause, by their traces or by the builds in which the tests failed."""
 
     kind: CauseKind
     """`infrastructure` if the message is about the network, the machine or another system, else `test`."""
@@ -67,6 +67,8 @@ class CauseView(msgspec.Struct):
     """Signatures of these results: equal failures have one signature."""
     message: str
     """Message of the first of these results."""
+    failed_together: list[int]
+    """Ids of the builds in which tests of this cause failed together, the newest 20; empty if traces show the cause."""
 
 
 class ReportView(msgspec.Struct):
@@ -222,7 +224,7 @@ class TestController(Controller):
     @get("/report/{build_id:int}", guards=[CAN_READ], **as_of(REPORT_HISTORY, "build_id"))
     async def get_report(self, ctx: RequestContext, build_id: int) -> ReportView:
         """Returns the totals of a build's results, by suite and by report, and the causes of its failures: failed tests
-        with similar stack traces count as one cause.
+        with similar stack traces count as one cause, and so do tests that have failed together again and again.
         """
         async with read_build(ctx, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
@@ -232,8 +234,10 @@ class TestController(Controller):
                 failures = await results_queries.fetch_equal_failures(
                     connection, ranges, EqualFailures, signatures=MAX_TRACES, examples=MAX_EXAMPLES
                 )
+            compared = [] if ctx.is_historical else [failure.case_id for failure in failures]
+            failing = await test_health.fetch_failing(connection, compared, build_id)
         # In a thread, since comparing many long traces takes tenths of a second.
-        causes = await asyncio.to_thread(find_causes, failures) if failures else []
+        causes = await asyncio.to_thread(find_causes, failures, failing) if failures else []
         return to_report_view(build_id, ranges, totals, causes)
 
     @get("/tests", guards=[CAN_READ], **as_of(TESTS_HISTORY, "build_id"))

@@ -138,6 +138,7 @@ class _EqualResults(msgspec.Struct, frozen=True):
     result_ids: list[int]
     message: str
     trace: str
+    case_id: int
 
 
 class _FailedRow(msgspec.Struct, frozen=True):

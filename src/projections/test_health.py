@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from domain.failures.shared_failures import FailingRuns, find_failing
 from domain.results import FAILED
 from domain.run_histories import MINUTES_OF_DAY, NotableRun, RunHistory, is_broken, mark_broken
 from domain.test_health import BROKEN_BUILD
@@ -148,6 +149,14 @@ def _to_histories(rows: Sequence[tuple[Any, ...]], broken: set[int]) -> list[Cas
         history = RunHistory(mark_broken(notable, broken), runs)
         found.append(CaseHistory(case_id, project_id, node_id, suite, history))
     return found
+
+
+async def fetch_failing(source: Source, case_ids: Sequence[int], up_to: int) -> dict[int, FailingRuns]:
+    """Returns test case -> its failing runs in the builds up to `up_to`, to find tests that fail together. Returns
+    nothing for a single test.
+    """
+    cases = await fetch_histories(source, case_ids) if len(case_ids) > 1 else []
+    return {case.id: find_failing(case.history, up_to) for case in cases}
 
 
 async def find_broken_builds(source: Source, build_ids: Iterable[int]) -> set[int]:

@@ -104,6 +104,29 @@ def test_a_report_names_each_cause_once(server: Server) -> None:
     assert len(causes[0]["result_ids"]) == len(causes[0]["signatures"]) == 2
 
 
+def test_tests_that_failed_together_before_have_one_cause(server: Server) -> None:
+    job = given_job(server, given_project(server))
+
+    def report(*failing: str) -> bytes:
+        cases = "".join(
+            f'<testcase classname="t" name="{name}">'
+            + (f'<failure message="{name} is wrong"/>' if name in failing else "")
+            + "</testcase>"
+            for name in ("total", "page", "login", "cart", "search")
+        )
+        return f'<testsuite name="s">{cases}</testsuite>'.encode()
+
+    outcomes = [(), ("total", "page"), (), (), ("login",), ("total", "page"), *[()] * 5, ("total", "page", "login")]
+    builds = [run(server, job, f"{number:08x}", report(*failing)) for number, failing in enumerate(outcomes)]
+    server.wait_until_projected()
+
+    causes = server.admin.get(f"/api/v3/report/{builds[-1]}").json()["causes"]
+    assert [(cause["tests"], cause["failed_together"]) for cause in causes] == [
+        (2, [builds[-1], builds[5], builds[1]]),
+        (1, []),
+    ]
+
+
 def test_a_failed_build_shows_what_its_log_says(opened: Server) -> None:
     shop = Shop(opened)
     job = shop.new_job()

@@ -1,12 +1,18 @@
-"""Groups the failures of a build that probably have one cause, and tells failures of the infrastructure from others."""
+"""Groups the failures of a build that probably have one cause, and tells failures of the infrastructure from others.
+
+Failures have one cause if their traces are similar (`domain.failures.stack_similarity`), or if their tests have failed
+together again and again (`domain.failures.shared_failures`).
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
 from commands.reports.parser.signature import find_functions, mask
+from domain.failures import shared_failures
+from domain.failures.shared_failures import FailingRuns
 from domain.failures.stack_similarity import Trace, group
 
 MAX_EXAMPLES = 20
@@ -44,6 +50,8 @@ class EqualFailures(msgspec.Struct, frozen=True):
     message: str
     """Message of the first result."""
     trace: str
+    case_id: int = 0
+    """Test case of the first result."""
 
 
 class FailureCause(msgspec.Struct, frozen=True):
@@ -55,6 +63,10 @@ class FailureCause(msgspec.Struct, frozen=True):
     signatures: list[str]
     message: str
     """Message of the first result."""
+    failed_together: list[int]
+    """Builds that show the cause if the traces do not: those in which tests of this cause failed together, the newest
+    first, MAX_EXAMPLES at most.
+    """
 
 
 def find_kind(message: str, trace: str) -> CauseKind:
@@ -65,22 +77,44 @@ def find_kind(message: str, trace: str) -> CauseKind:
     return "infrastructure" if _INFRASTRUCTURE.search(text[:4096]) and not _ASSERTION.search(text[:4096]) else "test"
 
 
-def find_causes(failures: Sequence[EqualFailures]) -> list[FailureCause]:
-    """Returns the causes, that of most results first."""
-    found: dict[int, list[EqualFailures]] = {}
-    for number, failure in zip(group([_trace_of(failure) for failure in failures]), failures, strict=True):
-        found.setdefault(number, []).append(failure)
-    causes = [
-        FailureCause(
-            kind=find_kind(alike[0].message, alike[0].trace),
-            results=sum(failure.results for failure in alike),
-            result_ids=sorted(result_id for failure in alike for result_id in failure.result_ids)[:MAX_EXAMPLES],
-            signatures=[failure.signature for failure in alike],
-            message=alike[0].message,
+def find_causes(
+    failures: Sequence[EqualFailures], failing: Mapping[int, FailingRuns] | None = None
+) -> list[FailureCause]:
+    """Returns the causes, that of most results first. `failing` has the failing runs of test cases, as far as they are
+    known.
+    """
+    by_traces = group([_trace_of(failure) for failure in failures])
+    runs = [(failing or {}).get(failure.case_id, FailingRuns({}, 0)) for failure in failures]
+    found: dict[int, list[int]] = {}
+    for number, index in zip(_join(by_traces, shared_failures.group(runs)), range(len(failures)), strict=True):
+        found.setdefault(number, []).append(index)
+    causes: list[FailureCause] = []
+    for indexes in found.values():
+        alike = [failures[index] for index in indexes]
+        is_by_runs = len({by_traces[index] for index in indexes}) > 1
+        builds = shared_failures.find_builds_together(runs[index] for index in indexes) if is_by_runs else []
+        causes.append(
+            FailureCause(
+                kind=find_kind(alike[0].message, alike[0].trace),
+                results=sum(failure.results for failure in alike),
+                result_ids=sorted(result_id for failure in alike for result_id in failure.result_ids)[:MAX_EXAMPLES],
+                signatures=[failure.signature for failure in alike],
+                message=alike[0].message,
+                failed_together=builds[:MAX_EXAMPLES],
+            )
         )
-        for alike in found.values()
-    ]
     return sorted(causes, key=lambda cause: (-cause.results, cause.result_ids))
+
+
+def _join(ones: Sequence[int], others: Sequence[int]) -> list[int]:
+    """Returns the numbers of groups of which each has everything that one of both groupings has in a group."""
+    joined = list(ones)
+    first: dict[int, int] = {}
+    for index, other in enumerate(others):
+        kept, merged = joined[first.setdefault(other, index)], joined[index]
+        if kept != merged:
+            joined = [kept if number == merged else number for number in joined]
+    return joined
 
 
 def _trace_of(failure: EqualFailures) -> Trace:

@@ -1,0 +1,97 @@
+"""Tests that probably fail for one cause, since they fail in the same builds, whatever their messages and traces say.
+
+Three of four flaky tests fail in clusters that share a cause, such as a service that is away now and then. Parry,
+Kapfhammer and McMinn ("Systemic flakiness: an empirical analysis of co-occurring flaky test failures", EASE 2025) find
+them by hierarchical clustering with the Jaccard distance of the sets of runs in which tests failed. So does `group`.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+from domain.run_histories import RunHistory
+from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+
+MIN_BUILDS = 3
+"""Number of builds in which two tests must have failed together."""
+MIN_STREAKS = 2
+"""Number of times that both must have begun to fail: two tests that broke one after the other fail together, too."""
+MIN_LIFT = 3.0
+"""How many times more often than by chance, by their numbers of failures, both must have failed together."""
+MIN_SIMILARITY = 0.4
+"""Mean similarity of the tests of two clusters from which they are one."""
+
+
+class FailingRuns(NamedTuple):
+    streaks: dict[int, int]
+    """Build in which the test failed or passed on a retry only -> number of the streak: the failures in a row."""
+    runs: int
+    """Number of runs of the test."""
+
+
+def find_failing(history: RunHistory, up_to: int) -> FailingRuns:
+    """Returns the failing runs of a test in the builds up to `up_to`. Leaves out broken builds."""
+    known = history.without_unknown()
+    streaks: dict[int, int] = {}
+    streak, before = 0, -1
+    for run in known.notable:
+        if run.flags & (FAILED | RETRIED) and not run.flags & BROKEN_BUILD and run.build_id <= up_to:
+            streak += run.number > before + 1
+            before = run.number
+            streaks[run.build_id] = streak
+    return FailingRuns(streaks, known.runs)
+
+
+def compare(one: FailingRuns, other: FailingRuns) -> float:
+    """Returns the similarity of two tests: the share of the builds in which both failed among those in which one did.
+    It is 0 if that may be chance.
+    """
+    together = one.streaks.keys() & other.streaks.keys()
+    if len(together) < MIN_BUILDS:
+        return 0.0
+    if any(len({test.streaks[build] for build in together}) < MIN_STREAKS for test in (one, other)):
+        return 0.0
+    by_chance = len(one.streaks) * len(other.streaks) / max(1, min(one.runs, other.runs))
+    if len(together) < MIN_LIFT * by_chance:
+        return 0.0
+    return len(together) / len(one.streaks.keys() | other.streaks.keys())
+
+
+def group(tests: Sequence[FailingRuns]) -> list[int]:
+    """Returns the number of each test's cluster. The work grows with the square of the number of tests, and with its
+    cube if nearly all of them are alike.
+    """
+    clusters = {number: [number] for number in range(len(tests))}
+    sums = {
+        pair: similarity
+        for pair in combinations(range(len(tests)), 2)
+        if (similarity := compare(tests[pair[0]], tests[pair[1]]))
+    }
+    """Sum of the similarities of all pairs of tests of two clusters."""
+    while sums:
+        (one, other), mean = max(
+            ((pair, value / (len(clusters[pair[0]]) * len(clusters[pair[1]]))) for pair, value in sums.items()),
+            key=lambda item: item[1],
+        )
+        if mean < MIN_SIMILARITY:
+            break
+        clusters[one] += clusters.pop(other)
+        joined: dict[tuple[int, int], float] = {}
+        for (left, right), value in sums.items():
+            left, right = (one if number == other else number for number in (left, right))
+            if left != right:
+                pair = (min(left, right), max(left, right))
+                joined[pair] = joined.get(pair, 0.0) + value
+        sums = joined
+    numbers = {test: number for number, cluster in clusters.items() for test in cluster}
+    return [numbers[test] for test in range(len(tests))]
+
+
+def find_builds_together(tests: Iterable[FailingRuns]) -> list[int]:
+    """Returns the builds in which at least two of the tests failed, the newest first."""
+    seen: set[int] = set()
+    together: set[int] = set()
+    for test in tests:
+        together |= seen & test.streaks.keys()
+        seen |= test.streaks.keys()
+    return sorted(together, reverse=True)
