@@ -9,6 +9,7 @@ from litestar import Controller, Request, Response, get, post
 from litestar.params import Parameter
 
 from api.http.permissions import CAN_READ, User
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.live.inquiry_streams import JobProgress
@@ -89,18 +90,26 @@ class AiJobController(Controller):
         followed by `[DONE]`.
         """
         await find_visible_project(ctx, data.project_id)
-        if await inquiries.count_open(ctx.source, ctx.user.user_id, JOB_TYPES) >= MAX_OPEN_JOBS:
-            raise TooManyRequests(
-                f"You have {MAX_OPEN_JOBS} jobs queued or running; wait for one, or cancel it.", RETRY_AFTER_S
-            )
         streams: Streams = request.app.state.streams
         wants_stream = MEDIA_TYPE in request.headers.get("accept", "")
         if wants_stream:
             streams.clients.admit(ctx.user)
         job_id = JOB_ID_PREFIX + secrets.token_hex(16)
+<<<<<<< Updated upstream
         await ctx(AskInquiry(job_id, data.type, ctx.user.user_id, data.project_id))
         model_s = 0 if ctx.services.model_policy.provider == "builtin" else MODEL_S
         started = StartedAiJob(job_id, "queued", ESTIMATES_S[data.type] + model_s)
+=======
+        # In turns, so that requests at the same moment do not pass the limit together.
+        async with take_turn(request, ctx.services.analysis_turns):
+            if await inquiries.count_open(ctx.source, ctx.user.user_id, JOB_TYPES) >= MAX_OPEN_JOBS:
+                raise TooManyRequests(
+                    f"You have {MAX_OPEN_JOBS} jobs queued or running; wait for one, or cancel it.", RETRY_AFTER_S
+                )
+            await ctx.must_access(data.project_id)  # once more, after the wait
+            await ctx(AskInquiry(job_id, data.type, ctx.user.user_id, data.project_id))
+        started = StartedAiJob(job_id, "queued", ESTIMATES_S[data.type])
+>>>>>>> Stashed changes
         if not wants_stream:
             return Response(started, status_code=202)
         source = JobProgress(ctx.services, job_id, msgspec.to_builtins(started), STREAM_TIMEOUT_S)

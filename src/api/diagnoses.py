@@ -7,7 +7,6 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -19,6 +18,7 @@ from api.http.permissions import CAN_READ, User
 from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
+from api.live.inquiry_streams import SUBJECT_DELETED
 from api.live.requested_work import request_work
 from api.projects import find_visible_project
 from api.test_health import Days, ProjectId, mask_line
@@ -27,7 +27,7 @@ from domain.assistant.answers import Answer, AnswerClaim, NextAction, NextStep, 
 from domain.assistant.builtin_answers import answer
 from domain.assistant.evidence import Evidence
 from domain.assistant.project_insights import describe_project, find_pass_rate
-from domain.core.errors import Conflict, TooManyRequests
+from domain.core.errors import Conflict, NotFound, TooManyRequests
 from domain.inquiries import INQUIRY, InquiryAnswered, InquiryEnd, inquiry_notification
 from domain.triage import Classification
 from projections import inquiries
@@ -276,10 +276,17 @@ async def find_end(ctx: RequestContext, inquiry_id: str) -> InquiryEnd | None:
 async def ask_worker(
     request: Request[User, Any, Any], ctx: RequestContext, command: AskInquiry, timeout_s: float
 ) -> InquiryEnd | None:
-    """Asks, and returns how the inquiry ended; None if it has not after `timeout_s`."""
-    notification = inquiry_notification(command.inquiry_id)
-    find = partial(find_end, ctx, command.inquiry_id)
-    return await request_work(request, ctx, command, notification, find, timeout_s)
+    """Asks, and returns how the inquiry ended; None if it has not after `timeout_s`. Raises NotFound if what it is
+    about is deleted meanwhile, as nobody can answer it then.
+    """
+
+    async def find() -> InquiryEnd | None:
+        end = await find_end(ctx, command.inquiry_id)
+        if end is None and not await inquiries.has_subject(ctx.source, command.project_id, command.build_id):
+            raise NotFound(SUBJECT_DELETED)
+        return end
+
+    return await request_work(request, ctx, command, inquiry_notification(command.inquiry_id), find, timeout_s)
 
 
 def to_diagnosis(build_id: int, found: Answer, provider: str, fell_back: str) -> DiagnosisView:

@@ -370,4 +370,4 @@ async def _fetch_excerpts(connection: AsyncConnection, build: BuildRow) -> tuple
 def _find_duration(build: BuildRow) -> int:
     if build.started_at is None:
         return 0
-    return max(0, round(((build.finished_at or utcnow()) - build.started_at).total_seconds()))
+    return max(1, round(((build.finished_at or utcnow()) - build.started_at).total_seconds()))

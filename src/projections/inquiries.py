@@ -13,8 +13,10 @@ from domain.inquiries import InquiryAnswered, InquiryAsked, InquiryCancelled, In
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.users import UserDeleted
+from projections.builds import BuildRow
 from projections.engine.model import Change, DeleteWhere, Projection, Row, Rows, Table
-from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value
+from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value, find_row
+from projections.projects import ProjectRow
 from store.postgres.queries import Source
 
 VERSION = 1
@@ -168,3 +170,11 @@ async def find_overdue(source: Source, before: datetime, limit: int) -> list[str
         " ORDER BY asked_at LIMIT %(limit)s"
     )
     return await fetch_column(source, query, {"before": before, "limit": limit})
+
+
+async def has_subject(source: Source, project_id: int | None, build_id: int | None) -> bool:
+    """Returns whether the build that an inquiry is about exists; without a build, whether the project does."""
+    if project_id is None:
+        return True
+    table, subject = (ProjectRow, project_id) if build_id is None else (BuildRow, build_id)
+    return await find_row(source, table, subject) is not None

@@ -343,6 +343,9 @@ def work(settings: Settings) -> None:
             watch = DockerWatch(parts.conninfo, pool, log, containers, operator)
             index = SemanticIndex(pool, log, embeddings(settings))
             works = (reactions, schedules, planner, sender, FlakinessWatch(pool, log, handler), watch, index, waiter)
-            await runtime.until_signalled(sealer.run(listener), *(work.run() for work in works))
+            try:
+                await runtime.until_signalled(sealer.run(listener), *(work.run() for work in works))
+            finally:
+                await answerer.writer.close()
 
     runtime.run(run())

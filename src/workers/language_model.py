@@ -89,6 +89,11 @@ class AnswerWriter:
             return Authored(builtin, "builtin", called.model, sent, called.tokens, called.reason)
         return Authored(called.value, self.policy.provider, called.model, sent, called.tokens)
 
+    async def close(self) -> None:
+        """Closes the connections to the model's server."""
+        if self.language_model is not None:
+            await self.language_model.close()
+
     async def choose_lookups(
         self, evidence: Evidence, findings: Answer, offered: Sequence[Lookup], *, inquiry_id: str
     ) -> ChosenLookups:

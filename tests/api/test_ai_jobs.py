@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +122,11 @@ def test_a_job_is_its_owners(server: Server) -> None:
 def test_a_user_has_few_jobs_at_once(server: Server) -> None:
     project = given_project(server)
     viewer = server.make_user("viewer", {project: "read"})
-    jobs = [start(viewer, "regression_scan", project)["job_id"] for _ in range(20)]
+    jobs = [start(viewer, "regression_scan", project)["job_id"] for _ in range(17)]
+    body = {"type": "regression_scan", "project_id": project}
+    with ThreadPoolExecutor(6) as threads:
+        answers = list(threads.map(lambda _: viewer.post(f"{AT}/stream", json=body).status_code, range(6)))
+    assert sorted(answers) == [202] * 3 + [429] * 3
     refused = viewer.post(f"{AT}/stream", json={"type": "regression_scan", "project_id": project})
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
     viewer.post(f"{AT}/{jobs[0]}/cancel").then(200)

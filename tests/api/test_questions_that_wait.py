@@ -80,6 +80,19 @@ def test_who_loses_access_while_waiting_gets_no_answer(
     assert (answer.status_code, SECRET in answer.text) == (404 if loss == "membership" else 401, False)
 
 
+@pytest.mark.parametrize("path", ["/ai/chat", "/ai/chat/stream", "/ai/diagnose"])
+def test_a_question_ends_when_its_build_is_deleted(server: Server, inside: InProcessServer, path: str) -> None:
+    project, _, build = given_failed_build(server)
+    url, body = f"{inside.url}/api/v3{path}", {"build_id": build} | ({} if "diag" in path else {"message": "Why?"})
+    with ThreadPoolExecutor() as threads:
+        request = threads.submit(requests.post, url, headers=dict(server.admin.headers), json=body, timeout=TIMEOUT_S)
+        find_question(server, project)
+        server.admin.when("DELETE", f"/builds/{build}").then(204)
+        answer = request.result()
+    assert answer.status_code == (200 if "stream" in path else 404)
+    assert "What the question was about has been deleted." in answer.text
+
+
 @pytest.mark.parametrize("path", ["/ai/summary/{build}", "/ai/insights?project_id={project}"])
 def test_who_loses_access_while_waiting_for_a_turn_reads_nothing(
     server: Server, inside: InProcessServer, path: str

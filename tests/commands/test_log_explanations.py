@@ -137,6 +137,8 @@ _pieces = st.sampled_from(
 
 @given(st.lists(st.lists(_pieces, max_size=12).map("".join), max_size=80))
 def test_any_text_gives_excerpts_within_the_log(lines: list[str]) -> None:
+    scores = [one.score for one in explain(lines)]
+    assert scores == sorted(scores, reverse=True)
     for one in explain(lines):
         assert 1 <= one.first_line <= one.last_line <= len(lines)
         assert one.last_line - one.first_line < MAX_LINES

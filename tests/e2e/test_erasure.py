@@ -123,6 +123,9 @@ def _built(shop: Shop, agent: FakeAgent, job: int, marks: Marks, author: Client)
     for what, body in writes.items():
         author.post(f"/api/v3/tests/{result['id']}/{what}", json=body).then(200)
     wait(lambda: shop.build(number)["failure_excerpts"])
+    author.post("/api/v3/ai/diagnose", json={"build_id": number}).then(200)
+    for question in ({"message": f"Why {mark}?", "build_id": number}, {"message": f"How is {marks.project} doing?"}):
+        author.post("/api/v3/ai/chat", json=question).then(200)
     return number
 
 

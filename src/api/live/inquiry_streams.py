@@ -22,9 +22,11 @@ from domain.inquiries import (
     InquiryFailed,
     inquiry_notification,
 )
+from projections import inquiries
 from store.postgres.cancellation import wait_for
 from store.postgres.notifications import AGENT_NOTIFICATIONS
 
+SUBJECT_DELETED = "What the question was about has been deleted."
 DONE = b"data: [DONE]\n\n"
 POLL_INTERVAL_S = 1.0
 """Seconds after which the inquiry is read without a notification, which may be lost."""
@@ -44,14 +46,15 @@ def say_why(end: InquiryEnd | None) -> str:
         case InquiryCancelled():
             return "The question was cancelled."
         case _:
-            return "What the question was about has been deleted."
+            return SUBJECT_DELETED
 
 
 async def follow(
     services: Services, inquiry_id: str, on_change: Callable[[Inquiry], Awaitable[None]], timeout_s: float
 ) -> InquiryEnd | None:
     """Calls `on_change` with the inquiry now and after each of its events. Returns its end; None if it has not ended
-    after `timeout_s`, or if its stream cannot be read.
+    after `timeout_s`, or if its stream cannot be read. If what it is about is deleted, nobody can record its end: then
+    returns one that says so.
     """
     changed = asyncio.Event()
     notification = inquiry_notification(inquiry_id)
@@ -73,6 +76,8 @@ async def follow(
             left = deadline - asyncio.get_running_loop().time()
             if inquiry.end is not None or left <= 0:
                 return inquiry.end
+            if not await inquiries.has_subject(services.pool, inquiry.project_id, inquiry.build_id):
+                return InquiryFailed(inquiry_id=inquiry_id, user_id=inquiry.user_id, error=SUBJECT_DELETED)
             await wait_for(changed, min(POLL_INTERVAL_S, left))
 
 

@@ -25,6 +25,7 @@ CAPABILITIES = (
     " failed, how long a build took, and what to do next."
 )
 
+LANGUAGE = "It understands English only."
 NAME_A_BUILD = "name a build, such as build 12, or a job, whose newest build counts then."
 WHOLE_PROJECT = "What follows is about the whole project."
 
@@ -151,7 +152,7 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
     build = evidence.build
     if intent == "unknown":
         ref = () if build is None else (build_ref(build.id),)
-        return Answer((AnswerClaim(f"The assistant does not know how to answer that. {CAPABILITIES}", ref),))
+        return Answer((AnswerClaim(f"The assistant does not know how to answer that. {CAPABILITIES} {LANGUAGE}", ref),))
     if build is None:
         if evidence.project is None:
             return Answer((AnswerClaim(f"No build was found that the question may be about. {CAPABILITIES}"),))
@@ -204,6 +205,9 @@ def _describe_unfailed(evidence: Evidence, build: BuildFacts) -> Iterator[Answer
 
 
 def _describe_duration(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
+    if not build.duration_s:
+        yield AnswerClaim(f"Build {build.id} has not run.", (build_ref(build.id),))
+        return
     verb = "took" if build.status in ("passed", "failed", "aborted") else "has taken"
     yield AnswerClaim(f"Build {build.id} {verb} {build.duration_s} s.", (build_ref(build.id),))
 

@@ -42,6 +42,7 @@ NAMES = {
 def describe_build(build: BuildFacts) -> AnswerClaim:
     """Says how a build ended, and how its tests did."""
     total = build.passed + build.failed + build.skipped
+    after = f" after {build.duration_s} s" if build.duration_s else ""
     ended = {"passed": "passed", "failed": "failed", "aborted": "was aborted"}.get(build.status, f"is {build.status}")
     reason = f" ({build.reason.replace('_', ' ')})" if build.reason and build.reason != "tests_failed" else ""
     if total:
@@ -50,7 +51,7 @@ def describe_build(build: BuildFacts) -> AnswerClaim:
     else:
         tests = "It reported no tests."
     return AnswerClaim(
-        f"Build {build.id} of job {build.job} {ended}{reason} after {build.duration_s} s. {tests}",
+        f"Build {build.id} of job {build.job} {ended}{reason}{after}. {tests}",
         (build_ref(build.id),),
     )
 

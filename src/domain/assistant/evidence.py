@@ -55,6 +55,7 @@ class BuildFacts(msgspec.Struct, frozen=True):
     """Failures that the reporter calls known issues. They do not fail the build."""
     quarantined: int = 0
     duration_s: int = 0
+    """At least 1 once the build has been started."""
     attempt: int = 1
 
 
@@ -360,9 +361,10 @@ def describe_summary(build: BuildSummary) -> str:
 def _describe_build(build: BuildFacts) -> str:
     reason = f" ({build.reason})" if build.reason else ""
     on = f" on branch {build.branch}" if build.branch else ""
+    after = f" after {build.duration_s} s" if build.duration_s else ""
     code = f" Exit code {build.exit_code}." if build.exit_code is not None else ""
     detail = f" {build.detail}" if build.detail else ""
     return (
-        f"Build {build.id} of job {build.job} {build.status}{reason}{on} after {build.duration_s} s:"
+        f"Build {build.id} of job {build.job} {build.status}{reason}{on}{after}:"
         f" {build.passed} tests passed, {build.failed} failed, {build.skipped} were skipped.{code}{detail}"
     )

@@ -95,7 +95,7 @@ def _by_classification(evidence: Evidence, test: FailedTest, found: KindMatch | 
         return ProbableCause(
             f"issue {issue.id}",
             test.classification,
-            f"Known issue: {issue.title}: {_headline(test)}",
+            f"Known issue: {issue.title}" + ("" if issue.title in _headline(test) else f": {_headline(test)}"),
             fix or FIXES[test.classification],
             BY_USER if is_user else BY_RULE,
             (test_ref(test), issue_ref(issue.id)),

@@ -9,6 +9,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
+from itertools import pairwise
 
 SECRET = "[secret]"  # noqa: S105 - shown in place of a secret
 EMAIL = "[email]"
@@ -27,9 +28,13 @@ _PRIVATE_KEY = re.compile(
 _KNOWN = re.compile(
     r"\b(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|gl[a-z]{2,6}-[\w-]{16,}|xox[a-z]-[\w-]{10,}"
     r"|sk-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{12,}|AIza[\w-]{30,}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{16,}|hf_[A-Za-z0-9]{20,}"
-    r"|whsec_[A-Za-z0-9+/=]{8,}|th_[a-z]+_[\w-]{8,}|dop_v1_[0-9a-f]{16,}|[sr]k_(?:live|test)_\w{8,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)?)"
+    r"|whsec_[A-Za-z0-9+/=]{8,}|th_[a-z]+_[\w-]{8,}|dop_v1_[0-9a-f]{16,}|[sr]k_(?:live|test)_\w{8,})"
 )
+_DOTTED = re.compile(r"(?<![\w-])[\w-]+(?:\.[\w-]*)+")
+"""Words with dots between them, as in a JSON web token. Each begins at the beginning of a word, in linear time."""
+_JWT_HEADER = re.compile(r"\beyJ[\w-]{8}")
+MIN_JWT_PAYLOAD = 8
+"""Smallest number of characters of a token's second part."""
 _USERINFO = re.compile(r"(?<=://)[^\s/@:\"'<>]{0,200}:[^\s/@\"'<>]{1,200}(?=@)")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)(\s+)[A-Za-z0-9+/._~=-]{6,}")
 _NAMED = re.compile(
@@ -55,6 +60,7 @@ def mask(text: str) -> str:
     text = _PRIVATE_KEY.sub(SECRET, text)
     text = _USERINFO.sub(SECRET, text)
     text = _KNOWN.sub(SECRET, text)
+    text = _DOTTED.sub(_mask_jwt, text)
     text = _SCHEME.sub(rf"\1\2{SECRET}", text)
     text = _NAMED.sub(_mask_named, text)
     text = _EMAIL.sub(EMAIL, text)
@@ -67,6 +73,16 @@ def mask(text: str) -> str:
 def remove_hidden(text: str) -> str:
     """Returns the text without characters that nobody sees, except line feeds and tabs."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _HIDDEN)
+
+
+def _mask_jwt(found: re.Match[str]) -> str:
+    """Masks dotted words from the header of a JSON web token on."""
+    parts = found[0].split(".")
+    for at, (part, payload) in enumerate(pairwise(parts)):
+        header = _JWT_HEADER.search(part)
+        if header is not None and len(payload) >= MIN_JWT_PAYLOAD:
+            return ".".join([*parts[:at], part[: header.start()] + SECRET])
+    return found[0]
 
 
 def _mask_named(found: re.Match[str]) -> str:

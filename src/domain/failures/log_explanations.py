@@ -253,6 +253,7 @@ class Explainer:
             self._close(self._open)
         blocks = {block.first: block for _, _, block in self._best} | {block.first: block for block in self._recent}
         chosen: list[_Block] = []
+        found: list[Excerpt] = []
         while blocks and len(chosen) < MAX_EXCERPTS:
             scores = {first: self._score(block) * _novelty(block, chosen) for first, block in blocks.items()}
             best = blocks[max(scores, key=lambda first: (scores[first], -first))]
@@ -263,7 +264,8 @@ class Explainer:
             del blocks[block.first]
             if all(block.fingerprint != other.fingerprint for other in chosen):
                 chosen.append(block)
-        return [self._excerpt(block) for block in chosen] or self._end_of_log()
+                found.append(self._excerpt(block, scores[best.first]))
+        return found or self._end_of_log()
 
     def _end(self) -> int:
         return self._outcome if self._outcome >= 0 else self._line - 1
@@ -279,7 +281,7 @@ class Explainer:
         went_on = 0.6 + 0.4 / (1 + (self._progress - block.progress) / PROGRESS_SCALE)
         return block.strength * nearness * went_on
 
-    def _excerpt(self, block: _Block) -> Excerpt:
+    def _excerpt(self, block: _Block, score: float) -> Excerpt:
         count = min(len(block.ends), block.last - block.first + 1)
         kinds: list[Reason] = sorted(block.reasons, key=lambda reason: -block.reasons[reason])
         reasons: list[str] = [*kinds]
@@ -294,7 +296,7 @@ class Explainer:
             last_line=block.first + count,
             first_byte=block.first_byte,
             last_byte=block.ends[count - 1],
-            score=round(min(1.0, self._score(block) / MAX_STRENGTH), 3),
+            score=round(min(1.0, score / MAX_STRENGTH), 3),
             reasons=tuple(reasons),
         )
 

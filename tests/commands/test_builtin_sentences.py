@@ -1,0 +1,21 @@
+"""Sentences of answers without a language model."""
+
+from domain.assistant.evidence import BuildFacts, IssueFacts
+from tests.commands.test_builtin_answers import ASSERTION, ask, make_test
+
+
+def test_a_known_issue_is_not_named_twice() -> None:
+    issue = IssueFacts(7, ASSERTION, "infra")
+    test = make_test(classification="infra", classified_by="rule", known_issue_id=7)
+    assert ask(test, issues=(issue,)).root_cause == f"Known issue: {ASSERTION}"
+    assert ask(test, issues=(IssueFacts(7, "Sums", "infra"),)).root_cause == f"Known issue: Sums: {ASSERTION}"
+
+
+def test_a_build_that_never_ran_took_no_time() -> None:
+    build = BuildFacts(9812, 3, "Nightly", "aborted", "stopped_by_user")
+    assert "after" not in ask(kind="summary", build=build).claims[0].text
+    assert ask(kind="chat", build=build, message="How long did it take?").text == "Build 9812 has not run."
+
+
+def test_what_is_not_understood_says_in_which_language_to_ask() -> None:
+    assert ask(kind="chat", message="Warum denn bloss?").text.endswith("It understands English only.")
