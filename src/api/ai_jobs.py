@@ -95,11 +95,6 @@ class AiJobController(Controller):
         if wants_stream:
             streams.clients.admit(ctx.user)
         job_id = JOB_ID_PREFIX + secrets.token_hex(16)
-<<<<<<< Updated upstream
-        await ctx(AskInquiry(job_id, data.type, ctx.user.user_id, data.project_id))
-        model_s = 0 if ctx.services.model_policy.provider == "builtin" else MODEL_S
-        started = StartedAiJob(job_id, "queued", ESTIMATES_S[data.type] + model_s)
-=======
         # In turns, so that requests at the same moment do not pass the limit together.
         async with take_turn(request, ctx.services.analysis_turns):
             if await inquiries.count_open(ctx.source, ctx.user.user_id, JOB_TYPES) >= MAX_OPEN_JOBS:
@@ -108,8 +103,8 @@ class AiJobController(Controller):
                 )
             await ctx.must_access(data.project_id)  # once more, after the wait
             await ctx(AskInquiry(job_id, data.type, ctx.user.user_id, data.project_id))
-        started = StartedAiJob(job_id, "queued", ESTIMATES_S[data.type])
->>>>>>> Stashed changes
+        model_s = 0 if ctx.services.model_policy.provider == "builtin" else MODEL_S
+        started = StartedAiJob(job_id, "queued", ESTIMATES_S[data.type] + model_s)
         if not wants_stream:
             return Response(started, status_code=202)
         source = JobProgress(ctx.services, job_id, msgspec.to_builtins(started), STREAM_TIMEOUT_S)
