@@ -314,14 +314,14 @@ async def find_ended_on_commit(
 
 
 async def find_last_passed(source: Source, build_id: int) -> int | None:
-    """Returns the id of the last build before this one, of the same job and combination, that passed. Searches the
-    MAX_OLDER builds before; None if there is no passed build among them.
+    """Returns the id of the last build before this one, of the same job and combination, that passed. Leaves out those
+    of forks, whose logs strangers write. Searches the MAX_OLDER builds before; None if none of them passed.
     """
     query = (
-        f"SELECT older.id FROM {BuildRow.table} this CROSS JOIN LATERAL (SELECT id, status, matrix"
+        f"SELECT older.id FROM {BuildRow.table} this CROSS JOIN LATERAL (SELECT id, status, matrix, untrusted"
         f"  FROM {BuildRow.table} WHERE job_id = this.job_id AND id < this.id ORDER BY id DESC LIMIT {MAX_OLDER}) older"
-        " WHERE this.id = %(id)s AND older.status = 'passed' AND older.matrix = this.matrix"
-        " ORDER BY older.id DESC LIMIT 1"
+        " WHERE this.id = %(id)s AND older.status = 'passed' AND NOT older.untrusted"
+        " AND older.matrix = this.matrix ORDER BY older.id DESC LIMIT 1"
     )
     found = await fetch_value(source, query, {"id": build_id})
     return None if found is None else int(found)

@@ -5,6 +5,7 @@ import json
 from commands.build_actions import DeleteBuild
 from commands.builds import FinishExternalBuild, StartBuild
 from domain.builds import BUILD, BuildFinished, Finished, Verdict
+from domain.triggers import BuildTrigger
 from projections import builds
 from projections.builds import ExplanationRow
 from store.log.event_log import EventLog
@@ -37,8 +38,11 @@ class Explained:
     def log(self) -> EventLog:
         return self.house.parts.log
 
-    async def end(self, build_id: int, status: Verdict, lines: list[str]) -> BuildFinished:
-        await self.house.does(StartBuild(build_id, 1, external=True))
+    async def end(
+        self, build_id: int, status: Verdict, lines: list[str], trigger: BuildTrigger | None = None
+    ) -> BuildFinished:
+        address = "https://github.com/acme/shop.git"
+        await self.house.does(StartBuild(build_id, 1, external=True, trigger=trigger, project_repository=address))
         await self.logs.append(1, build_id, 1, 0, [Line(0, text) for text in lines])
         end = await self.logs.fetch_end(build_id, 1)
         await self.house.does(FinishExternalBuild(build_id, status, log=end))
@@ -85,6 +89,14 @@ async def test_what_the_last_passed_build_logged_too_counts_less(house: House) -
     assert before.lines[0][-1] == "OSError: no display"
     assert after.lines[0][-1] == "worker failed"
     assert "in_passed_build" in after.excerpts[1]["reasons"]
+
+
+async def test_a_build_of_a_fork_hides_no_cause(house: House) -> None:  # noqa: F811
+    they = Explained(house)
+    await they.end(1, "passed", CAUSE, BuildTrigger("pull_request", 3, 7, fork=True))
+    row = await they.explain(await they.end(2, "failed", LOG))
+    assert row is not None
+    assert row.excerpts[0]["reasons"] == ["source_error"]
 
 
 async def test_a_deleted_build_has_no_explanation(house: House) -> None:  # noqa: F811
