@@ -15,7 +15,7 @@ from tests.support.http import Client
 from tests.support.in_process_server import InProcessServer
 from tests.support.server import ADMIN, Server
 
-CONFIGURATIONS = 30
+CONFIGURATIONS = 20
 VARIABLES = 200
 MIB = 1024 * 1024
 

@@ -21,7 +21,7 @@ def messages(client: Client, last: int | str | None, **params: Any) -> Iterator[
     headers = {} if last is None else {"Last-Event-ID": str(last)}
     with client.get(AT, headers=headers, params=params, stream=True) as answer:
         assert answer.status_code == 200
-        for line in answer.iter_lines():
+        for line in answer.iter_lines(16 * 1024):  # by default, 100 KB are put together of pieces of 512 bytes
             if line.startswith(b"data: "):
                 yield json.loads(line.removeprefix(b"data: "))
 
