@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from aiohttp import web
 
-from commands.builds import FinishExternalBuild
+from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Handler
 from commands.inquiries import AskInquiry, CancelInquiry, TakeInquiryStep
 from commands.token_quota import TokenMeter
@@ -25,8 +25,10 @@ from domain.inquiries import (
     InquiryFailed,
 )
 from domain.language_model import ModelPolicy
+from domain.triggers import BuildTrigger
 from integrations.llm.openai import OpenAiModel
 from projections.builds import BuildRow
+from projections.chat_subjects import ChatSubject, choose_build
 from store.clock import utcnow
 from store.postgres.queries import execute
 from tests.commands.test_results import FAILURE
@@ -255,3 +257,15 @@ async def test_read_models_that_are_behind_are_waited_for(house: House) -> None:
     with pytest.raises(Unavailable):
         await late.answer(asked)
     assert await they.events(InquiryAnswered) == []
+
+
+async def test_a_chat_about_a_job_or_project_is_about_no_build_of_a_fork(house: House) -> None:  # noqa: F811
+    repository = "https://github.com/acme/shop.git"
+    fork = BuildTrigger("pull_request", 3, 7, fork=True)
+    await house.does(StartBuild(1, 1, external=True), FinishExternalBuild(1, "failed"))
+    await house.does(StartBuild(2, 1, external=True, trigger=fork, project_repository=repository))
+    await house.does(FinishExternalBuild(2, "passed"))
+    await house.shown()
+    async with house.parts.pool.connection() as connection:
+        for subject in (ChatSubject(1, 1), ChatSubject(1)):
+            assert (await choose_build(connection, subject, "Why is it red?")).build_id == 1
