@@ -74,8 +74,9 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
 
 async def choose_build(source: Source, subject: ChatSubject, message: str) -> ChatSubject:
     """Returns the subject with the build that the question is about if only a job or a project is known: the newest one
-    that passed or failed and is not of a fork. If that is of a matrix whose builds did not all pass, returns the one with the most failed
-    tests, never one that passed. A question about a project stays one if it can be answered without a build.
+    that passed or failed and is not of a fork. If that is of a matrix whose builds did not all pass, returns the one
+    with the most failed tests, never one that passed. A question about a project stays one if it can be answered
+    without a build.
     """
     if subject.build_id is not None or (subject.job_id is None and not _asks_about_build(message)):
         return subject
