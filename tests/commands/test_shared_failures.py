@@ -46,3 +46,8 @@ def test_failures_with_different_traces_and_shared_builds_are_one_cause() -> Non
     causes = find_causes(failures, together)
     assert [(cause.result_ids, cause.failed_together) for cause in causes] == [([0, 2], [40, 20, 5]), ([1], [])]
     assert [cause.result_ids for cause in find_causes(failures)] == [[0], [1], [2]]
+
+
+def test_tests_that_have_hardly_failed_are_not_compared() -> None:
+    tests = [FailingRuns({1: 1}, 9)] * 5_000  # to compare each pair of them takes 20 s
+    assert group(tests) == list(range(5_000))

@@ -58,13 +58,14 @@ def compare(one: FailingRuns, other: FailingRuns) -> float:
 
 
 def group(tests: Sequence[FailingRuns]) -> list[int]:
-    """Returns the number of each test's cluster. The work grows with the square of the number of tests, and with its
-    cube if nearly all of them are alike.
+    """Returns the number of each test's cluster. The work grows with the square of the number of tests that have
+    failed in MIN_BUILDS builds, and with its cube if nearly all of them are alike.
     """
     clusters = {number: [number] for number in range(len(tests))}
+    compared = [number for number, test in enumerate(tests) if len(test.streaks) >= MIN_BUILDS]
     sums = {
         pair: similarity
-        for pair in combinations(range(len(tests)), 2)
+        for pair in combinations(compared, 2)
         if (similarity := compare(tests[pair[0]], tests[pair[1]]))
     }
     """Sum of the similarities of all pairs of tests of two clusters."""
