@@ -8,6 +8,7 @@ is `drain3-improved`, with its default settings, once without masks and once wit
 
 import csv
 import gzip
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -19,9 +20,13 @@ from drain3.masking import MaskingInstruction
 from drain3.template_miner_config import TemplateMinerConfig
 
 from bench.support.report import Report
+from commands.reports.parser.signature import mask
 from domain.failures.log_templates import TemplateMiner
+from domain.failures.stack_similarity import MAX_TRACES
 
 FOLDER = "log-templates"
+SAMPLE, SAMPLES = MAX_TRACES, 20
+"""Number of lines of a sample, and of samples of each system."""
 DRAIN_MASKS = (
     (r"((?<=[^A-Za-z0-9])|^)(([0-9a-f]{2,}:){3,}([0-9a-f]{2,}))((?=[^A-Za-z0-9])|$)", "ID"),
     (r"((?<=[^A-Za-z0-9])|^)(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})((?=[^A-Za-z0-9])|$)", "IP"),
@@ -72,6 +77,23 @@ def group_by_drain(lines: list[str], masks: Sequence[tuple[str, str]]) -> Groups
     return [miner.add_log_message(line)["cluster_id"] for line in lines]
 
 
+def group_by_masks(lines: list[str]) -> Groups:
+    return [mask(line) for line in lines]
+
+
+def measure_samples(systems: Sequence[System], rule: Callable[[list[str]], Groups]) -> float:
+    """Returns the mean grouping accuracy of samples of lines, each as large as the messages of a build that are
+    compared.
+    """
+    accuracies: list[float] = []
+    for system in systems:
+        for seed in range(SAMPLES):
+            chosen = random.Random(seed).sample(range(len(system.lines)), SAMPLE)
+            groups = rule([system.lines[number] for number in chosen])
+            accuracies.append(measure_accuracy(groups, [system.templates[number] for number in chosen]))
+    return sum(accuracies) / len(accuracies)
+
+
 def run(report: Report, data: Path) -> None:
     systems = list(read_systems(data / FOLDER))
     rules: dict[str, Callable[[list[str]], Groups]] = {
@@ -88,4 +110,7 @@ def run(report: Report, data: Path) -> None:
     for system, accuracy in zip(systems, accuracies, strict=True):
         report.add(f"templates: grouping accuracy, {system.name}", accuracy)
     report.add("templates: grouping accuracy, mean", sum(accuracies) / len(accuracies), at_least=0.9)
+    for name, rule in {"masks of signatures": group_by_masks, "templates": group}.items():
+        accuracy = measure_samples(systems, rule)
+        report.add(f"templates: {SAMPLE} lines as messages of failures, by {name}: grouping accuracy", accuracy)
     report.add("templates: time for each line", spent / sum(len(system.lines) for system in systems) * 1e6, "µs")

@@ -10,8 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from commands.reports.parser.signature import find_functions, mask
+from commands.reports.parser.signature import find_functions
 from domain.failures import shared_failures
+from domain.failures.log_templates import TemplateMiner
 from domain.failures.shared_failures import FailingRuns
 from domain.failures.stack_similarity import Trace, group
 
@@ -83,7 +84,7 @@ def find_causes(
     """Returns the causes, that of most results first. `failing` has the failing runs of test cases, as far as they are
     known.
     """
-    by_traces = group([_trace_of(failure) for failure in failures])
+    by_traces = group(_traces_of(failures))
     runs = [(failing or {}).get(failure.case_id, FailingRuns({}, 0)) for failure in failures]
     found: dict[int, list[int]] = {}
     for number, index in zip(_join(by_traces, shared_failures.group(runs)), range(len(failures)), strict=True):
@@ -117,10 +118,19 @@ def _join(ones: Sequence[int], others: Sequence[int]) -> list[int]:
     return joined
 
 
-def _trace_of(failure: EqualFailures) -> Trace:
-    """Returns the trace by which a failure is compared. Without functions, the masked message takes their place: then
-    only failures with the same message are alike.
+def _traces_of(failures: Sequence[EqualFailures]) -> list[Trace]:
+    """Returns the traces by which failures are compared. Without functions, the template of the message takes their
+    place: then only failures whose messages one statement may have written are alike.
     """
-    exception = _EXCEPTION.search(failure.message) or _EXCEPTION.search(failure.trace)
-    functions = tuple(find_functions(failure.trace))
-    return Trace(exception[1] if exception else "", functions or (mask(failure.message) or failure.signature,))
+    miner = TemplateMiner()
+    functions = [tuple(find_functions(failure.trace)) for failure in failures]
+    matches = [
+        None if found or not failure.message.strip() else miner.add(failure.message)
+        for found, failure in zip(functions, failures, strict=True)
+    ]
+    traces: list[Trace] = []
+    for failure, found, match in zip(failures, functions, matches, strict=True):
+        exception = _EXCEPTION.search(failure.message) or _EXCEPTION.search(failure.trace)
+        message = failure.signature if match is None else f"{match.family} {miner.template(match)}"
+        traces.append(Trace(exception[1] if exception else "", found or (message,)))
+    return traces

@@ -27,6 +27,14 @@ def test_failures_at_one_place_are_one_cause() -> None:
     assert causes[0].signatures == [failure.signature for failure in failures[1:3]]
 
 
+def test_without_a_trace_messages_of_one_statement_are_one_cause() -> None:
+    names = ["ann", "bob", "cleo", "dora", "emil", "fred"]
+    messages = [f"no cart for {name} after {len(name)}.5 s" for name in names] + ["no cart for sale", "page not found"]
+    failures = [EqualFailures(str(n), 1, [n], message, "") for n, message in enumerate(messages)]
+    assert [cause.result_ids for cause in find_causes(failures)] == [[0, 1, 2, 3, 4, 5], [6], [7]]
+    assert len(find_causes(failures[:3])) == 3  # as few different words may say different things
+
+
 def test_without_a_trace_only_equal_messages_are_one_cause() -> None:
     failures = [
         EqualFailures(str(number), 1, [number], message, "")
