@@ -29,13 +29,17 @@ import msgspec
 
 from domain.failures.log_signals import Reason, Signal, clean, is_frame, is_progress, looks_red, signal_of
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of the ranking. A new version may rank the same log differently."""
 MAX_EXCERPTS = 3
 MAX_LINES = 30
 GAP = 3
 """Lines without a signal after which a block ends. Blank lines do not count. Stack frames, and indented lines that
 directly follow a line of the block, belong to it.
+"""
+HEADER_GAP = 20
+"""Lines without a signal after which a block ends that consists of a failed test's header. pytest, for one, shows the
+source of the test between its header and what failed.
 """
 BLOCK_LINES = 400
 """Lines after which a block ends in any case, so that a log that consists of errors is not one block."""
@@ -89,6 +93,8 @@ class _Block(msgspec.Struct):
     """Offsets of the ends of the excerpt's lines."""
     last: int
     """Last line with a signal, or that belongs to one."""
+    strongest: int
+    """Line with the strongest signal, whose fingerprint and weight follow."""
     fingerprint: int
     weight: float
     progress: int = 0
@@ -107,6 +113,11 @@ class _Block(msgspec.Struct):
     def leading(self) -> Reason:
         """Kind of the strongest signal."""
         return max(self.reasons, key=lambda reason: self.reasons[reason])
+
+    @property
+    def is_header(self) -> bool:
+        """Whether the block only names a failed test so far."""
+        return self.last == self.strongest and "test_failure" in self.reasons
 
     @property
     def strength(self) -> float:
@@ -178,6 +189,7 @@ class Explainer:
             block = self._open = self._begin(line, signal)
         elif signal.weight > block.weight:
             block.extra += block.weight
+            block.strongest = self._line
             block.weight = signal.weight
             block.fingerprint = fingerprint(line)
             if self._line - block.first >= MAX_LINES - 10:
@@ -212,7 +224,7 @@ class Explainer:
             first -= 1
         lines = [self._before[position] for position in range(-(self._line - first) - 1, 0)]
         ends = [end for _, end, _ in lines[:-1]]
-        return _Block(first, lines[0][0], ends, self._line, fingerprint(line), signal.weight, reasons={})
+        return _Block(first, lines[0][0], ends, self._line, self._line, fingerprint(line), signal.weight, reasons={})
 
     def _go_on(self, block: _Block, line: str) -> None:
         """Adds a line without a signal to the open block, or closes the block."""
@@ -223,7 +235,7 @@ class Explainer:
             self._belongs(block)
         elif line:
             block.gap += 1
-            if block.gap > GAP:
+            if block.gap > (HEADER_GAP if block.is_header else GAP):
                 self._close(block)
                 return
         self._extend(block)

@@ -71,6 +71,11 @@ HINTS = (
         "rspec ",
         ".go:",
         ") test ",
+        "#test_",
+        "(wstat:",
+        "nothing provides",
+        "no match for",
+        "candidate",
     ),
 )
 """Every line with a signal contains one of these texts. Nearly all other lines are done with after this test."""
@@ -82,7 +87,7 @@ _NOTHING_FAILED = re.compile(
 )
 _SOMETHING_FAILED = re.compile(
     r"\b[1-9]\d{0,8} (?:\w{1,20} )?(?:errors?|failures?|failed|failing|exceptions?|offenses|problems)\b"
-    r"|\b(?:errors?|failures?|failed)\s{0,3}[:=]\s{0,3}[1-9]|<<< (?:FAILURE|ERROR)!",
+    r"|\b(?:errors?|failures?|failed)\s{0,3}[:=]\s{0,3}[1-9]|<<< (?:FAILURE|ERROR)!|\(Wstat: [1-9]",
     re.IGNORECASE,
 )
 _PASSED = re.compile(
@@ -105,7 +110,7 @@ _WARNING = re.compile(r"\bwarn(?:ing)?s?\b|\bdeprecat|\[WARN|\bnotice\b|\bhint\b
 _QUIET_LEVEL = re.compile(r"\[?\b(?:INFO|DEBUG|TRACE|FINE|VERBOSE|info|debug|trace)\b[\]: ]")
 _RETRIED = re.compile(
     r"\bretry(?:ing)?\b|\btry(?:ing)? again\b|\battempt \d{1,4}(?: of |/)\d|\bignor(?:ed|ing)\b|\ballowed to fail\b"
-    r"|\bfall(?:ing)? ?back\b",
+    r"|\bfall(?:ing)? ?back\b|\bskipp(?:ed|ing)\b",
     re.IGNORECASE,
 )
 
@@ -124,6 +129,8 @@ _OUTCOME = re.compile(
     r"|\bTest Suites?: \d"
     r"|\breturned a non-zero code\b|\bscript returned exit|^FAIL\s{0,4}$|^FAIL\s{1,8}\S{1,200}\s{1,8}(?:[\d.]{1,9}s$"
     r"|\[build failed\])|\b(?:job|build) failed\b|^FAILED\s{0,4}$|\bSee the console output|^Failed in \d|^make: "
+    r"|\bfailed to run custom build command\b|\bBad exit status\b"
+    r"|^ {0,4}error: (?:[a-z]{1,40}-){1,8}(?:failed|failure|error)$"
     r"|\bcommand\b.{0,300}\bfailed\b|^ninja: build stopped|\bErrors were encountered"
     r"|\bFor more information about the errors|\bTo see the full stack trace",
     re.IGNORECASE,
@@ -138,7 +145,7 @@ _TIME_LIMIT = re.compile(
 )
 _TOOL_ERROR = re.compile(
     r"\bFailed to execute goal (?!.{0,200}(?:surefire|failsafe|There (?:are|were) test failures|Compilation failure))"
-    r"|^\* What went wrong:|\bforked VM terminated\b|\bstarting fork\b|\bGC overhead limit\b|^> (?!Task "
+    r"|^\* What went wrong:|\bforked VM terminated\b|\bstarting fork\b|\bGC overhead limit\b|\(Wstat: [1-9]|^> (?!Task "
     r"|There were failing|Run with|Compilation|Get more)\w.{0,200}\b(?:found|failed|violations?|errors?|not)\b",
     re.IGNORECASE,
 )
@@ -152,14 +159,15 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"^\S.{0,300} > .{1,300} FAILED$|<<< (?:FAILURE|ERROR)!|^\s{0,16}--- FAIL: "
             r"|^\s{0,8}not ok\b(?!.{0,200}# (?:TODO|SKIP))|^(?:FAIL|ERROR): \w{1,200} \("
             r"|^\s{0,8}\d{1,5}\) (?:Failure|Error)\b"
-            r"|^\[  FAILED  \] \S{1,300} \(\d|^test .{1,300} \.\.\. FAILED|^\s{0,12}[✗✕✘×] \S|^\s{0,4}● \S.{0,200} › "
+            r"|^\[  FAILED  \] \S{1,300} \(\d|^test .{1,300} \.\.\. FAILED|^\s{0,4}● \S.{0,200} › "
             r"|^_{3,80} (?:ERROR )?.{1,120} _{3,80}$"
             r"|^---- .{1,200} stdout ----$|\bFailure/Error:|^\s{0,4}Failed {1,4}\S{1,300} \[\d|\[FAIL\]\s{0,4}$"
             r"|\*\*\* (?:Failed|FAILED)\b|^FAILED(?: CONFIGURATION)?: \S|^\S.{10,300}\) .{1,200} FAILED$"
             r"|^#\s{1,6}Failed test"
             r"|^\s{0,8}\d{1,5}\) test .{1,200} \(|\bTest Failed at\b|\bFAILED \[\d|^\s{0,12}\[junit\] +FAILED$"
             r"|^\s{0,8}\d{1,5}\) \w.{0,200}[#:]{1,2}\w{0,40}test"
-            r"|\.{3,80} {0,2}FAILED?$|^\S{0,200}\.{2,80}\*{3}Failed"
+            r"|\.{3,80} {0,2}(?:FAILED?|Failed)$|^\S{0,200}\.{2,80}\*{3}Failed|\bTEST-UNEXPECTED-[A-Z]"
+            r"|^\s{0,4}FAIL {1,4}\S{1,300} > \S"
         ),
     ),
     (
@@ -169,12 +177,13 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"^.{0,12}?\S{0,300}[^\s\d:(][:(]\d{1,7}(?:[:,]\d{1,6})?\)?:? {0,3}(?:- )?(?:fatal |syntax |parse )?error\b"
             r"|\berror(?:\[E\d{1,6}\])(?:: |$)|\berror (?:TS|CS|MSB|BC|FS|C|LNK)\d{1,6}\b"
             r"|^\[ERROR\] .{0,300}\.\w{1,8}:\[?\d|^\s{0,8}\d{1,7}:\d{1,6}:? {1,8}(?:error|✖)\b"
-            r"|^\S{1,300}:\d{1,7}:\d{1,6}: [CEF]: |^e: |^error: (?!could not compile|aborting|process|command)\S"
+            r"|^\S{1,300}:\d{1,7}:\d{1,6}: [CEF]: |^(?-i:e): "
+            r"|^(?-i:error): (?!could not compile|aborting|process|command)\S"
             r"|\bSyntaxError\b|\bParse error\b|\bundefined reference to\b|^\S{1,200}:\d{1,7}:\d{1,6}: (?:[EF]\d{1,4}"
             r"|undefined:|cannot |syntax )|\bcannot find symbol\b|^\S{1,300}:\d{1,7}: Failure$|^\[error\] \S{1,300}:\d"
             r"|\bCOMPILATION ERROR\b|\bduplicate symbol\b|^ld: |\bModuleNotFoundError\b|\bImportError\b"
             r"|\bCannot find module\b|^ERROR: \S{1,300}(?:\[\d{1,7}, \d|:\d{1,7}:\d)|^\S{1,300}\.go:\d{1,7}:\d{1,6}: \S"
-            r"|^\s{0,8}\d{1,7} \| ERROR \||^CMake Error\b|^\[ant:\w{1,30}\] \[ERROR\] \S{1,300}:\d",
+            r"|^\s{0,8}\d{1,7} \| ERROR \||^ {0,8}CMake Error\b|^\[ant:\w{1,30}\] \[ERROR\] \S{1,300}:\d",
             re.IGNORECASE,
         ),
     ),
@@ -187,7 +196,8 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"|Errors):(?:\s|$)"
             r"|^(?:There (?:was|were) )?\d{1,6} (?:failure|error)s?:$|^\[  FAILED  \] \w|^The following tests FAILED"
             r"|^rspec \S{1,300}:\d|^=+ (?:FAILURES|ERRORS|short test summary info) =+$"
-            r"|^\s{0,4}FAIL(?:ED)?:? {1,4}\S{1,200}(?:\.|::|/|#)\S"
+            r"|^\s{0,4}FAIL(?:ED)?:? {1,4}\S{1,200}(?:\.|::|/|#)\S|^\s{0,12}[✗✕✘×] \S"
+            r"|^[A-Z][\w:]{0,200}#test_\w{1,200}(?::$| \[)"
         ),
     ),
     (
@@ -222,7 +232,9 @@ _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
             r"|\bis not recognized\b"
             r"|\bcertificate (?:verify failed|has expired)|\bHost key verification failed\b|\b(?:ECONNREFUSED"
             r"|ECONNRESET|ENOTFOUND|ENOENT|EACCES|ETIMEDOUT|ERESOLVE|E404|ENOSPC)\b|\bunsupported\b.{0,40}\bversion\b"
-            r"|\bexternal link\b.{0,200}\bfailed\b",
+            r"|\bexternal link\b.{0,200}\bfailed\b"
+            r"|\bnothing provides\b|\bNo match for\b|\bno installation candidate\b"
+            r"|^[\w.+/\-]{1,80}: (?:fatal )?error: \S|^[│|] {0,2}Error: \S",
             re.IGNORECASE,
         ),
     ),
