@@ -1,23 +1,23 @@
-"""Measures how often diagnoses are right, on the cases that ship with the server, and how fast diagnoses, summaries and
-insights are over a history of 1,000,000 results: `./dev bench diagnosis [--part NAME]`.
+"""Measures how often diagnoses are right, on the cases that ship with the server, how fast diagnoses, summaries and
+insights are over a history of 1,000,000 results, and whether chats slow other requests down: `./dev bench diagnosis
+[--part NAME]`. With `--part model --model-url URL`, compares the answers that a model words with those of the rules.
 """
 
 import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import mean
-from typing import NamedTuple
 
 import psycopg
 
+from bench.diagnosis_parts import answers_of_models, chats
+from bench.diagnosis_parts.answers_of_models import SURE, Graded, count_classes, count_evidence, grade
 from bench.rebuild import built_read_models, fill_log
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from commands.evaluation.cases import DiagnosisCase, load_cases
-from domain.assistant.builtin_answers import answer
-from domain.assistant.grading import ExpectedAnswer, grade_answer
 from projections.builds import BuildRow
 from projections.results import BlockRow
 
@@ -27,51 +27,29 @@ WITHIN_MS = 300
 """Milliseconds in which 99 of 100 diagnoses are answered."""
 RIGHT_CLASSES, RIGHT_EVIDENCE = 80, 75
 """Percent of the held-out cases that are right at least."""
-SURE = 0.7
-"""Confidence at which the cases are parted, to see whether it says how often a diagnosis is right."""
+SAMPLE, MODEL_TIMEOUT_S = 30, 900.0
+"""Number of cases that a model is asked about, and seconds that one answer may take."""
 
 
 def measure_quality(report: Report) -> None:
     """Measures the two halves of the cases: the rules were tuned to one, and nobody looked at the other."""
     for split, bounded in (("tune", False), ("report", True)):
         cases = [case for case in load_cases().values() if isinstance(case, DiagnosisCase) and case.split == split]
-        graded = [grade(case) for case in cases]
+        graded = [grade_rules(case) for case in cases]
         report.add(f"cases ({split})", len(cases), "cases")
-        classes = [one.class_is_right for one in graded]
         bound = RIGHT_CLASSES if bounded else None
-        report.add(f"right class ({split})", share(classes) * 100, "%", at_least=bound)
+        report.add(f"right class ({split})", count_classes(graded), "%", at_least=bound)
         bound = RIGHT_EVIDENCE if bounded else None
-        report.add(
-            f"right evidence ({split})", share([one.evidence_is_right for one in graded]) * 100, "%", at_least=bound
-        )
+        report.add(f"right evidence ({split})", count_evidence(graded), "%", at_least=bound)
         for name, sure in (("from 0.7", True), ("below 0.7", False)):
             chosen = [one for one in graded if (one.confidence >= SURE) == sure]
-            report.add(
-                f"right class, confidence {name} ({split})", share([o.class_is_right for o in chosen]) * 100, "%"
-            )
+            report.add(f"right class, confidence {name} ({split})", count_classes(chosen), "%")
             report.add(f"mean confidence {name} ({split})", mean([o.confidence for o in chosen] or [0]) * 100, "%")
 
 
-class Graded(NamedTuple):
-    class_is_right: bool
-    evidence_is_right: bool
-    confidence: float
-
-
-def grade(case: DiagnosisCase) -> Graded:
-    evidence, expected = case.make_evidence(), case.expected
-    found = answer(evidence)
-    by_class = ExpectedAnswer(classification=expected.classification)
-    by_evidence = ExpectedAnswer(cites=expected.cites, cites_log=expected.cites_log)
-    return Graded(
-        grade_answer(found, evidence, by_class).passed,
-        grade_answer(found, evidence, by_evidence).passed,
-        found.confidence,
-    )
-
-
-def share(values: Sequence[bool]) -> float:
-    return sum(values) / max(1, len(values))
+def grade_rules(case: DiagnosisCase) -> Graded:
+    evidence = case.make_evidence()
+    return grade(case, case.answer_by_rules(evidence), evidence)
 
 
 def measure(name: str, ask: Callable[[], object], report: Report) -> None:
@@ -104,19 +82,29 @@ def measure_speed(stack: Stack, report: Report) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Diagnose builds.")
-    parser.add_argument("--part", choices=("quality", "speed"), help="only this part")
+    parser.add_argument("--part", choices=("quality", "speed", "chats", "model"), help="only this part")
     parser.add_argument("--events", type=int, default=EVENTS)
     parser.add_argument("--results", type=int, default=RESULTS)
+    parser.add_argument("--model-url", help="server of the model, with the OpenAI API; needed for the part model")
+    parser.add_argument("--model", default="smollm2", help="name of the model")
+    parser.add_argument("--sample", type=int, default=SAMPLE, help="number of cases that the model is asked about")
     options = parser.parse_args()
     report = Report("diagnosis")
-    if options.part != "speed":
+    if options.part == "model":
+        if options.model_url is None:
+            parser.error("--part model needs --model-url")
+        answers_of_models.run(report, options.model_url, options.model, options.sample, MODEL_TIMEOUT_S)
+    if options.part in (None, "quality"):
         measure_quality(report)
-    if options.part == "quality":
+    if options.part in ("quality", "model"):
         return report.finish()
     with running_stack(agent=False) as stack:
         with built_read_models(stack):
             fill_log(stack, options.events, options.results, report)
-        measure_speed(stack, report)
+        if options.part != "chats":
+            measure_speed(stack, report)
+        if options.part != "speed":
+            chats.run(stack, report)
     return report.finish()
 
 

@@ -24,22 +24,27 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     combination. None if the test did not fail in the build of that result. Leaves out failures in broken builds, unless
     that build is one of them.
     """
-    report = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
+    report = (
+        f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= newest.first_result_id"
+        " ORDER BY first_result_id DESC LIMIT 1"
+    )
+    # Blocks of other branches are not read: decoding one takes longer than finding its build.
     query = (
         f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
         " WHERE case_ids @> ARRAY[%(case)s::int] AND first_result_id <= %(id)s),"
-        " newest AS MATERIALIZED (SELECT * FROM found ORDER BY first_result_id DESC LIMIT %(blocks)s)"
-        f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM newest"
-        f" JOIN {BuildRow.table} this ON this.id = %(build)s"
+        " newest AS MATERIALIZED (SELECT * FROM found ORDER BY first_result_id DESC LIMIT %(blocks)s),"
+        " comparable AS MATERIALIZED (SELECT newest.first_result_id, b.id, b.commit_sha FROM newest"
+        f"  JOIN {BuildRow.table} this ON this.id = %(build)s"
+        f"  JOIN LATERAL ({report}) r ON r.first_result_id + r.cases > newest.first_result_id"
+        f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
+        "   AND b.job_id = this.job_id AND b.branch = this.branch AND b.matrix = this.matrix WHERE b.id <= this.id)"
+        f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM comparable b"
         f" JOIN {BlockRow.table} block USING (first_result_id)"
         " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place]"
         "  FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
         " ) t (id, facts) ON t.facts >= 0"
-        f" JOIN LATERAL ({report}) r ON r.first_result_id + r.cases > t.id"
-        f" JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
-        "  AND b.job_id = this.job_id AND b.branch = this.branch AND b.matrix = this.matrix"
-        f" WHERE b.id <= this.id AND (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL"
-        f" ORDER BY newest.first_result_id DESC, t.id DESC LIMIT {MAX_RESULTS}"
+        f" WHERE (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL"
+        f" ORDER BY b.first_result_id DESC, t.id DESC LIMIT {MAX_RESULTS}"
     )
     parameters = {"case": case_id, "id": result_id, "build": build_id}
     rows = await fetch_rows(source, query, parameters | {"blocks": FIRST_BLOCKS})

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import msgspec
@@ -38,6 +38,10 @@ OVERDUE_AFTER = timedelta(hours=1)
 SWEEP_INTERVAL_S = 60.0
 """Seconds between two searches for such inquiries."""
 SWEPT_AT_ONCE = 100
+GATHERED_AT_ONCE = 2
+"""Number of questions for which evidence is gathered at once. More would not be answered sooner, and would keep the
+database from answering other requests.
+"""
 MAX_EARLIER = 4
 """Number of earlier messages of a conversation that an answer takes into account."""
 WHICH_PROJECT = (
@@ -59,6 +63,8 @@ class InquiryAnswerer:
     clock: Callable[[], datetime]
     writer: AnswerWriter
     """Lets a model answer questions, if there is one."""
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(GATHERED_AT_ONCE))
+    """Turns at gathering evidence."""
 
     async def answer(self, event: InquiryAsked) -> None:
         """Answers the inquiry, and records the answer. Stops if the inquiry is cancelled meanwhile, and does nothing if
@@ -125,8 +131,9 @@ class InquiryAnswerer:
                 inquiry.days,
                 inquiry.build_choice,
             )
-            evidence = await gather(self.pool, self.event_log, question)
-            builtin = await asyncio.to_thread(answer, evidence)
+            async with self.turns:
+                evidence = await gather(self.pool, self.event_log, question)
+                builtin = await asyncio.to_thread(answer, evidence)
             found = await self.writer.answer(evidence, builtin, inquiry_id=inquiry.inquiry_id, model=inquiry.model)
             done = AnswerInquiry(
                 inquiry.inquiry_id,

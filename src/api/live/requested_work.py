@@ -16,8 +16,10 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS
 
 T = TypeVar("T")
 
-POLL_INTERVAL_S = 1.0
-"""Seconds after which the end is looked for without a notification, which may be lost."""
+POLL_INTERVAL_S, MAX_POLL_INTERVAL_S = 1.0, 5.0
+"""Seconds after which the end is looked for without a notification, which may be lost: at first, and later. Many
+requests that wait for long would otherwise take the time of others.
+"""
 
 
 async def request_work(
@@ -45,7 +47,7 @@ async def request_work(
         # Subscribe before the request, so that no notification of the end is missed.
         with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
             await ctx(command)
-            deadline = asyncio.get_running_loop().time() + timeout_s
+            deadline, pause = asyncio.get_running_loop().time() + timeout_s, POLL_INTERVAL_S
             async with watching_disconnect(request, ended) as is_gone:
                 while True:
                     ended.clear()
@@ -54,6 +56,7 @@ async def request_work(
                     left = deadline - asyncio.get_running_loop().time()
                     if left <= 0 or is_gone.is_set():
                         return None
-                    await wait_for(ended, min(POLL_INTERVAL_S, left))
+                    await wait_for(ended, min(pause, left))
+                    pause = min(1.5 * pause, MAX_POLL_INTERVAL_S)
 
     return await check_after(request, wait_for_end())
