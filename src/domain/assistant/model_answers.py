@@ -93,8 +93,7 @@ def check_answer(text: str, prompt: Prompt, evidence: Evidence, findings: Answer
     UnusableAnswer if the answer has no claim that its sources support.
     """
     reply = _parse(text, _ModelReply)
-    shown = set(prompt.refs)
-    texts = {source.ref: f"{source.ref} {mask(source.text)}" for source in evidence.sources if source.ref in shown}
+    texts = {source.ref: f"{source.ref} {source.text}" for source in prompt.sources}
     found = _claim_texts(findings)
     has_failed = evidence.build is not None and evidence.build.status == "failed"
     checked = [

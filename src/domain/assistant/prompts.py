@@ -79,10 +79,14 @@ class Prompt(msgspec.Struct, frozen=True):
     instructions: str
     data: str
     """The evidence, as JSON."""
-    refs: tuple[str, ...]
-    """References of the sources that the prompt contains."""
+    sources: tuple[Source, ...]
+    """Sources that the prompt contains, as the model gets them."""
     schema: dict[str, Any]
     """JSON schema of the answer."""
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        return tuple(source.ref for source in self.sources)
 
     @property
     def text(self) -> str:
@@ -98,8 +102,8 @@ class Prompt(msgspec.Struct, frozen=True):
 def build_prompt(evidence: Evidence, findings: Answer) -> Prompt:
     """Returns the prompt for a question. `findings` are what rules and statistics answer."""
     sources = _choose_sources(evidence, findings)
-    refs = tuple(source.ref for source in sources)
-    return Prompt(INSTRUCTIONS, _encode(_to_data(evidence, findings, sources)), refs, _schema(refs))
+    schema = _schema(tuple(source.ref for source in sources))
+    return Prompt(INSTRUCTIONS, _encode(_to_data(evidence, findings, sources)), tuple(sources), schema)
 
 
 def build_lookup_prompt(evidence: Evidence, findings: Answer, offered: Sequence[Lookup]) -> Prompt:
@@ -108,7 +112,7 @@ def build_lookup_prompt(evidence: Evidence, findings: Answer, offered: Sequence[
     names = [lookup.name for lookup in offered]
     data = _to_data(evidence, findings, sources) | {"lookups": names}
     schema = _object({"lookups": {"type": "array", "items": {"type": "string", "enum": names}}})
-    return Prompt(LOOKUP_INSTRUCTIONS, _encode(data), tuple(source.ref for source in sources), schema)
+    return Prompt(LOOKUP_INSTRUCTIONS, _encode(data), tuple(sources), schema)
 
 
 def _to_data(evidence: Evidence, findings: Answer, sources: Sequence[Source]) -> dict[str, Any]:
