@@ -1,10 +1,12 @@
 """Measures one report of 100,000 tests (about 50 MB) from upload to readable results: `./dev bench results`.
 
 Also measures the bytes per result in the tables and indexes of the read model, for passed results of ten builds with
-the same tests.
+the same tests, and the processor time that the projector takes for a result: for all read models, the statistics of
+tests among them, without that of PostgreSQL.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 import psycopg
 import requests
 
+from bench.rebuild import fetch_head, fetch_projected
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from projections.results import BlockRow
@@ -62,6 +65,16 @@ def read_memory_mb(pid: int) -> tuple[float, float]:
     return int(fields["VmRSS"].split()[0]) / 1024, int(fields["VmHWM"].split()[0]) / 1024
 
 
+def read_projector_cpu_s(stack: Stack) -> float:
+    """Waits until the read models have caught up. Returns the processor time that the projector has taken so far."""
+    head = fetch_head(stack)
+    while fetch_projected(stack) < head:
+        time.sleep(0.05)
+    with open(f"/proc/{stack.pids['project']}/stat") as status:
+        fields = status.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(stack: Stack, report: Report) -> None:
     job = stack.create_job("large", "true")
     processes = {name: stack.pids[name] for name in ("serve", "project")}
@@ -69,12 +82,15 @@ def measure(stack: Stack, report: Report) -> None:
     content = b"".join(write_junit(CASES, failing=True))
     report.add("report", len(content) / 2**20, "MiB")
     build = start_external_build(stack, job)
+    cpu_s = read_projector_cpu_s(stack)
     begun = time.monotonic()
     upload(stack, build, content)
     failed = CASES // 20
     while stack.call("GET", f"/api/v3/tests?build_id={build}&status=failed&limit=1")["total"] < failed:
         time.sleep(0.05)
     report.add("stored, classified and readable", time.monotonic() - begun, "s", at_most=10)
+    cpu_s, before_s = read_projector_cpu_s(stack), cpu_s
+    report.add("CPU of project, 5 % failing", (cpu_s - before_s) / CASES * 1e6, "µs/result", at_most=20)
     for name, pid in processes.items():
         report.add(
             f"memory of {name} at its peak, above before", read_memory_mb(pid)[1] - before[name], "MB", at_most=300
@@ -89,9 +105,12 @@ def measure(stack: Stack, report: Report) -> None:
             f"GET {path.partition('?')[0].partition('/')[0]}, p99", percentile(times, 99) * 1000, "ms", at_most=50
         )
     before_size = fetch_size(stack)
+    cpu_s = read_projector_cpu_s(stack)
     passing = b"".join(write_junit(CASES, failing=False))
     for _ in range(BUILDS):
         upload(stack, start_external_build(stack, job), passing)
+    cpu = (read_projector_cpu_s(stack) - cpu_s) / (CASES * BUILDS)
+    report.add("CPU of project, all passing", cpu * 1e6, "µs/result", at_most=20)
     report.add(
         "read tables and indexes", (fetch_size(stack) - before_size) / (CASES * BUILDS), "bytes/result", at_most=20
     )
