@@ -19,7 +19,7 @@ from domain.assistant.answers import Answer
 from domain.assistant.evidence import Evidence
 from domain.assistant.lookups import Lookup, plan_lookups
 from domain.assistant.model_answers import UnusableAnswer, check_answer, read_lookups
-from domain.assistant.prompts import MAX_ANSWER_TOKENS, Prompt, build_lookup_prompt, build_prompt
+from domain.assistant.prompts import Prompt, build_lookup_prompt, build_prompt
 from domain.core.errors import Rejection
 from domain.language_model import ModelPolicy, Provider
 from integrations.llm_ports import LanguageModel, ModelReply, ModelRequest, ModelUnavailable
@@ -124,7 +124,7 @@ class AnswerWriter:
             reservation = await self._reserve(inquiry_id, chosen, prompt)
         except Rejection as refused:
             return _Called(None, "", 0, refused.detail)
-        request = ModelRequest(chosen, prompt.instructions, prompt.data, prompt.schema, MAX_ANSWER_TOKENS)
+        request = ModelRequest(chosen, prompt.instructions, prompt.data, prompt.schema, prompt.answer_tokens)
         tokens = 0
         try:
             reply, tokens = await self._ask(language_model, request, reservation)

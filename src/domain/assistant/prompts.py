@@ -32,6 +32,8 @@ MAX_REPLY = 1_000
 """Largest number of characters of an earlier reply in a prompt."""
 MAX_ANSWER_TOKENS = 1_200
 """Largest number of tokens of a model's answer."""
+MAX_CHOICE_TOKENS = 400
+"""Largest number of tokens of a model's choice of look-ups: six names of 40 tokens each, and more."""
 BYTES_PER_TOKEN = 2
 """Smallest number of bytes that a token stands for, on average over a prompt. English text has about 4, logs with many
 numbers and hashes about 2.5.
@@ -83,6 +85,8 @@ class Prompt(msgspec.Struct, frozen=True):
     """Sources that the prompt contains, as the model gets them."""
     schema: dict[str, Any]
     """JSON schema of the answer."""
+    answer_tokens: int = MAX_ANSWER_TOKENS
+    """Largest number of tokens of the answer."""
 
     @property
     def refs(self) -> tuple[str, ...]:
@@ -96,7 +100,7 @@ class Prompt(msgspec.Struct, frozen=True):
     def max_tokens(self) -> int:
         """Largest number of tokens that the prompt and its answer can have."""
         size = len(self.text.encode()) + len(msgspec.json.encode(self.schema))
-        return size // BYTES_PER_TOKEN + OVERHEAD_TOKENS + MAX_ANSWER_TOKENS
+        return size // BYTES_PER_TOKEN + OVERHEAD_TOKENS + self.answer_tokens
 
 
 def build_prompt(evidence: Evidence, findings: Answer) -> Prompt:
@@ -112,7 +116,7 @@ def build_lookup_prompt(evidence: Evidence, findings: Answer, offered: Sequence[
     names = [lookup.name for lookup in offered]
     data = _to_data(evidence, findings, sources) | {"lookups": names}
     schema = _object({"lookups": {"type": "array", "items": {"type": "string", "enum": names}}})
-    return Prompt(LOOKUP_INSTRUCTIONS, _encode(data), tuple(sources), schema)
+    return Prompt(LOOKUP_INSTRUCTIONS, _encode(data), tuple(sources), schema, MAX_CHOICE_TOKENS)
 
 
 def _to_data(evidence: Evidence, findings: Answer, sources: Sequence[Source]) -> dict[str, Any]:

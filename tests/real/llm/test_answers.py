@@ -14,6 +14,7 @@ import pytest
 
 from commands.handler import Handler
 from commands.token_quota import TokenMeter
+from domain.assistant.lookups import offer_lookups
 from domain.assistant.prompts import build_prompt
 from domain.language_model import ModelPolicy
 from integrations.llm.openai import OpenAiModel
@@ -76,3 +77,14 @@ async def test_a_question_is_answered_and_counted(parts: Core, model: OpenAiMode
     assert written.answer.claims
     assert (written.provider == "builtin") == (written.fell_back is not None)
     assert 0 < used == written.tokens
+
+
+async def test_look_ups_are_chosen_among_those_that_are_offered(parts: Core, model: OpenAiModel) -> None:
+    meter = TokenMeter(parts.log, Handler(parts.log, utcnow), utcnow)
+    writer = AnswerWriter(ModelPolicy("openai", "smollm2"), model, meter, utcnow, timedelta(seconds=TIMEOUT_S))
+    offered = offer_lookups(["test:1001", "build:9812", "commit:badc0de"])
+    chosen = await writer.choose_lookups(make_evidence(CONTROL_TOKENS), FINDINGS, offered, inquiry_id="aijob-1")
+    used, _ = await meter.count()
+    assert set(chosen.lookups) <= set(offered)
+    assert bool(chosen.lookups) or not chosen.fell_back, "rules choose some"
+    assert 0 < used == chosen.tokens
