@@ -11,7 +11,8 @@ Rows of results are never updated. In events of older releases, a result may rep
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import compress, count
+from functools import reduce
+from operator import or_
 
 import msgspec
 
@@ -45,6 +46,7 @@ from projections.results_cases import (
     correct_run,
     remove_result,
 )
+from projections.results_passes import count_passes
 from projections.results_runs import (
     BuildOutcomeRow,
     CaseDayRow,
@@ -273,6 +275,7 @@ _ATTEMPTS = (
     bytes(attempt * ATTEMPT >> 8 for attempt in range(256)),
 )
 _INVERTED = bytes([0xFF]) + bytes(255)
+_RETRIED = bytes([4]) + bytes(255)
 _IS_FLAKY = bytes(1) + b"\1" * 255
 
 
@@ -300,18 +303,21 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
     build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     flaky_rows = find_flaky(event)
-    marks = bytearray((int.from_bytes(event.statuses) | int.from_bytes(flaky_rows)).to_bytes(len(flaky_rows)))
-    """0 for the rows that passed, are not flaky and replace no other result."""
+    columns = map(int.from_bytes, (event.statuses, flaky_rows, event.finals.translate(_RETRIED)))
+    marks = bytearray(reduce(or_, columns).to_bytes(len(flaky_rows)))
+    """0 for the rows that passed, are not flaky, were not retried, and replace no other result."""
     for row in replaced:
-        marks[row] = 1
-    case_ids = list(compress(event.case_ids, event.finals))
-    columns = (compress(values, event.finals) for values in (count(), marks))
+        marks[row] |= 1
+    passes = count_passes(event, bytes(marks), rows)
+    yield from passes.changes
+    left = [row for row in passes.left if event.finals[row]]
+    case_ids = [event.case_ids[row] for row in left]
     after: dict[int, CaseStatsRow] = {}
     notes = RunNotes(event, rows)
-    for case_id, stats, row, mark in zip(case_ids, rows.get_many(CaseStatsRow, case_ids), *columns, strict=True):
+    for case_id, stats, row in zip(case_ids, rows.get_many(CaseStatsRow, case_ids), left, strict=True):
         # Does the work of `add_result` for nearly all results: those of tests that always pass, and of new tests.
-        # Calling `add_result` for each would take a fifth of a bulk load. Such a run is never notable.
-        if not mark and case_id not in after:
+        # Such a run is never notable.
+        if not marks[row] and case_id not in after:
             if stats is None:
                 after[case_id] = CaseStatsRow(case_id, build_id, job_id, commit, runs=1, passed=1)
                 continue
@@ -334,9 +340,11 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
                 continue
         # One block may contain results of the same test in several suites.
         known = after.get(case_id) or stats
+        status, flaky = event.statuses[row], flaky_rows[row]
+        if status == SKIPPED and known is not None and row not in replaced:
+            continue
         stats = known or CaseStatsRow(case_id)
         is_other = stats.last_build_id != build_id
-        status, flaky = event.statuses[row], flaky_rows[row]
         is_first = case_id not in after
         if row in replaced and is_other:
             after[case_id] = changed = correct_run(stats, replaced[row], status)
@@ -350,7 +358,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
         # `notes.changes` counts one run for each test case.
         notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - is_first)
     yield RowsByKey(CaseStatsRow, after)
-    yield from notes.changes(after)
+    yield from notes.changes([*passes.case_ids, *after])
 
 
 def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:

@@ -44,7 +44,7 @@ class CaseStatsRow(Row, frozen=True):
     It is no flip, and it is not flaky for this reason alone: the test may fail on Python 3.11 and pass on 3.12.
     """
 
-    table = Table("case_stats", VERSION, key=("case_id",))
+    table = Table("case_stats", VERSION, key=("case_id",), in_columns=True)
     case_id: int
     last_build_id: int = 0
     """Id of the build of the last run. `job_id` and `commit` belong to the same build."""

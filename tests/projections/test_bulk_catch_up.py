@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from psycopg import AsyncConnection
 
 from domain.claims import ClaimTaken
+from domain.core.columns import Int32s
 from domain.core.events import Event, EventMetadata, Recorded
 from domain.registry import EVENTS
-from projections.engine import bulk_catch_up, bulk_loader
+from domain.results import FAILED, PASSED, SKIPPED
+from projections import results, results_passes
+from projections.engine import bulk_catch_up, bulk_loader, column_table
 from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows, unpack_array
 from projections.engine.buffers import LoadRefused
 from projections.engine.bulk_loader import BulkLoader, UncheckedRows
@@ -21,9 +24,12 @@ from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
+from projections.results_cases import CaseStatsRow
+from projections.results_runs import CaseDayRow, NotableRunRow, SuspectRow
 from store.log.event_log import Write
 from store.postgres.queries import fetch_rows
 from testhide.processes import Core
+from tests.projections.test_results import block
 from tests.projections.toys import (
     NOW,
     TOYS,
@@ -161,6 +167,61 @@ async def test_loaded_rows_are_those_of_the_engine(
     loaded = await rows(staging)
     if happened:
         assert loaded == expected
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> list[Event]:
+    """Results of up to six reports, nearly all of which passed. The tests of a report follow each other, or not."""
+    drawn: list[Event] = []
+    for number in range(1, draw(st.integers(2, 6)) + 1):
+        statuses = draw(st.lists(st.sampled_from([PASSED] * 6 + [FAILED, SKIPPED]), min_size=3, max_size=14))
+        first, step = draw(st.integers(1, 4)), draw(st.sampled_from([1, 1, 1, 2]))
+        case_ids = [first + index * step for index in range(len(statuses))]
+        finals = bytearray(b"\1" * len(statuses))
+        if draw(st.booleans()):
+            # The second row is another attempt of the first, or the same test in another suite.
+            case_ids[1], finals[0] = case_ids[0], draw(st.integers(0, 1))
+        columns = {
+            "finals": bytes(finals),
+            "job_id": draw(st.sampled_from([5, 5, 6])),
+            "commit": draw(st.integers(0, 1)),
+        }
+        build = draw(st.sampled_from([number, number, 1]))
+        drawn.append(block(build, *statuses, case_ids=Int32s(case_ids), first_result_id=number * 100, **columns))
+    return drawn
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(
+    # Two reports of one build, and tests in two suites of a report, all of which passed before.
+    happened=[
+        block(1, *[PASSED] * 6),
+        block(2, *[PASSED] * 6),
+        block(2, *[PASSED] * 6, first_result_id=300),
+        block(4, *[PASSED] * 6),
+        block(5, *[PASSED] * 6, case_ids=Int32s([1, 2, 3, 2, 3, 4])),
+    ],
+    cuts=[1, 2, 3],
+    kept=9,
+    rows_changed=1_000,
+)
+@given(blocks(), st.lists(st.integers(0, 6), max_size=3), st.integers(0, 3), st.sampled_from([1, 1_000]))
+async def test_passes_that_are_counted_in_columns_give_the_rows_of_the_engine(
+    parts: Core, staging: AsyncConnection, happened: list[Event], cuts: list[int], kept: int, rows_changed: int
+) -> None:
+    events = recorded(*happened)
+    tables = (CaseStatsRow, CaseDayRow, NotableRunRow, SuspectRow)
+    await anew(staging, [results.PROJECTION])
+    await Engine(staging, [results.PROJECTION], announce=False).apply(events, 0)
+    expected = [await table(staging, row) for row in tables]
+    await anew(staging, [results.PROJECTION])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(results_passes, "MIN_CASES", 2)
+        patched.setattr(column_table, "SPAN", 4)
+        patched.setattr(column_table, "MAX_SPANS", 1)
+        patched.setattr(bulk_loader, "MAX_CHANGED_ROWS", rows_changed)
+        await load(staging, events, cuts, kept, results.PROJECTION)
+    assert [await table(staging, row) for row in tables] == expected
 
 
 def numbered(event: Recorded, rows: Rows) -> Iterable[Change]:

@@ -25,6 +25,9 @@ class MemoryRows:
     def get_many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
         return [self.get(row, key) for key in keys]
 
+    def get_columns(self, row: type[Row], first: int, count: int) -> None:
+        return None
+
     def apply(self, *events: Event) -> "MemoryRows":
         for event in events:
             self.position += 1

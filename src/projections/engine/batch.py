@@ -52,6 +52,9 @@ class RowBatch:
     def get_many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
         return [self.get(row, key) for key in keys]
 
+    def get_columns(self, row: type[Row], first: int, count: int) -> None:
+        return None
+
     def missing(self, needed: Iterable[tuple[type[Row], Key]]) -> dict[type[Row], set[Key]]:
         """Takes the needed rows from the cache. Returns the keys of the rows that the cache lacks; the caller fetches
         these from the tables.

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -22,6 +22,10 @@ class LoadRefused(Exception):
     """Raised when a row of a bulk load cannot be stored. Roll the transaction back, and let the engine apply the
     transaction's events: the engine can park the event with the bad row.
     """
+
+
+class NotInMemory(Exception):
+    """Raised when a projection reads a row that is not in memory."""
 
 
 class LoadConnection:
@@ -72,6 +76,29 @@ class BufferedTable:
         self.has_single_key = len(row.table.key) == 1
         is_numeric = all(item.sql_type in binary_copy.CODES for item in columns_of(row))
         self._cached = CACHED_NUMERIC_ROWS if is_numeric else CACHED_ROWS
+
+    @property
+    def changes(self) -> int:
+        """Number of changed rows."""
+        return len(self.changed)
+
+    def has(self, flat_key: Any) -> bool:
+        """Returns whether it is known which row has this key."""
+        return self.is_complete or flat_key in self.rows
+
+    def get(self, flat_key: Any) -> Row | None:
+        """Returns the row with this key; None if there is none. Raises NotInMemory."""
+        self.is_read = True
+        if (found := self.rows.get(flat_key)) is None and not self.has(flat_key):
+            raise NotInMemory
+        return found
+
+    def get_many(self, flat_keys: Sequence[Any]) -> Sequence[Row | None]:
+        """Returns for each of these keys the row or None. Raises NotInMemory."""
+        self.is_read = True
+        if not self.is_complete and not all(map(self.rows.__contains__, flat_keys)):
+            raise NotInMemory
+        return list(map(self.rows.get, flat_keys))
 
     def flatten(self, key: Key) -> Any:
         return key[0] if self.has_single_key else key

@@ -16,8 +16,9 @@ applies these events.
 
 import contextlib
 import time
+from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -28,10 +29,12 @@ from psycopg import AsyncConnection
 from domain.core.events import Damaged, Event, Recorded
 from domain.registry import EVENTS
 from projections.engine import statements
-from projections.engine.buffers import AppendOnlyTable, BufferedTable, LoadConnection, LoadRefused
+from projections.engine.buffers import AppendOnlyTable, BufferedTable, LoadConnection, LoadRefused, NotInMemory
+from projections.engine.column_table import ColumnTable
 from projections.engine.engine import REFUSALS, LostLeadership, error_message
 from projections.engine.model import (
     Change,
+    ColumnsByKey,
     Delete,
     DeleteRange,
     Key,
@@ -59,17 +62,12 @@ INDEX_MEMORY = "16MB"
 """`maintenance_work_mem` while indexes are created. A small sort fits into the processor's cache: 20 million rows take
 8 s of CPU with 16 MB, and 12 s with 256 MB.
 """
-_UNKNOWN: Any = object()
 
 
 class UncheckedRows(Exception):
     """Raised by a loader that is not careful for a row that cannot be stored. Let a careful loader apply the events of
     the transaction, which was rolled back.
     """
-
-
-class _NotInMemory(Exception):
-    """Raised when a projection reads a row that is not in memory."""
 
 
 class _Handlers(dict[type[Event], list[Projection]]):
@@ -121,7 +119,9 @@ class BulkLoader:
         self._projections = projections
         rows = [row for projection in projections for row in projection.rows]
         self._buffered = {
-            row: BufferedTable(self._db, row, is_complete=position == 0) for row in rows if not row.table.append_only
+            row: (ColumnTable if row.table.in_columns else BufferedTable)(self._db, row, is_complete=position == 0)
+            for row in rows
+            if not row.table.append_only
         }
         self._append_only = {row: AppendOnlyTable(self._db, row) for row in rows if row.table.append_only}
         self._handlers = _Handlers(projections)
@@ -139,19 +139,18 @@ class BulkLoader:
 
     def get(self, row: type[R], *key: Any) -> R | None:
         table = self._buffered[row]
-        table.is_read = True
-        flat_key = key[0] if table.has_single_key else key
-        found: Any = table.rows.get(flat_key, None if table.is_complete else _UNKNOWN)
-        if found is _UNKNOWN:
-            raise _NotInMemory
-        return found  # type: ignore[no-any-return]
+        return table.get(table.flatten(key))  # type: ignore[return-value]
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
+        return self._buffered[row].get_many(keys)  # type: ignore[return-value]
+
+    def get_columns(self, row: type[Row], first: int, count: int) -> "Mapping[str, array[int]] | None":
+        return self._in_columns(row).get_columns(first, count)
+
+    def _in_columns(self, row: type[Row]) -> ColumnTable:
         table = self._buffered[row]
-        table.is_read = True
-        if not table.is_complete and not all(map(table.rows.__contains__, keys)):
-            raise _NotInMemory
-        return list(map(table.rows.get, keys))  # type: ignore[arg-type]
+        assert isinstance(table, ColumnTable), f"{row.table} is not kept in columns"
+        return table
 
     async def begin(self) -> None:
         """Prepares the load. At position 0 drops the indexes of all tables; otherwise reads the deletes that an
@@ -183,7 +182,7 @@ class BulkLoader:
                 for projection in self._handlers[type(event.event)]:
                     try:
                         changes = self._changes(projection, event)
-                    except _NotInMemory:
+                    except NotInMemory:
                         await self._fetch(projection, events[number:])
                         changes = self._changes(projection, event)
                     for change in changes:
@@ -200,6 +199,8 @@ class BulkLoader:
                         elif isinstance(change, RowsByKey):
                             self._buffered[change.row].put_all(change.rows)
                             stored[change.row].extend(islice(change.rows.values(), 1))
+                        elif isinstance(change, ColumnsByKey):
+                            self._in_columns(change.row).put_columns(change.first, change.columns)
                         else:
                             self._delete(change)
                 self.position = event.position
@@ -207,14 +208,14 @@ class BulkLoader:
                 for rows in filter(None, stored.values()):
                     check_rows(rows)
             for buffered in self._buffered.values():
-                if not buffered.is_read and len(buffered.changed) >= WRITE_ROWS:
+                if not buffered.is_read and buffered.changes >= WRITE_ROWS:
                     await buffered.write()
             for table in self._append_only.values():
                 table.pack()
                 if table.packed_bytes >= COPY_BYTES:
                     await table.write()
             if (
-                sum(len(buffered.changed) for buffered in self._buffered.values()) >= MAX_CHANGED_ROWS
+                sum(buffered.changes for buffered in self._buffered.values()) >= MAX_CHANGED_ROWS
                 or self.position - self.committed >= MAX_EVENTS
                 or time.monotonic() - self._opened >= MAX_TRANSACTION_S
             ):
@@ -244,7 +245,7 @@ class BulkLoader:
 
     def _changes(self, projection: Projection, event: Recorded) -> Sequence[Change]:
         """Returns the changes that the projection makes for an event; none if it parks the event. Raises
-        _NotInMemory.
+        NotInMemory.
         """
         if self._blocked and (projection.name, event.stream) in self._blocked:
             self._parked.append((projection, event, WAITS))
@@ -254,7 +255,7 @@ class BulkLoader:
             for change in changes if self._is_careful else ():
                 if type(change) not in self._append_only:  # those rows are validated when they are packed
                     check(change)
-        except _NotInMemory:
+        except NotInMemory:
             raise
         except Exception as error:
             message = error_message(error)
@@ -278,7 +279,7 @@ class BulkLoader:
             if projection.handles is None or isinstance(event.event, projection.handles):
                 for row, key in projection.keys(event):
                     table = self._buffered[row]
-                    if not table.is_complete and table.flatten(key) not in table.rows:
+                    if not table.has(table.flatten(key)):
                         missing[row].add(key)
         for row, keys in missing.items():
             await self._buffered[row].fetch(keys)

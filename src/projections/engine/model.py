@@ -9,6 +9,7 @@ writes an event with `DeleteWhere` or `DeleteRange` in a separate statement.
 
 import hashlib
 import types
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,6 +58,10 @@ class Table:
     append_only: bool = False
     """True if rows are never changed: only inserted, or deleted by `DeleteWhere` and `DeleteRange`. Such a table has no
     primary key, `keys` never names its rows, and all its columns are numbers or arrays of numbers.
+    """
+    in_columns: bool = False
+    """True if a bulk load keeps the rows column by column (`projections.engine.column_table`). All columns of such a
+    table are numbers that are never null, its key is a single column, and its rows are never deleted.
     """
 
     def __str__(self) -> str:
@@ -109,7 +114,16 @@ class RowsByKey:
         self.row, self.rows = row, rows
 
 
-Change = Row | Delete | DeleteRange | RowsByKey
+class ColumnsByKey:
+    """A change that replaces some columns of rows with consecutive keys, of which `first` is the first. Only for rows
+    that `Rows.get_columns` has returned.
+    """
+
+    def __init__(self, row: type[Row], first: int, columns: "Mapping[str, array[int]]") -> None:
+        self.row, self.first, self.columns = row, first, columns
+
+
+Change = Row | Delete | DeleteRange | RowsByKey | ColumnsByKey
 
 
 def changed_columns(row: Row, event: Event) -> dict[str, Any]:
@@ -131,6 +145,12 @@ class Rows(Protocol):
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
         """Returns for each of these keys the row or None. The table's key must be a single column."""
+        ...
+
+    def get_columns(self, row: type[Row], first: int, count: int) -> "Mapping[str, array[int]] | None":
+        """Returns the rows with `count` consecutive keys, of which `first` is the first: for each column except the key
+        an array. Returns None if they have to be read by `get_many`: nearly always, except in a bulk load.
+        """
         ...
 
 

@@ -18,6 +18,7 @@ from domain.core.events import Damaged, Recorded
 from projections.engine import binary_copy, statements
 from projections.engine.model import (
     Change,
+    ColumnsByKey,
     Delete,
     DeleteRange,
     Key,
@@ -77,6 +78,9 @@ class HistoricalTables:
     def get_many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
         return [self.get(row, key) for key in keys]
 
+    def get_columns(self, row: type[Row], first: int, count: int) -> None:
+        return None
+
     def all(self, row: type[R]) -> list[R]:
         return [found for found in self._rows[row].values() if isinstance(found, row)]
 
@@ -120,6 +124,8 @@ class HistoricalTables:
                 self._remove(row, [change.key])
             case DeleteRange():
                 self._remove(row, [key for key, item in rows.items() if change.matches(item)])
+            case ColumnsByKey():
+                raise AssertionError(f"columns of {row.table} were changed, and `get_columns` returned none")
             case _:
                 assert_never(change)
 
