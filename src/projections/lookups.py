@@ -105,9 +105,9 @@ async def _read_log(connection: AsyncConnection, project_id: int, lookup: Lookup
     texts = [clean(line.text, keep_time=True) for line in read]
     if not texts:
         return LookedUp(lookup, f"Build {build.id} has no such lines in its log.")
-    marked = texts[first - 1 - offset : last - offset] or texts[-1:]
-    quoted = next((text.strip() for text in marked if text.strip()), "")[:MAX_LINE]
-    text = f"Line {first} of the log of build {build.id} says: {quoted or 'nothing'}"
+    numbered = list(enumerate((text.strip() for text in texts), offset + 1))
+    marked = [item for item in numbered[first - 1 - offset : last - offset] if item[1]] or numbered[-1:]
+    text = f"Line {marked[0][0]} of the log of build {build.id} says: {marked[0][1][:MAX_LINE] or 'nothing'}"
     ref = f"log:{build.id}:{offset + 1}-{offset + len(texts)}"
     return LookedUp(lookup, text, (Source(ref, "\n".join(texts)),))
 

@@ -14,6 +14,7 @@ from commands.builds import FinishExternalBuild, StartBuild
 from commands.handler import Handler
 from commands.inquiries import AskInquiry, CancelInquiry, TakeInquiryStep
 from commands.token_quota import TokenMeter
+from domain.assistant.lookups import Lookup
 from domain.core.errors import Unavailable
 from domain.inquiries import (
     INQUIRY,
@@ -29,8 +30,10 @@ from domain.triggers import BuildTrigger
 from integrations.llm.openai import OpenAiModel
 from projections.builds import BuildRow
 from projections.chat_subjects import ChatSubject, choose_build
+from projections.lookups import look_up
 from store.clock import utcnow
 from store.postgres.queries import execute
+from store.tables.build_logs import BuildLogs, Line
 from tests.commands.test_results import FAILURE
 from tests.support.model_server import Behaviour, ModelServer, completes, hangs, refuses, serving_model
 from tests.workers.test_known_issues import House, house  # noqa: F401
@@ -269,3 +272,13 @@ async def test_a_chat_about_a_job_or_project_is_about_no_build_of_a_fork(house: 
     async with house.parts.pool.connection() as connection:
         for subject in (ChatSubject(1, 1), ChatSubject(1)):
             assert (await choose_build(connection, subject, "Why is it red?")).build_id == 1
+
+
+async def test_a_look_up_quotes_the_line_that_it_names(house: House) -> None:  # noqa: F811
+    await house.does(StartBuild(1, 1, external=True))
+    lines = [Line(0, text) for text in ("working", "", "boom", "end")]
+    await BuildLogs(house.parts.pool).append(1, 1, 1, 0, lines)
+    await house.shown()
+    found = await look_up(house.parts.pool, 1, Lookup("log_lines", "log:1:2-3"))
+    assert found is not None
+    assert found.text == "Line 3 of the log of build 1 says: boom"
