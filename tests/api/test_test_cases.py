@@ -141,3 +141,24 @@ def test_refusals(server: Server, history: dict[str, Any]) -> None:
         assert server.admin.get("/api/v3/test-cases", params=query).status_code == 422, query
     assert server.admin.get("/api/v3/test-cases", params={"project_id": 10**9}).status_code == 404
     assert server.admin.get(f"/api/v3/test-cases/{10**9}").status_code == 404
+
+
+def test_numbers_out_of_range(server: Server, history: dict[str, Any]) -> None:
+    project = history["project"]
+    for path, status in {
+        f"/test-cases?project_id={project}&after={10**30}:{10**18}": 200,
+        f"/test-cases?project_id={project}&after=-{10**30}:-1": 200,
+        f"/test-cases?project_id={project}&search=a%00": 422,
+        f"/test-cases?project_id={project}&days={10**30}": 422,
+        f"/test-cases?project_id={10**30}": 422,
+        f"/test-cases?job_id=-{10**30}": 422,
+        f"/test-cases/{10**30}": 404,
+        f"/ai/tests/health?project_id={project}&min_runs={10**6}": 200,
+        f"/ai/tests/health?project_id={project}&min_runs={10**30}": 422,
+        f"/ai/tests/{10**30}/health": 404,
+        f"/ai/emerging/latest?project_id={project}&window={10**30}": 422,
+        f"/jobs/{10**30}/trend": 404,
+        f"/projects/{project}/trend?days={10**30}": 422,
+    }.items():
+        assert server.admin.get(f"/api/v3{path}").status_code == status, path
+    assert server.admin.fetch("/ai/tests/health", project_id=project, min_runs=10**6) == {"tests": [], "total": 0}
