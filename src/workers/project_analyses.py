@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from psycopg_pool import AsyncConnectionPool
 
-from commands.reports.causes import EqualFailures, find_kind
+from commands.reports.causes import EqualFailures, find_cause_kind
 from commands.reports.failure_clusters import FailedBuild, FailureCluster, find_clusters, summarize_clusters
 from domain.assistant.answers import Answer
 from domain.assistant.project_audits import (
@@ -211,7 +211,7 @@ class ProjectAnalyst:
         """Returns whether all failures of a test in the newest builds in which it failed are of the infrastructure."""
         failed = sorted({run.build_id for run in case.history.notable if run.flags & RUN_FAILED}, reverse=True)
         texts = await test_health.fetch_failure_texts(self.pool, case.id, failed[:FAILED_BUILDS], [])
-        return bool(texts) and all(find_kind(text.message, "") == "infrastructure" for text in texts)
+        return bool(texts) and all(find_cause_kind(text.message, "") == "infrastructure" for text in texts)
 
     async def _read_failures(self, project_id: int, now: datetime) -> tuple[list[FailedBuild], int, int]:
         """Returns the newest failed builds with their failures, the number of these failures, and how many of them

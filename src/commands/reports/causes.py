@@ -70,7 +70,7 @@ class FailureCause(msgspec.Struct, frozen=True):
     """
 
 
-def find_kind(message: str, trace: str) -> CauseKind:
+def find_cause_kind(message: str, trace: str) -> CauseKind:
     """Returns `infrastructure` if the message, or the trace of a failure without a message, is one of the network, of
     the machine or of another system. A failed assertion is a failure of the test, whatever it compares.
     """
@@ -96,7 +96,7 @@ def find_causes(
         builds = shared_failures.find_builds_together(runs[index] for index in indexes) if is_by_runs else []
         causes.append(
             FailureCause(
-                kind=find_kind(alike[0].message, alike[0].trace),
+                kind=find_cause_kind(alike[0].message, alike[0].trace),
                 results=sum(failure.results for failure in alike),
                 result_ids=sorted(result_id for failure in alike for result_id in failure.result_ids)[:MAX_EXAMPLES],
                 signatures=[failure.signature for failure in alike],

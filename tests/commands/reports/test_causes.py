@@ -2,7 +2,7 @@
 
 import pytest
 
-from commands.reports.causes import EqualFailures, find_causes, find_kind
+from commands.reports.causes import EqualFailures, find_cause_kind, find_causes
 
 
 def _failure(number: int, message: str, functions: tuple[str, ...], results: int = 1) -> EqualFailures:
@@ -56,4 +56,4 @@ def test_without_a_trace_only_equal_messages_are_one_cause() -> None:
     ],
 )
 def test_kinds(message: str, kind: str) -> None:
-    assert find_kind(message, "") == kind
+    assert find_cause_kind(message, "") == kind
