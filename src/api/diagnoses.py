@@ -4,7 +4,6 @@ docs/intelligence.md says how they are found.
 
 import asyncio
 import hashlib
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -33,6 +32,7 @@ from domain.triage import Classification
 from projections import inquiries
 from projections.builds import BuildRow
 from projections.evidence import gather
+from store.clock import utcnow
 
 ID_PREFIX = "diag-"
 ANSWER_TIMEOUT_S = 60.0
@@ -186,9 +186,11 @@ class DiagnosisController(Controller):
             await ctx(AskAndAnswerInquiry(**asked, answer=found, evidence=msgspec.to_builtins(evidence)))
             return to_diagnosis(build.id, found, "builtin", "")
         end = await find_end(ctx, asked["inquiry_id"])
-        if not isinstance(end, InquiryAnswered) or end.fell_back:
-            if end is not None:  # the model gave no answer then, but may do so now
-                asked["inquiry_id"] = ID_PREFIX + secrets.token_hex(16)
+        if end is not None and (not isinstance(end, InquiryAnswered) or end.fell_back):
+            # The model gave no answer then, but may do so now. It is asked again once in an hour.
+            asked["inquiry_id"] = name_diagnosis(ctx, evidence, found, f"{utcnow():%Y-%m-%d %H}")
+            end = await find_end(ctx, asked["inquiry_id"])
+        if end is None:
             async with counted_question(ctx):
                 end = await ask_worker(request, ctx, AskInquiry(**asked), ANSWER_TIMEOUT_S)
             await ctx.must_access(build.project_id, f"build {build.id}")  # once more, since the model may take long
@@ -260,11 +262,12 @@ async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence
         return evidence, await asyncio.to_thread(answer, evidence)
 
 
-def name_diagnosis(ctx: RequestContext, evidence: Evidence, found: Answer) -> str:
+def name_diagnosis(ctx: RequestContext, evidence: Evidence, found: Answer, hour: str = "") -> str:
     """Returns the id of a diagnosis. It is the same if a user asks again and nothing has changed, so that an unchanged
-    diagnosis is recorded once. The evidence does not show in it, since it stays when the evidence is erased.
+    diagnosis is recorded once. The evidence does not show in it, since it stays when the evidence is erased. `hour` is
+    that of a repeated question to a model that has given no answer.
     """
-    contents = msgspec.json.encode((ctx.user.user_id, ctx.services.model_policy.model, evidence, found))
+    contents = msgspec.json.encode((ctx.user.user_id, ctx.services.model_policy.model, evidence, found, hour))
     return ctx.services.secrets.claim(ID_PREFIX.removesuffix("-"), hashlib.sha256(contents).hexdigest())
 
 

@@ -239,6 +239,9 @@ def test_a_worker_asks_the_model(engines: Engines, tmp_path: Path) -> None:
         assert found["fell_back"]
         events = asking.admin.fetch("/audit/events", project_id=project, limit=5)
         assert ("inquiry.answered", "system:assistant") in [(event["type"], event["actor"]) for event in events]
+        assert [diagnose(asking, build).then(200) for _ in range(4)] == [found] * 4
+        asked = asking.admin.fetch("/audit/events", project_id=project, type="inquiry.asked")
+        assert 2 <= len(asked) <= 3, "a model that gives no answer is asked again once in an hour"
 
 
 def test_a_summary(server: Server, job: int) -> None:
