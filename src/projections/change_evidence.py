@@ -4,7 +4,7 @@ the first bad build. Only what a hook or `git-notify` has reported is known.
 
 from domain.assistant.changed_paths import find_passed_paths
 from domain.assistant.evidence import ChangeFacts, Evidence
-from domain.assistant.sensitive_text import mask
+from domain.assistant.sensitive_text import mask_secrets
 from domain.changes import CHANGE, ChangeReceived
 from domain.core.errors import StreamDamaged
 from domain.triggers import find_repository_path, may_be_repository
@@ -99,7 +99,7 @@ def _to_facts(received: ChangeReceived, good: int, bad: int, texts: list[str]) -
         commit_sha=change.commit,
         last_good_build=good,
         first_bad_build=bad,
-        message=mask(change.message),
+        message=mask_secrets(change.message),
         author=change.author,
         paths=tuple(kept),
         all_paths=None if change.paths is None else len(paths),

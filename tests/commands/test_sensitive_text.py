@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from domain.assistant.sensitive_text import mask, remove_hidden
+from domain.assistant.sensitive_text import mask_secrets, remove_hidden
 
 KEY = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"
@@ -33,7 +33,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N"
     ],
 )
 def test_masked(text: str, masked: str) -> None:
-    assert mask(text) == masked
+    assert mask_secrets(text) == masked
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_masked(text: str, masked: str) -> None:
     ],
 )
 def test_not_masked(text: str) -> None:
-    assert mask(text) == text
+    assert mask_secrets(text) == text
 
 
 @hypothesis.given(st.text(max_size=300))
 def test_masking_twice_changes_nothing(text: str) -> None:
-    assert mask(mask(text)) == mask(text)
+    assert mask_secrets(mask_secrets(text)) == mask_secrets(text)
 
 
 def test_hidden_characters_are_removed() -> None:

@@ -14,7 +14,7 @@ from domain.assistant.answers import Answer, AnswerClaim
 from domain.assistant.evidence import Evidence
 from domain.assistant.lookups import MAX_LOOKUPS, Lookup
 from domain.assistant.prompts import Prompt
-from domain.assistant.sensitive_text import mask, remove_hidden
+from domain.assistant.sensitive_text import mask_secrets, remove_hidden
 from domain.triage import CLASSIFICATIONS, Classification
 
 MAX_ANSWER = 20_000
@@ -190,7 +190,7 @@ def clean_text(text: str) -> str:
     shown = " ".join(remove_hidden(text[:MAX_READ]).split())
     for pattern, replacement in ((_MARKDOWN_LINK, r"\1"), (_LINK, "(link)"), (_TAG, ""), (_MARKUP, "")):
         shown = pattern.sub(replacement, shown)
-    shown = " ".join(mask(shown).replace("<", "").replace(">", "").split())
+    shown = " ".join(mask_secrets(shown).replace("<", "").replace(">", "").split())
     return shown if len(shown) <= MAX_CLAIM else shown[: MAX_CLAIM - 1].rstrip() + "…"
 
 

@@ -13,7 +13,7 @@ import msgspec
 from domain.assistant.answers import Answer, Source
 from domain.assistant.evidence import Evidence, cut
 from domain.assistant.lookups import Lookup
-from domain.assistant.sensitive_text import mask, remove_hidden
+from domain.assistant.sensitive_text import mask_secrets, remove_hidden
 from domain.triage import CLASSIFICATIONS
 
 MAX_SOURCES = 40
@@ -158,7 +158,7 @@ def _choose_sources(evidence: Evidence, findings: Answer) -> list[Source]:
 
 def _clean(text: str, length: int) -> str:
     """Returns the text without characters that nobody sees and without secrets, with `length` characters at most."""
-    return cut(mask(remove_hidden(text)), length)
+    return cut(mask_secrets(remove_hidden(text)), length)
 
 
 def _encode(data: dict[str, Any]) -> str:

@@ -53,7 +53,7 @@ _HIDDEN = ("Cc", "Cf", "Co", "Cs", "Cn")
 _UNNAMED = ("true", "false", "none", "null", "undefined", "nil", "***")
 
 
-def mask(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """Returns the text with placeholders for credentials, e-mail addresses, IP addresses (except those of this machine
     itself) and names of users in paths.
     """
