@@ -61,6 +61,12 @@ def test_numbers_class_and_next_step_are_those_of_the_rules() -> None:
     )
 
 
+def test_a_claim_that_the_model_repeats_is_shown_once() -> None:
+    other = claim("Build 9812 failed.", "build:9812")
+    answer = check(reply(SUPPORTED, other, SUPPORTED, SUPPORTED))
+    assert [one.text for one in answer.claims] == [SUPPORTED["text"], "Build 9812 failed."]
+
+
 def test_a_class_that_only_the_model_finds_is_no_more_than_a_guess() -> None:
     unknown = msgspec.structs.replace(FINDINGS, classification=None, confidence=0.9)
     answer = check(reply(SUPPORTED, classification="test_bug"), unknown)

@@ -47,7 +47,10 @@ def test_a_prompt_has_the_evidence_and_what_rules_found() -> None:
     assert prompt.refs[0] == "test:1001", "what the findings cite comes first"
     assert set(prompt.refs) == {"test:1001", "build:9812", "commit:badc0de", "log:9812:10-12", "test:990"}
     assert data["findings"]["classification"] == "product_bug"
-    assert prompt.schema["properties"]["claims"]["items"]["properties"]["sources"]["items"]["enum"] == [*prompt.refs]
+    claims = prompt.schema["properties"]["claims"]
+    sources = claims["items"]["properties"]["sources"]
+    assert sources["items"]["enum"] == [*prompt.refs]
+    assert (claims["maxItems"], sources["maxItems"]) == (8, 6), "a small model would repeat itself without end"
 
 
 @pytest.mark.parametrize("text", INJECTIONS)

@@ -13,13 +13,12 @@ import msgspec
 from domain.assistant.answers import Answer, AnswerClaim
 from domain.assistant.evidence import Evidence
 from domain.assistant.lookups import MAX_LOOKUPS, Lookup
-from domain.assistant.prompts import Prompt
+from domain.assistant.prompts import MAX_CLAIMS, Prompt
 from domain.assistant.sensitive_text import mask_secrets, remove_hidden
 from domain.triage import CLASSIFICATIONS, Classification
 
 MAX_ANSWER = 20_000
 """Largest number of characters of a model's answer that are read."""
-MAX_CLAIMS = 8
 MAX_CLAIM = 600
 """Largest number of characters of a claim, a root cause or a suggested fix."""
 MAX_READ = 5 * MAX_CLAIM
@@ -101,6 +100,7 @@ def check_answer(text: str, prompt: Prompt, evidence: Evidence, findings: Answer
         for one in reply.claims[:MAX_CLAIMS]
         if not (has_failed and _PASSED.search(one.text)) and (claim := _check_claim(one, texts, found)) is not None
     ]
+    checked = list({claim.text: claim for claim in checked}.values())  # small models repeat themselves
     supported = [claim for claim in checked if not claim.is_guess]
     if not supported:
         raise UnusableAnswer("The sources support nothing of the model's answer.")

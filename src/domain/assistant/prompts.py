@@ -12,7 +12,7 @@ import msgspec
 
 from domain.assistant.answers import Answer, Source
 from domain.assistant.evidence import Evidence, cut
-from domain.assistant.lookups import Lookup
+from domain.assistant.lookups import MAX_LOOKUPS, Lookup
 from domain.assistant.sensitive_text import mask_secrets, remove_hidden
 from domain.triage import CLASSIFICATIONS
 
@@ -34,6 +34,10 @@ MAX_ANSWER_TOKENS = 1_200
 """Largest number of tokens of a model's answer."""
 MAX_CHOICE_TOKENS = 400
 """Largest number of tokens of a model's choice of look-ups: six names of 40 tokens each, and more."""
+MAX_CLAIMS, MAX_REFS = 8, 6
+"""Largest number of claims in a model's answer, and of references in a claim. A small model repeats itself without them
+until the answer is cut off.
+"""
 BYTES_PER_TOKEN = 2
 """Smallest number of bytes that a token stands for, on average over a prompt. English text has about 4, logs with many
 numbers and hashes about 2.5.
@@ -115,7 +119,8 @@ def build_lookup_prompt(evidence: Evidence, findings: Answer, offered: Sequence[
     sources = _choose_sources(evidence, findings)
     names = [lookup.name for lookup in offered]
     data = _to_data(evidence, findings, sources) | {"lookups": names}
-    schema = _object({"lookups": {"type": "array", "items": {"type": "string", "enum": names}}})
+    lookups = {"type": "array", "items": {"type": "string", "enum": names}, "maxItems": MAX_LOOKUPS}
+    schema = _object({"lookups": lookups})
     return Prompt(LOOKUP_INSTRUCTIONS, _encode(data), tuple(sources), schema, MAX_CHOICE_TOKENS)
 
 
@@ -174,12 +179,12 @@ def _schema(refs: tuple[str, ...]) -> dict[str, Any]:
     reference = {"type": "string", "enum": list(refs)} if refs else {"type": "string"}
     claim = {
         "text": {"type": "string"},
-        "sources": {"type": "array", "items": reference},
+        "sources": {"type": "array", "items": reference, "maxItems": MAX_REFS},
         "is_guess": {"type": "boolean"},
     }
     return _object(
         {
-            "claims": {"type": "array", "items": _object(claim)},
+            "claims": {"type": "array", "items": _object(claim), "maxItems": MAX_CLAIMS},
             "classification": {"anyOf": [{"type": "string", "enum": list(CLASSIFICATIONS)}, {"type": "null"}]},
             "root_cause": {"type": "string"},
             "suggested_fix": {"type": "string"},
