@@ -224,7 +224,7 @@ async def find_subject(
             subject = await chat_subjects.find_only_project(connection, projects)
         if subject is not None:
             subject = await chat_subjects.choose_build(connection, subject, data.message)
-    return subject, None
+    return subject, None if subject is None else subject.result_id
 
 
 def to_reply(view: type[R], session_id: str, end: InquiryAnswered | None, **more: Any) -> R:

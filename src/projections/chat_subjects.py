@@ -7,16 +7,20 @@ import re
 from collections.abc import Sequence
 
 import msgspec
+from psycopg import AsyncConnection
 
 from domain.assistant.answers import BuildChoice
 from domain.assistant.chat_intents import BUILD_INTENTS, find_intent
-from domain.assistant.chat_mentions import find_names_of_tests
+from domain.assistant.chat_mentions import find_names_of_tests, names_test
+from projections import builds, results_history
 from projections.build_groups import fetch_counting
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_one
 from projections.jobs import JobRow
 from projections.projects import ProjectRow
-from store.postgres.queries import Source, fetch_row, fetch_rows
+from projections.search import TestDocument
+from projections.search_queries import SearchQuery
+from store.postgres.queries import Source, fetch_row, fetch_rows, fetch_rows_planned
 
 MIN_NAME = 3
 """Number of characters of a name from which on it is looked for in messages."""
@@ -24,6 +28,10 @@ MAX_NAMED = 50
 """Number of jobs, and of projects, that a message may name. The longest names count."""
 MAX_NUMBERS = 50
 """Number of builds that a message may name. The first ones count."""
+MAX_TESTS = 5
+"""Number of tests that a message names whose failures are searched."""
+MAX_FOUND = 20
+"""Number of failed tests with the words of such a name that are looked at, those that failed last."""
 MAX_ID_DIGITS = 15
 _BUILD = re.compile(rf"(?:\bbuild ?(?:#|no\.?|number)? ?|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
 
@@ -33,6 +41,8 @@ class ChatSubject(msgspec.Struct, frozen=True):
     job_id: int | None = None
     build_id: int | None = None
     build_choice: BuildChoice = ""
+    result_id: int | None = None
+    """Result of the test that the message names, if it names one and a failure of it was found."""
 
 
 async def find_subject(source: Source, projects: Sequence[int] | None, message: str) -> ChatSubject | None:
@@ -72,14 +82,19 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
     return ChatSubject(rows[0][0]) if len(rows) == 1 else None
 
 
-async def choose_build(source: Source, subject: ChatSubject, message: str) -> ChatSubject:
+async def choose_build(source: AsyncConnection, subject: ChatSubject, message: str) -> ChatSubject:
     """Returns the subject with the build that the question is about if only a job or a project is known: the newest one
-    that passed or failed and is not of a fork. If that is of a matrix whose builds did not all pass, returns the one
-    with the most failed tests, never one that passed. A question about a project stays one if it can be answered
-    without a build.
+    in which a test failed that the message names; or else the newest one that passed or failed and is not of a fork. If
+    that is of a matrix whose builds did not all pass, returns the one with the most failed tests, never one that
+    passed. A question about a project stays one if it can be answered without a build.
     """
     if subject.build_id is not None or (subject.job_id is None and not _asks_about_build(message)):
         return subject
+    failure = await _find_newest_failure(source, subject, message)
+    if failure is not None:
+        is_alone = len(find_names_of_tests(message)) == 1
+        result_id = failure.result_id if is_alone else None
+        return ChatSubject(failure.project_id, failure.job_id, failure.build_id, "newest_failure", result_id)
     of = "job_id = %(job)s" if subject.job_id is not None else "project_id = %(project)s"
     query = (
         f"SELECT * FROM {BuildRow.table} WHERE {of} AND status IN ('passed', 'failed') AND NOT untrusted"
@@ -93,6 +108,30 @@ async def choose_build(source: Source, subject: ChatSubject, message: str) -> Ch
     if worst is not None:
         return ChatSubject(subject.project_id, worst.job_id, worst.id, "most_failures")
     return ChatSubject(subject.project_id, newest.job_id, newest.id, "newest")
+
+
+async def _find_newest_failure(
+    source: AsyncConnection, subject: ChatSubject, message: str
+) -> results_history.ResultOrigin | None:
+    """Returns the newest failure of the first test that a message names and that has failed in the project, and in the
+    job if one is known. Failures of forks do not count.
+    """
+    for name in find_names_of_tests(message)[:MAX_TESTS]:
+        searched = SearchQuery.parse(name)
+        if not searched.words:
+            continue
+        query = (
+            f"SELECT name, failure FROM {TestDocument.table} WHERE words @@ %(words)s::text::tsquery"
+            f" AND project_id = %(project)s AND failure > 0 ORDER BY failure DESC LIMIT {MAX_FOUND}"
+        )
+        parameters = {"words": searched.to_tsquery("&", [subject.project_id]), "project": subject.project_id}
+        for test, result_id in await fetch_rows_planned(source, query, parameters):
+            if names_test(message, test):
+                origin = await results_history.find_origin(source, result_id)
+                build = None if origin is None else await builds.find(source, origin.build_id)
+                if build is not None and not build.untrusted and subject.job_id in (None, build.job_id):
+                    return origin
+    return None
 
 
 def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:

@@ -149,6 +149,30 @@ def test_nobody_has_named_a_build(opened: Server) -> None:
     assert f"project:{red.id}" in ask(member, "Which tests are flaky?")["sources"]
 
 
+def test_a_named_test_is_looked_up_where_it_failed_last(opened: Server) -> None:
+    project = given_project(opened)
+    job = given_job(opened, project, name="Hourly")
+    builds: list[int] = []
+    member = opened.make_user("viewer", {project: "read"})
+    for message in ("worker 2 finished first", ""):
+        build = given_build(opened, job, branch="main", commit_sha=f"{len(builds) + 1}a" * 20)
+        failure = f'<failure message="{message}"/>' if message else ""
+        report = f'<testsuite name="s"><testcase classname="t" name="test_race">{failure}</testcase>'
+        report += '<testcase classname="t" name="test_race_of_two"><failure message="other"/></testcase></testsuite>'
+        upload(opened.admin, build, report.encode()).then(201)
+        finish(opened, build, "failed")
+        opened.wait_until_projected()
+        builds.append(build)
+    reply = ask(member, "Is test_race flaky?")
+    assert reply["reply"].startswith(f"This is about build {builds[0]} of job Hourly, the newest in which this test")
+    assert "test_race_of_two" not in reply["reply"]
+    assert "test_race failed in 1 of its 2 runs" in reply["reply"]
+    other = ask(member, "Why does test_race_of_two fail in the hourly?")
+    assert f"build:{builds[1]}" in other["sources"]
+    unknown = ask(member, "Is test_unknown flaky?")
+    assert "Nothing is known here about test_unknown" in unknown["reply"]
+
+
 def test_a_conversation_goes_on(member: Client, web: Project) -> None:
     first = ask(member, "Why did this build fail?", build_id=web.build)
     second = ask(member, "Which tests failed?", session_id=first["session_id"])

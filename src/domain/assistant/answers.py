@@ -20,9 +20,10 @@ from domain.triage import Classification
 Kind = Literal["chat", "diagnosis", "summary", "project_audit", "failure_cluster", "regression_scan"]
 NextAction = Literal["quarantine", "known_issue", "rerun", "ticket"]
 
-BuildChoice = Literal["", "newest", "most_failures"]
-"""How the assistant chose the build that a question is about: the newest one that ended, or of a matrix that did not
-pass the build with the most failed tests. Empty if it did not choose: somebody named the build, or there is none.
+BuildChoice = Literal["", "newest", "most_failures", "newest_failure"]
+"""How the assistant chose the build that a question is about: the newest one that ended; of a matrix that did not pass,
+the build with the most failed tests; or the newest one in which a test failed that the message names. Empty if it did
+not choose: somebody named the build, or there is none.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -143,6 +143,8 @@ def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) ->
             why = "the newest build that has ended"
         case "most_failures":
             why = "the one with the most failed tests among the newest builds of its matrix that did not pass"
+        case "newest_failure":
+            why = "the newest in which this test failed"
     yield AnswerClaim(f"This is about build {build.id} of job {build.job}, {why}.", (build_ref(build.id),))
     if intent in ("flaky", "history", "changed", "duration"):
         yield from claims.describe_group(evidence)
