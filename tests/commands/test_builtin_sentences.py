@@ -1,6 +1,6 @@
 """Sentences of answers without a language model."""
 
-from domain.assistant.evidence import BuildFacts, IssueFacts
+from domain.assistant.evidence import BuildFacts, IssueFacts, LogExcerpt
 from tests.commands.test_builtin_answers import ASSERTION, ask, make_test
 
 
@@ -19,3 +19,10 @@ def test_a_build_that_never_ran_took_no_time() -> None:
 
 def test_what_is_not_understood_says_in_which_language_to_ask() -> None:
     assert ask(kind="chat", message="Warum denn bloss?").text.endswith("It understands English only.")
+
+
+def test_the_heading_of_a_trace_says_nothing_however_it_is_indented() -> None:
+    lines = ("      Traceback (most recent call last):", "        run()", "      RuntimeError: set SHOP_VERSION first")
+    build = BuildFacts(9812, 3, "Nightly", "failed", "command_failed")
+    found = ask(build=build, excerpts=(LogExcerpt(1, 3, lines, 0.7, ("exception",)),))
+    assert found.root_cause == "The command of the job failed: RuntimeError: set SHOP_VERSION first"

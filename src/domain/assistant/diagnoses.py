@@ -216,7 +216,7 @@ def _describe_failure(excerpt: LogExcerpt) -> str:
     """Returns the line of an excerpt that names the failed test, if there is one, with the line that says what is
     wrong.
     """
-    shown = [line for line in _from_failed_test(excerpt) if line.strip() and not _SAYS_NOTHING.match(line)]
+    shown = [line for line in _from_failed_test(excerpt) if line.strip() and not _SAYS_NOTHING.match(line.strip())]
     lines = [(_MARKS.sub("", line.strip()), signal_of(clean(line))) for line in shown]
     heads = [line for line, signal in lines if signal is not None and signal.reason == "test_failure"]
     details = [
