@@ -163,11 +163,13 @@ def correct_run(stats: CaseStatsRow, was: int, status: int) -> CaseStatsRow:
 
 async def find_case_ids(source: Source, project_id: int, node_ids: Sequence[str]) -> list[int | None]:
     """Returns for each node id the id of its case, or None if the project has no such case."""
+    # Without OFFSET, PostgreSQL may compare each node id with all cases of the project, by the other index.
     query = (
-        f"SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"
-        f" JOIN {TestCaseRow.table} c"
-        " ON hashtextextended(c.node_id, c.project_id) = hashtextextended(wanted.node_id, %(project)s::bigint)"
-        " AND c.node_id = wanted.node_id AND c.project_id = %(project)s::bigint"
+        "SELECT wanted.number, c.id FROM unnest(%(node_ids)s::text[]) WITH ORDINALITY wanted(node_id, number)"
+        f" CROSS JOIN LATERAL (SELECT * FROM {TestCaseRow.table}"
+        "  WHERE hashtextextended(node_id, project_id) = hashtextextended(wanted.node_id, %(project)s::bigint)"
+        "  OFFSET 0) c"
+        " WHERE c.node_id = wanted.node_id AND c.project_id = %(project)s::bigint"
     )
     found: list[int | None] = [None] * len(node_ids)
     for start in range(0, len(node_ids), BATCH_SIZE):
