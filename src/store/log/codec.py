@@ -261,13 +261,20 @@ class EventMapper(Mapper[str]):
         except (msgspec.MsgspecError, ValueError) as error:
             raise UnreadableEvent(f"the stored state is not an event's: {error}") from None
 
-    def opened(self, stored: StoredEvent, key_of: KeyOf) -> Opened:
+    def find_envelope(self, state: bytes) -> Envelope | None:
+        """Returns the envelope of a stored state; None if it cannot be read."""
+        try:
+            return self.envelope(state)
+        except UnreadableEvent:
+            return None
+
+    def opened(self, stored: StoredEvent, key_of: KeyOf, envelope: Envelope | None = None) -> Opened:
         """Decompresses and decrypts a stored event. `key_of(name)` returns a data key, or None if the key was
-        destroyed.
+        destroyed. `envelope` is the event's, if the caller has decoded it.
 
         Raises UnreadableEvent. Raises SecretMismatch if the sealed fields do not decrypt.
         """
-        envelope = self.envelope(stored.state)
+        envelope = envelope or self.envelope(stored.state)
         clear = envelope.clear
         if envelope.flags & COMPRESSED:
             clear = _decompressed(clear)
@@ -282,9 +289,9 @@ class EventMapper(Mapper[str]):
         self.opened_bytes += len(sealed)
         return Opened(envelope, clear, sealed, salt)
 
-    def decode(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
+    def decode(self, stored: StoredEvent, position: int, key_of: KeyOf, envelope: Envelope | None = None) -> Recorded:
         """Decodes a stored event. Raises UnreadableEvent, SecretMismatch and UnknownEvent."""
-        opened = self.opened(stored, key_of)
+        opened = self.opened(stored, key_of, envelope)
         try:
             event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
             opened.envelope.stamp(event)
@@ -295,12 +302,12 @@ class EventMapper(Mapper[str]):
             raise UnreadableEvent(f"the fields are not those of {stored.topic}: {detail}") from None
         return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
 
-    def read(self, stored: StoredEvent, position: int, key_of: KeyOf) -> Recorded:
+    def read(self, stored: StoredEvent, position: int, key_of: KeyOf, envelope: Envelope | None = None) -> Recorded:
         """Decodes a stored event. If that is impossible, returns a `Damaged` event in its place. Raises
         UnknownEvent.
         """
         try:
-            return self.decode(stored, position, key_of)
+            return self.decode(stored, position, key_of, envelope)
         except (UnreadableEvent, SecretMismatch) as error:
             if stored.topic not in self._catalogue:
                 raise UnknownEvent(f"event {stored.topic!r} is not known to this version of the server") from None
@@ -311,17 +318,13 @@ class EventMapper(Mapper[str]):
 
     def key_name(self, state: bytes) -> str | None:
         """Returns the name of the event's data key. Returns None if the event has no sealed fields or is unreadable."""
-        try:
-            return self.envelope(state).key_name
-        except UnreadableEvent:
-            return None
+        envelope = self.find_envelope(state)
+        return None if envelope is None else envelope.key_name
 
     def has_mac(self, state: bytes) -> bool:
         """Returns whether a stored state has a MAC, right or wrong. Returns True for a state that cannot be read."""
-        try:
-            return bool(self.envelope(state).mac)
-        except UnreadableEvent:
-            return True
+        envelope = self.find_envelope(state)
+        return envelope is None or bool(envelope.mac)
 
     def _event(self, name: str, class_version: int, clear: bytes, sealed: bytes | None) -> Event:
         known = self._catalogue.get(name)

@@ -344,15 +344,20 @@ class EventLog:
         """Decodes stored events, in order. Returns them, and for each the bytes of its decrypted fields. With
         `max_bytes`, ends after the event with which these bytes together reach it.
         """
-        stored = [(position, StoredEvent(*columns)) for position, *columns in rows]
-        names = {name for _, event in stored if (name := self._mapper.key_name(event.state)) is not None}
+        stored = [
+            (StoredEvent(stream, version, name, state), position, self._mapper.find_envelope(state))
+            for position, stream, version, name, state in rows
+        ]
+        names = {
+            envelope.key_name for _, _, envelope in stored if envelope is not None and envelope.key_name is not None
+        }
         keys, key_of = await self.data_keys.lookup(names)
         recorded: list[Recorded] = []
         sizes: list[int] = []
         size = 0
-        for position, event in stored:
+        for event, position, envelope in stored:
             before = self._mapper.opened_bytes
-            recorded.append(self._mapper.read(event, position, key_of))
+            recorded.append(self._mapper.read(event, position, key_of, envelope))
             sizes.append(self._mapper.opened_bytes - before)
             size += sizes[-1]
             if max_bytes is not None and size >= max_bytes:
@@ -361,7 +366,10 @@ class EventLog:
         if erased and any(key is not None and not erased.isdisjoint(lineage(name)) for name, key in keys.items()):
             # The cache still had a destroyed key. Events before its erasure have to read as blank, too.
             _, key_of = await self.data_keys.lookup(names)
-            recorded = [self._mapper.read(event, position, key_of) for position, event in stored[: len(recorded)]]
+            recorded = [
+                self._mapper.read(event, position, key_of, envelope)
+                for event, position, envelope in stored[: len(recorded)]
+            ]
         if self._secrets.has_older_roots:
             for item in recorded:
                 with contextlib.suppress(SecretMismatch):  # of no use to whoever would unseal it, as before
