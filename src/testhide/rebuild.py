@@ -31,6 +31,8 @@ from testhide.settings import Settings
 
 PRINT_INTERVAL_S = 1.0
 """Seconds between two lines of progress."""
+MAX_NAMED = 3
+"""Number of read models up to which each line of progress has their names."""
 SECOND_PROCESS = ("results", "artifacts")
 """Names of the read models that the second process builds."""
 
@@ -100,7 +102,9 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
             async with parts.pool.connection() as connection:
                 live = await inspect(connection, PROJECTIONS)
             chosen = [item for item in PROJECTIONS if item.name not in live.sound] or list(PROJECTIONS)
-        printer = ProgressPrinter(join_names(chosen))
+        if len(chosen) > MAX_NAMED:
+            print(f"building {join_names(chosen)}", flush=True)
+        printer = ProgressPrinter(summarize(chosen))
         position = await _build_in_two_processes(settings, parts, chosen, from_scratch, printer)
         print(f"built {join_names(chosen)} up to position {position}")
         if then_switch:
@@ -126,6 +130,11 @@ def find_projections(names: Sequence[str]) -> list[Projection]:
 
 def join_names(projections: Sequence[Projection]) -> str:
     return ", ".join(projection.name for projection in projections)
+
+
+def summarize(projections: Sequence[Projection]) -> str:
+    """Returns the names of the projections, or their number if they are more than MAX_NAMED."""
+    return join_names(projections) if len(projections) <= MAX_NAMED else f"{len(projections)} read models"
 
 
 async def _build_in_two_processes(
@@ -161,7 +170,7 @@ async def _build_in_two_processes(
 async def _build_second(order: SecondBuild) -> int:
     chosen = find_projections(order.names)
     async with core(order.settings, pool_size=2) as parts:
-        printer = ProgressPrinter(join_names(chosen))
+        printer = ProgressPrinter(summarize(chosen))
         await build_staging(parts.conninfo, parts.log, chosen, from_scratch=order.from_scratch, on_progress=printer)
     return 0
 

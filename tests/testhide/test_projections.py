@@ -4,9 +4,10 @@ import psycopg
 import pytest
 
 from projections.rebuild.rebuild import Progress
+from projections.registry import PROJECTIONS
 from testhide.cli import main
 from testhide.operator_name import find_operator
-from testhide.rebuild import ProgressPrinter
+from testhide.rebuild import ProgressPrinter, summarize
 from testhide.settings import Settings
 
 
@@ -123,3 +124,8 @@ def test_progress_is_told_once_a_second(capsys: pytest.CaptureFixture[str]) -> N
     for position in (0, 500, 4_000, 4_100):
         printer(Progress(position, 10_000))
     assert capsys.readouterr().out == "builds: 4,000 of 10,000 events (40%), 2,000/s, 3 s to go\n"
+
+
+def test_progress_names_a_few_read_models_and_counts_many() -> None:
+    assert summarize(PROJECTIONS[:3]) == "auth, identity_providers, projects"
+    assert summarize(PROJECTIONS) == f"{len(PROJECTIONS)} read models"

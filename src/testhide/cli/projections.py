@@ -23,7 +23,7 @@ from testhide.cli import options
 from testhide.operator_errors import Fault
 from testhide.operator_name import find_operator
 from testhide.processes import Core
-from testhide.rebuild import ProgressPrinter, find_projections, join_names, run, switch_over
+from testhide.rebuild import ProgressPrinter, find_projections, run, summarize, switch_over
 
 app = App(name="projections", help="Show, rebuild, compare and switch read models.")
 on_stack = partial(options.on_stack, run=run)
@@ -76,7 +76,7 @@ def rebuild(
 async def switch(parts: Core, name: str, *names: str) -> int:
     """Make staging tables live. The tables that they replace stay until `drop`."""
     chosen = find_projections((name, *names))
-    await switch_over(parts, chosen, ProgressPrinter(join_names(chosen)))
+    await switch_over(parts, chosen, ProgressPrinter(summarize(chosen)))
     return 0
 
 
