@@ -34,7 +34,7 @@ MAX_ANSWER_TOKENS = 1_200
 """Largest number of tokens of a model's answer."""
 MAX_CHOICE_TOKENS = 400
 """Largest number of tokens of a model's choice of look-ups: six names of 40 tokens each, and more."""
-MAX_CLAIMS, MAX_REFS = 8, 6
+MAX_CLAIMS, MAX_REFS = 6, 4
 """Largest number of claims in a model's answer, and of references in a claim. A small model repeats itself without them
 until the answer is cut off.
 """
