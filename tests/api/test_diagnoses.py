@@ -1,16 +1,14 @@
 """Diagnoses and summaries of builds, and insights into projects, over HTTP."""
 
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
 
-from testhide.engines import Engines
 from tests.support.builders import CONFIGURATION, REPOSITORY, finish, given_build, given_job, given_project, upload
 from tests.support.http import Answer
 from tests.support.semantic_index import index_failures
-from tests.support.server import Server, server_on_new_database
+from tests.support.server import Server
 
 REFUSED = "psycopg.OperationalError: connection refused"
 
@@ -224,24 +222,6 @@ def test_an_unchanged_diagnosis_is_recorded_once_for_each_user(server: Server) -
     server.admin.when("POST", f"/tests/{result}/classification", json={"classification": "test_bug"}).then(200)
     assert diagnose(server, build).then(200)["classification"] == "test_bug"
     assert count_recorded() == 4
-
-
-def test_a_worker_asks_the_model(engines: Engines, tmp_path: Path) -> None:
-    """Nothing listens at the address of the model, so rules answer in its place, and say so."""
-    model = {"ai_url": "http://127.0.0.1:9/v1", "ai_model": "m", "ai_key": "k"}
-    with server_on_new_database(
-        engines, tmp_path, "serve", "project", "work", logs=None, outgoing_allow="", ai_provider="openai", **model
-    ) as asking:
-        project = given_project(asking)
-        build = run(asking, given_job(asking, project), "aaaa9999", test_a=REFUSED)
-        found = diagnose(asking, build).then(200)
-        assert (found["classification"], found["provider"]) == ("infra", "builtin")
-        assert found["fell_back"]
-        events = asking.admin.fetch("/audit/events", project_id=project, limit=5)
-        assert ("inquiry.answered", "system:assistant") in [(event["type"], event["actor"]) for event in events]
-        assert [diagnose(asking, build).then(200) for _ in range(4)] == [found] * 4
-        asked = asking.admin.fetch("/audit/events", project_id=project, type="inquiry.asked")
-        assert 2 <= len(asked) <= 3, "a model that gives no answer is asked again once in an hour"
 
 
 def test_a_summary(server: Server, job: int) -> None:

@@ -1,20 +1,15 @@
 """Evaluations over HTTP: requested, run by a worker, read and compared."""
 
-import asyncio
-import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testhide.engines import Engines
 from tests.contract.operations import DOCUMENTED
 from tests.support.evals import run_evals
 from tests.support.http import Client
 from tests.support.in_process_server import serve_in_process
-from tests.support.model_server import completes, serving_model
-from tests.support.server import ADMIN, Server, server_on_new_database
+from tests.support.server import ADMIN, Server
 
 PATIENCE_S = 60
 
@@ -96,34 +91,6 @@ def test_the_request_of_the_reference_runs_with_a_model_that_the_operator_allows
         assert (configured["model"], configured["estimated_s"]) == ("gpt-4o", 8)
         refused = client.when("POST", "/evals/runs", json=example | {"model_override": "gpt-5"}).then(422)
         assert "gpt-4o, gpt-4o-mini" in refused["detail"]
-
-
-def test_a_worker_asks_the_configured_model(engines: Engines, tmp_path: Path) -> None:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    serving = serving_model()
-    try:
-        model = asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(PATIENCE_S)
-        model.always = completes('{"claims": []}', 40)
-        with server_on_new_database(
-            engines,
-            tmp_path,
-            *("serve", "project", "work"),
-            ai_provider="openai",
-            ai_model="m-1",
-            ai_key="k",
-            ai_url=model.url,
-        ) as server:
-            requested = server.admin.when("POST", "/evals/runs", json={"suite": "chat", "sample_size": 2}).then(202)
-            found = wait_until_complete(server.admin, requested["id"])
-        assert (found["model"], found["cases_total"], len(model.requests)) == ("m-1", 2, 2)
-        assert {sent["model"] for sent in model.requests} == {"m-1"}
-    finally:
-        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(PATIENCE_S)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 def request(admin: Client) -> str:

@@ -193,6 +193,9 @@ def test_each_operation_answers_whatever_the_model_does(
     for found in (chat, diagnosis):
         assert found["provider"] == ("builtin" if reason else "openai")
         assert reason in found["fell_back"]
+    assert {sent["model"] for sent in model.requests[before:]} == {evaluation["model"]} == {"m-1"}
+    events = client().fetch("/audit/events", project_id=failed.id, limit=20)
+    assert {event["actor"] for event in events if event["type"] == "inquiry.answered"} == {"system:assistant"}
     (*tokens, last) = map(json.loads, stream[:-1])
     assert stream[-1] == "[DONE]"
     assert "".join(token["token"] for token in tokens) == chat["reply"]
