@@ -257,8 +257,8 @@ def test_the_audit_trail_has_the_question_and_the_answer(opened: Server, web: Pr
 
 def test_many_questions_at_once(opened: Server, member: Client, web: Project) -> None:
     with ThreadPoolExecutor(20) as threads:
-        replies = list(threads.map(lambda _: ask(member, "Why?", build_id=web.build), range(100)))
-    assert len({reply["session_id"] for reply in replies}) == 100
+        replies = list(threads.map(lambda _: ask(member, "Why?", build_id=web.build), range(40)))
+    assert len({reply["session_id"] for reply in replies}) == 40
     assert len({reply["reply"] for reply in replies}) == 1
 
 
