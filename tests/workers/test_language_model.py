@@ -49,7 +49,7 @@ async def server() -> AsyncIterator[ModelServer]:
 
 @pytest.fixture
 async def model(server: ModelServer) -> AsyncIterator[OpenAiModel]:
-    made = OpenAiModel(server.url, "hush", 2)
+    made = OpenAiModel(server.url, "hush", 30)
     yield made
     await made.close()
 
@@ -92,7 +92,6 @@ async def test_without_a_model(parts: Core) -> None:
         (refuses(401), "refused the API key", 0),
         (refuses(429), "has too many requests", 0),
         (refuses(500), "failed", 0),
-        (hangs, "did not answer within 2 s", ESTIMATE),
         (cuts(), "cut its response off", ESTIMATE),
         (never_ends(b"x" * 65_536), "longer than", ESTIMATE),
         (says(b"{"), "something else", ESTIMATE),
@@ -105,14 +104,25 @@ async def test_rules_answer_where_the_model_fails(
     parts: Core, server: ModelServer, model: OpenAiModel, behaviour: Behaviour, reason: str, tokens: int
 ) -> None:
     server.always = behaviour
-    written = writer(parts, model)
+    await assert_that_rules_answer(writer(parts, model), reason, tokens)
+    assert len(server.requests) == 1
+
+
+async def test_rules_answer_where_the_model_is_silent(parts: Core, server: ModelServer) -> None:
+    server.always, model = hangs, OpenAiModel(server.url, "hush", 0.3)
+    try:
+        await assert_that_rules_answer(writer(parts, model), "did not answer within 0.3 s", ESTIMATE)
+    finally:
+        await model.close()
+
+
+async def assert_that_rules_answer(written: AnswerWriter, reason: str, tokens: int) -> None:
     answer = await ask(written)
     assert answer.answer == FINDINGS
     assert (answer.provider, answer.model, answer.tokens) == ("builtin", "m-1", tokens)
     assert answer.fell_back is not None
     assert reason in answer.fell_back
     assert (await written.meter.count())[0] == tokens
-    assert len(server.requests) == 1
 
 
 async def test_the_quota_holds_before_the_call(parts: Core, server: ModelServer, model: OpenAiModel) -> None:
