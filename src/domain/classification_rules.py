@@ -26,7 +26,7 @@ class ClassificationRule(msgspec.Struct, frozen=True):
     # Events contain this type: a limit may be raised, never lowered, or stored events could not be read any more.
     title: Annotated[str, Meta(min_length=1, max_length=200)]
     classification: Classification
-    pattern: Annotated[str, Meta(min_length=1, max_length=1_000)]
+    pattern: Annotated[str, Meta(min_length=1, max_length=1_000, extra_json_schema={"format": "re2"})]
     """Regular expression (RE2). The first 64 KiB of message and trace are searched for it."""
 
 

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from commands.reports.patterns import MAX_PATTERN, must_be_a_pattern
 from commands.validation import convert_body
+from commands.value_checks import described_as
 from domain.core.errors import Invalid
 from domain.known_issues import MAX_FAIL_ID, Kind, MatchRule
 from domain.triage import Classification
@@ -41,7 +42,7 @@ class WhatIfIssue(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
     title: Annotated[str, Meta(min_length=1, max_length=200)]
     classification: Classification
-    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN)] | None = None
+    pattern: Annotated[str, Meta(min_length=1, max_length=MAX_PATTERN), described_as(format="re2")] | None = None
     signature: Text | None = None
     fail_id: Text | None = None
     project_id: Id | None = None
