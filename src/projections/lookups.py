@@ -26,6 +26,7 @@ MAX_BUILDS = 10
 AROUND = 10
 """Number of lines before and after those that explain a failure."""
 MAX_LINES = 60
+"""Number of lines of a log that a look-up reads."""
 MAX_LINE = 200
 """Number of characters of a line or message that a sentence quotes."""
 

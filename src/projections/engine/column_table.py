@@ -20,7 +20,7 @@ SPAN = 4_096
 MAX_SPANS = 200
 """Number of spans that stay in memory after a transaction: 800,000 rows, which take 50 MB."""
 UNKNOWN, ABSENT, PRESENT = range(3)
-"""What is known of a key: nothing, that the table has no row with it, or the row."""
+"""States of a key: not known, known to have no row in the table, or known with its row."""
 
 
 class _Span:
