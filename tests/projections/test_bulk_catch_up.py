@@ -18,10 +18,10 @@ from domain.results import FAILED, PASSED, SKIPPED
 from projections import results, results_passes
 from projections.engine import bulk_catch_up, bulk_loader, column_table
 from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows, unpack_array
-from projections.engine.buffers import LoadRefused
 from projections.engine.bulk_loader import BulkLoader, UncheckedRows
 from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
+from projections.engine.row_writer import LoadRefused
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
 from projections.results_cases import CaseStatsRow

@@ -2,26 +2,20 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from projections.engine import binary_copy, statements
-from projections.engine.model import DeleteRange, Key, Row, columns_of
+from projections.engine.model import DeleteRange, Key, Row
+from projections.engine.row_writer import RowWriter, flat_key_of, pack_numbers
 
 CACHED_ROWS = 50_000
 """Number of rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
 """Like CACHED_ROWS, for a table that has only columns of numbers: its rows are small."""
-
-
-class LoadRefused(Exception):
-    """Raised when a row of a bulk load cannot be stored. Roll the transaction back, and let the engine apply the
-    transaction's events: the engine can park the event with the bad row.
-    """
 
 
 class NotInMemory(Exception):
@@ -54,12 +48,12 @@ class LoadConnection:
 class BufferedTable:
     """Buffer of a bulk load for a table with a primary key. Bulk deletes reach the database before changed rows do.
 
-    The buffer holds rows by their flat key: the value of the key column, or a tuple if the key has several columns.
+    The buffer holds rows by their flat key.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row], *, is_complete: bool) -> None:
         self.row = row
-        self.flat_key_of: Callable[[Row], Any] = attrgetter(*row.table.key)
+        self.flat_key_of = flat_key_of(row)
         self.rows: dict[Any, Row | None] = {}
         """Flat key -> row, or None if the table is known to have no row with this key."""
         self.changed: dict[Any, Row | None] = {}
@@ -74,8 +68,8 @@ class BufferedTable:
         columns by which a bulk delete has searched since rows were last dropped from memory.
         """
         self.has_single_key = len(row.table.key) == 1
-        is_numeric = all(item.sql_type in binary_copy.CODES for item in columns_of(row))
-        self._cached = CACHED_NUMERIC_ROWS if is_numeric else CACHED_ROWS
+        self.writer = RowWriter(db.connection, row)
+        self._cached = CACHED_NUMERIC_ROWS if self.writer.is_numeric else CACHED_ROWS
 
     @property
     def changes(self) -> int:
@@ -166,7 +160,7 @@ class BufferedTable:
         if deleted := [self._unflatten(key) for key, item in self.changed.items() if item is None]:
             await self._db.execute(statements.delete(self.row), statements.keys_json(self.row, deleted))
         if stored := [item for item in self.changed.values() if item is not None]:
-            await self._db.execute(statements.upsert(self.row), statements.rows_json(stored))
+            await self.writer.write(stored)
         self.changed = {}
         limit = self._cached if self.is_read else 0
         if len(self.rows) > limit:
@@ -249,10 +243,7 @@ class AppendOnlyTable:
     def pack(self) -> None:
         """Packs the new rows for COPY. Raises LoadRefused for a value that does not fit its column."""
         if self.rows:
-            try:
-                self._packed.append(binary_copy.pack_rows(self.rows))
-            except binary_copy.ERRORS as error:
-                raise LoadRefused(f"{self.row.table}: {error}") from error
+            self._packed.append(pack_numbers(self.rows))
             self.packed_bytes += len(self._packed[-1])
             self.rows = []
 

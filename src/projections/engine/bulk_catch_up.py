@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import structlog
 from psycopg import AsyncConnection
 
-from projections.engine.buffers import LoadRefused
 from projections.engine.bulk_loader import BulkLoader, UncheckedRows, is_load_unfinished
 from projections.engine.engine import Engine, fetch_positions
 from projections.engine.model import Projection
+from projections.engine.row_writer import LoadRefused
 from store.log.event_log import EventLog
 
 log = structlog.get_logger()

@@ -1,8 +1,8 @@
 """The bulk loader: applies a long stretch of the log to read models, much faster than the engine.
 
 - One transaction spans many batches of events.
-- New rows of append-only tables are written by COPY. Rows that projections read stay in memory, and are written once,
-  at the end of the transaction.
+- New rows are written by COPY (`projections.engine.row_writer`). Rows that projections read stay in memory, and are
+  written once, at the end of the transaction.
 - A load from position 0 starts with empty tables. As long as all rows of a table are in memory, it does not read the
   table.
 - An index is created when a bulk delete first needs it, or else at the end.
@@ -29,7 +29,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Damaged, Event, Recorded
 from domain.registry import EVENTS
 from projections.engine import statements
-from projections.engine.buffers import AppendOnlyTable, BufferedTable, LoadConnection, LoadRefused, NotInMemory
+from projections.engine.buffers import AppendOnlyTable, BufferedTable, LoadConnection, NotInMemory
 from projections.engine.column_table import ColumnTable
 from projections.engine.engine import REFUSALS, LostLeadership, error_message
 from projections.engine.model import (
@@ -45,6 +45,7 @@ from projections.engine.model import (
 )
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
 from projections.engine.row_validation import InvalidValue, check, check_rows
+from projections.engine.row_writer import LoadRefused
 
 log = structlog.get_logger()
 
@@ -153,8 +154,8 @@ class BulkLoader:
         return table
 
     async def begin(self) -> None:
-        """Prepares the load. At position 0 drops the indexes of all tables; otherwise reads the deletes that an
-        interrupted load has deferred.
+        """Prepares the load. At position 0 drops the indexes of all tables; otherwise reads the highest keys, and
+        the deletes that an interrupted load has deferred.
         """
         # Compressing full pages of new indexes in the WAL takes longer than creating them.
         await self._connection.execute(
@@ -165,6 +166,9 @@ class BulkLoader:
                 for name in statements.index_names(row):
                     await self._connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
                 await self._db.execute("DELETE FROM waiting_deletions WHERE table_name = %s", str(row.table))
+        else:
+            for buffered in self._buffered.values():
+                await buffered.writer.load_highest()
         self._blocked = await blocked_streams(self._connection, self._projections)
         for row, table in self._append_only.items():
             # Hardly anything is deleted before `finish`, which turns autovacuum on again.

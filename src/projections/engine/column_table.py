@@ -14,6 +14,7 @@ import msgspec
 from projections.engine import binary_copy, statements
 from projections.engine.buffers import LoadConnection, NotInMemory
 from projections.engine.model import DeleteRange, Key, Row, columns_of
+from projections.engine.row_writer import RowWriter
 
 SPAN = 4_096
 """Number of consecutive keys whose rows are kept together."""
@@ -45,6 +46,7 @@ class ColumnTable:
         self._make: Callable[..., Row] = row
         self.is_complete = is_complete
         self.is_read = True
+        self.writer = RowWriter(db.connection, row)
         self._db = db
         key, *others = columns_of(row)
         assert row.table.key == (key.name,), f"the first column of {row.table} has to be its key"
@@ -120,9 +122,9 @@ class ColumnTable:
 
     async def write(self) -> None:
         """Writes all changes to the table. Then drops the oldest spans from memory if there are too many."""
-        for number, span in self._spans.items():
+        for number, span in sorted(self._spans.items()):  # new rows have the highest keys
             if changed := span.changed_rows(self.row, number):
-                await self._db.execute(statements.upsert(self.row), statements.rows_json(changed))
+                await self.writer.write(changed)
                 span.changed = bytearray(SPAN)
         for number in list(self._spans)[:-MAX_SPANS]:
             del self._spans[number]
