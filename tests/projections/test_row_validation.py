@@ -98,6 +98,7 @@ class PlainRow(Row, frozen=True):
     small: SmallInt | None
     id: int | None
     more: dict[str, Any]
+    share: float
     at: datetime | None = None
 
 
@@ -109,6 +110,7 @@ plain = st.builds(
     small=st.none() | st.integers(-(2**16), 2**16),
     id=st.none() | st.integers(-(2**65), 2**65),
     more=st.dictionaries(words, words | st.just("\\u0000"), max_size=1),
+    share=st.floats(),
 )
 
 

@@ -11,9 +11,9 @@ import sys
 from array import array
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
-from operator import attrgetter
 from typing import Literal, NamedTuple
 
+from msgspec.structs import astuple
 from psycopg import AsyncConnection
 
 from projections.engine.model import Row, columns_of
@@ -65,10 +65,10 @@ def _pack_numbers(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
     count = len(rows)
     template = struct.pack(">h", len(numbers))
     spread: list[tuple[int, bytes]] = []
-    for name, code in numbers:
+    for (_, code), column in zip(numbers, zip(*map(astuple, rows), strict=True), strict=True):
         size = struct.calcsize(code)
         template += struct.pack(">i", size)
-        values = _packing(code, count)(*map(attrgetter(name), rows))
+        values = _packing(code, count)(*column)
         spread += [(len(template) + byte, values[byte::size]) for byte in range(size)]
         template += bytes(size)
     packed = bytearray(template) * count

@@ -7,12 +7,12 @@ backslashes. All other characters stand for themselves, also line breaks.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from operator import attrgetter
 from typing import Any
 
 import msgspec
+from msgspec.structs import astuple
 from psycopg import AsyncConnection
 
 from projections.engine.model import Row, columns_of
@@ -27,7 +27,9 @@ _encoder = msgspec.json.Encoder()
 
 def pack_rows(rows: Sequence[Row]) -> bytes:
     """Returns `rows` in CSV format. Pass at least one row, and only rows of one table."""
-    columns = [convert(map(value_of, rows)) for value_of, convert in _columns(type(rows[0]))]
+    columns = list(zip(*map(astuple, rows), strict=True))
+    for index, convert in _conversions(type(rows[0])):
+        columns[index] = tuple(map(convert, columns[index]))
     # JSON never contains a line break within a string.
     lines = _encoder.encode_lines(zip(*columns, strict=True))[1:-2].replace(b"]\n[", b"\n") + b"\n"
     if b"\\" in lines:
@@ -50,20 +52,21 @@ async def copy_rows(connection: AsyncConnection, row: type[Row], rows: Sequence[
 
 
 @cache
-def _columns(row: type[Row]) -> list[tuple[Callable[[Row], Any], Callable[[Iterable[Any]], Iterable[Any]]]]:
-    """Returns for each column a function that returns its value of a row, and one that converts its values of all rows
-    for the encoder.
+def _conversions(row: type[Row]) -> list[tuple[int, Callable[[Any], str | None]]]:
+    """Returns the indexes of the columns whose values the encoder cannot write, and a function for each that converts a
+    value.
     """
-    return [(attrgetter(column.name), _conversion(column.sql_type)) for column in columns_of(row)]
+    converted = [(index, _conversion(column.sql_type)) for index, column in enumerate(columns_of(row))]
+    return [(index, convert) for index, convert in converted if convert is not None]
 
 
-def _conversion(sql_type: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+def _conversion(sql_type: str) -> Callable[[Any], str | None] | None:
     match sql_type:
         case "jsonb":
-            return lambda values: [None if value is None else _encoder.encode(value).decode() for value in values]
+            return lambda value: None if value is None else _encoder.encode(value).decode()
         case "bytea":
-            return lambda values: [None if value is None else f"\\x{value.hex()}" for value in values]
+            return lambda value: None if value is None else f"\\x{value.hex()}"
         case "smallint[]" | "integer[]":
-            return lambda values: [f"{{{','.join(map(str, value))}}}" for value in values]
+            return lambda value: f"{{{','.join(map(str, value))}}}"
         case _:
-            return iter
+            return None

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
+from msgspec.structs import astuple
 
 from projections.engine.model import Change, Row, RowsByKey, TableColumn, columns_of
 
@@ -52,53 +53,38 @@ def check_rows(rows: Sequence[Row]) -> None:
 
 
 def _are_plain(rows: Sequence[Row]) -> bool:
-    """Returns whether PostgreSQL can certainly store these rows. The answer is no for rows with floats, arrays of
-    numbers, or characters outside of ASCII.
+    """Returns whether PostgreSQL can certainly store these rows. The answer is no for rows with arrays of numbers, or
+    with characters outside of ASCII.
+
+    It encodes equal texts once, and also a value that several rows share: most rows are versions of a few.
     """
-    columns = _sort_columns(type(rows[0]))
+    row = type(rows[0])
+    texts: set[str] = set()
+    documents: dict[int, Any] = {}
     try:
-        for code, value_of in columns.integers:
-            array(code, map(value_of, rows))
-        for code, value_of in columns.nullable_integers:
-            array(code, filter(None, map(value_of, rows)))
-        encoded = msgspec.json.encode(rows)
+        for column, values in zip(columns_of(row), zip(*map(astuple, rows), strict=True), strict=True):
+            given = filter(None, values) if column.nullable else values
+            if not column.nullable and None in values:
+                return False
+            match column.sql_type:
+                case "smallint" | "integer" | "bigint":
+                    array(INTEGERS[column.sql_type], given)
+                case "double precision":
+                    if not all(map(math.isfinite, given)):
+                        return False
+                case "text":
+                    words = set(given)
+                    if _is_indexed(row, column.name) and max(map(len, words), default=0) > INDEXED_BYTES:
+                        return False
+                    texts |= words
+                case "jsonb":
+                    documents.update(zip(map(id, values), values, strict=True))
+                case "smallint[]" | "integer[]":
+                    return False
+        encoded = msgspec.json.encode([*texts, *documents.values()])
     except (TypeError, OverflowError, UnicodeEncodeError):
         return False
-    return (
-        columns.are_all_sorted
-        and encoded.isascii()
-        and b"\\u0000" not in encoded
-        and not any(None in map(value_of, rows) for value_of in columns.needed)
-        and not any(
-            max(map(len, filter(None, map(value_of, rows))), default=0) > INDEXED_BYTES
-            for value_of in columns.indexed_texts
-        )
-    )
-
-
-class _SortedColumns(NamedTuple):
-    """For each kind of check, functions that return the values of the columns that need it."""
-
-    integers: list[tuple[IntegerCode, Callable[[Row], Any]]]
-    nullable_integers: list[tuple[IntegerCode, Callable[[Row], Any]]]
-    needed: list[Callable[[Row], Any]]
-    """Columns that are neither nullable nor integers."""
-    indexed_texts: list[Callable[[Row], Any]]
-    are_all_sorted: bool
-    """Whether no column needs any other check."""
-
-
-@cache
-def _sort_columns(row: type[Row]) -> _SortedColumns:
-    columns = columns_of(row)
-    integers = [item for item in columns if item.sql_type in INTEGERS]
-    return _SortedColumns(
-        [(INTEGERS[item.sql_type], attrgetter(item.name)) for item in integers if not item.nullable],
-        [(INTEGERS[item.sql_type], attrgetter(item.name)) for item in integers if item.nullable],
-        [attrgetter(item.name) for item in columns if not item.nullable and item not in integers],
-        [attrgetter(item.name) for item in columns if item.sql_type == "text" and _is_indexed(row, item.name)],
-        not any(item.sql_type == "double precision" or item.sql_type.endswith("[]") for item in columns),
-    )
+    return encoded.isascii() and b"\\u0000" not in encoded
 
 
 @cache
@@ -181,6 +167,7 @@ def _check_of(row: type[Row], column: TableColumn) -> Check:
     return check_value
 
 
+@cache
 def _is_indexed(row: type[Row], name: str) -> bool:
     indexes = [index for index in row.table.indexes if "hash" not in index and "USING gin" not in index]
     return name in row.table.key or any(re.search(rf"\b{name}\b", index) for index in indexes)
