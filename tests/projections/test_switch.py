@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 
-from projections.engine import bulk_loader
+from projections.engine import bulk_catch_up, bulk_loader
 from projections.engine.engine import Engine, LostLeadership
 from projections.engine.inspection import create_on_empty_log
 from projections.engine.model import Projection
@@ -31,8 +31,9 @@ from tests.projections.toys import SEEN
 
 @pytest.fixture(autouse=True)
 def short_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a build of few events has more than one."""
+    """So that a build of few events has more than one, and reads the log in several batches."""
     monkeypatch.setattr(bulk_loader, "MAX_EVENTS", 500)
+    monkeypatch.setattr(bulk_catch_up, "BATCH_SIZE", 500)
 
 
 async def states(parts: Core, projections: tuple[Projection, ...] = RELEASE) -> list[tuple[str, int, str, int]]:

@@ -17,7 +17,7 @@ from store.log.event_log import EventLog
 
 log = structlog.get_logger()
 
-BATCH_SIZE = 500
+BATCH_SIZE = 1_000
 """Number of events that are read at once. Each event may hold a thousand results."""
 NEAR_HEAD = 1_000
 """Number of events at the end of the log that are left to the engine."""

@@ -49,7 +49,7 @@ from projections.engine.row_writer import LoadRefused
 
 log = structlog.get_logger()
 
-WRITE_ROWS = 500
+WRITE_ROWS = 2_000
 """Number of changed rows at which they are written to the database, for a table that no projection reads."""
 COPY_BYTES = 1 << 18
 """Bytes of packed new rows at which they are written to the database, for an append-only table."""
@@ -57,7 +57,7 @@ MAX_CHANGED_ROWS = 300_000
 """Number of changed rows at which a transaction is committed. It limits the memory that a load needs."""
 MAX_EVENTS = 500_000
 """Number of events at which a transaction is committed."""
-MAX_TRANSACTION_S = 20.0
+MAX_TRANSACTION_S = 30.0
 """Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress."""
 INDEX_MEMORY = "16MB"
 """`maintenance_work_mem` while indexes are created. A small sort fits into the processor's cache: 20 million rows take
