@@ -59,10 +59,16 @@ MAX_EVENTS = 500_000
 """Number of events at which a transaction is committed."""
 MAX_TRANSACTION_S = 30.0
 """Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress."""
-INDEX_MEMORY = "16MB"
-"""`maintenance_work_mem` while indexes are created. A small sort fits into the processor's cache: 20 million rows take
-8 s of CPU with 16 MB, and 12 s with 256 MB.
+INDEX_MEMORY, GIN_MEMORY = "4MB", "32MB"
+"""`maintenance_work_mem` while indexes are created: of B-trees, and of GIN indexes. Small sorts fit into the cache of
+the processor: five B-trees of a million rows take 1.7 s of CPU with 4 MB, and 2.1 s with 32 MB. The GIN index of 20
+million results takes 6.3 s with 8 MB, 4.2 s with 32 MB, and 4.1 s with 64 MB.
 """
+
+
+def _with_memory(statement: str) -> str:
+    """Returns a statement that creates an index, with the memory it needs if it needs more than INDEX_MEMORY."""
+    return f"SET LOCAL maintenance_work_mem = '{GIN_MEMORY}'; {statement}" if "USING gin" in statement else statement
 
 
 class UncheckedRows(Exception):
@@ -242,7 +248,7 @@ class BulkLoader:
                 await self._close()
             for row in (*self._append_only, *self._buffered):
                 for statement in (*statements.create(row), f"ANALYZE {row.table}"):
-                    await self._connection.execute(statement.encode())
+                    await self._connection.execute(_with_memory(statement).encode())
             for row in self._append_only:
                 await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
             await self._connection.execute("RESET maintenance_work_mem")
