@@ -12,9 +12,10 @@ from commands.changes import ChangeStarter, DropPaths
 from commands.gitops import find_syncing_change
 from commands.handler import CommandContext, Handler
 from commands.scm import find_project_endpoint, find_project_repository
-from domain.builds import BUILD, AnyBuild, BuildFinished
+from domain.builds import BUILD, BuildFinished
 from domain.changes import CHANGE, ChangeReceived
 from domain.core.errors import Unavailable
+from domain.core.events import Recorded
 from domain.jobs import JOB
 from domain.needs import StartPlan
 from domain.projects import PROJECT
@@ -75,20 +76,27 @@ class ChangeEvaluator:
         await self._start_ready(starter, started.waiting)
         await self._end_older(received)
 
+    async def select(self, events: Sequence[Recorded]) -> list[Recorded]:
+        """Returns the events after which jobs may start that waited: ends of passed builds that a change started. Also
+        returns events that cannot be read, so that they are parked instead of skipped.
+        """
+        return [
+            one
+            for one in events
+            if not isinstance(one.event, BuildFinished) or await self._find_change(one.event) is not None
+        ]
+
     async def continue_after(self, finished: BuildFinished) -> None:
         """Starts each job that waited for the job of this build, which has passed. A job starts only when all other
         jobs that it needs have passed for the change too. Calling this again starts no second build.
         """
-        build = await self.event_log.load_state(BUILD.at(finished.build_id))
-        if finished.status != "passed" or build is None or build.queued.test_ids is not None:
-            return
-        change_id = await self._find_change(build)
+        change_id = await self._find_change(finished)
         received = None if change_id is None else await self.event_log.load_state(CHANGE.at(change_id))
         if received is None:
             return
         starter = await self._starter(received)
         deferrals = await starter.load_deferrals(self.event_log)
-        waiting = {job_id: needs for job_id, needs in deferrals.needs.items() if build.queued.job_id in needs}
+        waiting = {job_id: needs for job_id, needs in deferrals.needs.items() if finished.job_id in needs}
         if waiting:
             await self._wait(await self.event_log.read_head())
             await self._start_ready(starter, waiting)
@@ -136,11 +144,13 @@ class ChangeEvaluator:
             " the push may have dropped commits."
         )
 
-    async def _find_change(self, build: AnyBuild) -> int | None:
-        """Returns the id of the change that started a build. For a restart, this is the change of the original build.
-        Returns None if no change started the build.
+    async def _find_change(self, finished: BuildFinished) -> int | None:
+        """Returns the id of the change that started a build which has passed. For a restart, this is the change of the
+        original build. Returns None if the build has not passed or ran only some tests, or if no change started it.
         """
-        found: AnyBuild | None = build
+        found = await self.event_log.load_state(BUILD.at(finished.build_id)) if finished.status == "passed" else None
+        if found is not None and found.queued.test_ids is not None:
+            return None
         while found is not None and found.queued.restarted_from is not None:
             found = await self.event_log.load_state(BUILD.at(found.queued.restarted_from))
         trigger = None if found is None else found.queued.trigger

@@ -7,12 +7,13 @@ import msgspec
 import pytest
 
 from commands.build_actions import RestartBuild
-from commands.builds import AbortBuild
+from commands.builds import AbortBuild, StartBuild
 from commands.gitops import prepare_sync
 from commands.jobs import ConfigureJob, UpdateJob
 from commands.triggers import SetTriggers
 from domain.builds import BUILD, BuildFinished
 from domain.changes import ChangeReceived, JobDeferred, JobLeftOut
+from domain.core.events import Damaged
 from domain.gitops import GITOPS
 from domain.matrix import Matrix
 from domain.triggers import BuildTrigger, RepositoryChange, Triggers
@@ -93,6 +94,20 @@ async def test_a_job_starts_once_however_many_workers_see_the_end(jobs: WatchedJ
     await jobs.does(RestartBuild(100, ends[0].build_id, ends[0].job_id))
     await jobs.run(100)
     assert (await started(jobs)).count(DEPLOY) == 1
+
+
+async def test_only_ends_of_passed_builds_of_changes_are_reacted_to(jobs: WatchedJobs) -> None:
+    await jobs.push(commit="c0ffee")
+    tests, lint = await jobs.queued()
+    await jobs.does(StartBuild(100, TESTS, branch="main"))
+    await jobs.run(100)
+    await jobs.does(RestartBuild(101, 100, TESTS))
+    await jobs.run(101)
+    await jobs.run(lint.build_id, "failed")
+    await jobs.run(tests.build_id)
+    ends = await jobs.parts.log.read(0, 10_000, [BuildFinished.name])
+    damaged = msgspec.structs.replace(ends[0], event=Damaged(BuildFinished.name, "its MAC is wrong"))
+    assert await jobs.evaluator.select([damaged, *ends]) == [damaged, ends[-1]]
 
 
 async def test_a_report_without_a_commit_is_built_at_the_commit_that_was_tested(jobs: WatchedJobs) -> None:

@@ -111,9 +111,9 @@ class WatchedJobs:
     async def run(self, build_id: int, status: Verdict = "passed", commit: str | None = None) -> None:
         """Runs a queued build, and starts what has waited for it."""
         receipt = await self.handler.execute(RunBuild(build_id, status, commit), ANN)
-        finished = receipt.events[-1].event
-        assert isinstance(finished, BuildFinished)
-        await self.evaluator.continue_after(finished)
+        for end in await self.evaluator.select(receipt.events[-1:]):
+            assert isinstance(end.event, BuildFinished)
+            await self.evaluator.continue_after(end.event)
 
     async def run_job(self, job_id: int, status: Verdict = "passed") -> None:
         """Runs the newest build of a job."""

@@ -15,31 +15,21 @@ from domain.builds import BuildApproved, BuildDeleted, BuildEvent, BuildFinished
 from domain.changes import EVALUATION, ChangeReceived
 from domain.core.errors import Unavailable
 from domain.core.events import Damaged, Event, Recorded
-from domain.docker_agents import (
-    DockerAgentDestroyRequested,
-    DockerAgentEvent,
-    DockerAgentRequested,
-    DockerAgentStartRequested,
-    DockerAgentStopRequested,
-)
 from domain.evals import EvalRequested
 from domain.jobs import JobDeleted
 from domain.users import USER, PasswordLinkIssued, UserPasswordSet
-from domain.vcenter import VcenterCreated, VcenterEvent, VcenterUpdated
-from domain.vcenter_operations import CARRYING_OUT, VcenterOperationRequested
 from integrations.ports import Mail, Mailer, MailRefused
 from integrations.source_ports import SourceUnavailable
 from store.clock import utcnow
 from store.tables.reactions import RetryPolicy
 from store.tables.shared_caches import prefix_of_job
-from workers.docker_agents import DockerDelayed
 from workers.explanations import select_failed
 from workers.reactions.inquiries import INQUIRY_REACTIONS
+from workers.reactions.machines import MACHINE_REACTIONS
 from workers.reactions.mails import link_mail, password_notice
 from workers.reactions.reaction import Reaction, RetryLater, Tools
 from workers.reactions.statuses import select_of_repositories, set_build_status
 from workers.tickets import TicketsDelayed
-from workers.vcenter import OperationInterrupted
 
 log = structlog.get_logger()
 
@@ -49,16 +39,12 @@ the same time.
 """
 SYNC_PAUSE_S = 60.0
 """Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
-DOCKER_PAUSE_S = 5.0
-"""Seconds until an operation on a container is tried again if its Docker host does not answer."""
 TICKET_PAUSE_S = 600.0
 """Seconds until tickets are tried again if the tracker does not say when to come back."""
 TICKET_MAX_AGE = timedelta(days=1)
 """Age of a finished build at which writing its tickets is given up. The field `last_error` of the integration then says
 why.
 """
-VCENTER_PAUSE_S = 5.0
-"""Seconds until a worker goes on with an operation if the vCenter does not answer any more."""
 NOTICE_MAX_AGE = timedelta(days=1)
 """Age of a `UserPasswordSet` event from which no notice is mailed any more. All tries of a mail end before, after 14
 hours.
@@ -95,6 +81,10 @@ async def when_change_received_start_builds(event: Event, tools: Tools) -> None:
         await tools.changes.evaluate(event)
     except Unavailable as error:  # the read models are behind, or another sync came in between
         raise RetryLater(BEHIND_PAUSE_S, error.detail) from None
+
+
+async def select_builds_of_changes(events: Sequence[Recorded], tools: Tools) -> Sequence[Recorded]:
+    return [] if tools.changes is None else await tools.changes.select(events)
 
 
 async def when_build_finished_start_jobs_that_need_it(event: Event, tools: Tools) -> None:
@@ -202,31 +192,6 @@ async def when_eval_requested_run_it(event: Event, tools: Tools) -> None:
         await tools.evals.run(event.eval_id)
 
 
-async def when_docker_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
-    assert isinstance(event, DockerAgentEvent)
-    if tools.docker is None:
-        return
-    try:
-        await tools.docker.operate(event.agent_id)
-    except DockerDelayed as error:
-        raise RetryLater(DOCKER_PAUSE_S, str(error)) from None
-
-
-async def when_vcenter_changed_check_it(event: Event, tools: Tools) -> None:
-    assert isinstance(event, VcenterEvent)
-    if tools.vcenters is not None:
-        await tools.vcenters.check(event.vcenter_id)
-
-
-async def when_vcenter_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:
-    assert isinstance(event, VcenterOperationRequested)
-    if tools.vcenters is not None:
-        try:
-            await tools.vcenters.carry_out(event.operation_id, tools.on_progress)
-        except OperationInterrupted as error:
-            raise RetryLater(VCENTER_PAUSE_S, str(error)) from None
-
-
 async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
     """Sends a mail. If the mail server refuses the mail for good, only logs this, since no later try would succeed."""
     if mailer is None:
@@ -254,14 +219,8 @@ EXPLANATION_LIMIT_S = 1_200
 """Time limit of explaining a build, in seconds. Its log, and that of the last passed build, may have 1 GiB each."""
 EVAL_LIMIT_S = 7_200
 """Time limit of an evaluation, in seconds. A slow language model may take half a minute for each of some 200 cases."""
-VCENTER_LIMIT_S = 4_000
-"""Time limit of an operation on a vCenter, in seconds. Cloning a machine with large disks may take an hour."""
-VCENTER_RETRIES = RetryPolicy(tries=10, max_pause_s=60)
-"""Retries of an operation on a vCenter, for faults of the server: if the vCenter fails, the operation fails, too."""
 CHANGE_LIMIT_S = 600
 """Time limit of a change, in seconds. A change may start builds of a thousand jobs."""
-DOCKER_LIMIT_S = 600
-"""Time limit of an operation on a container, in seconds. The Docker host may have to pull an image first."""
 SYNC_LIMIT_S = 120
 """Time limit of a sync, in seconds. A host has 10 s to answer, and a file may have 200 jobs."""
 CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
@@ -334,6 +293,7 @@ REACTIONS = (
         CHANGE_LIMIT_S,
         CHANGE_RETRIES,
         repeats_old=False,
+        select=select_builds_of_changes,
     ),
     Reaction(
         "write_tickets_of_a_finished_build",
@@ -355,21 +315,6 @@ REACTIONS = (
     ),
     Reaction("run_an_evaluation", EvalRequested, when_eval_requested_run_it, "evals", EVAL_LIMIT_S, repeats_old=False),
     *INQUIRY_REACTIONS,
-    *(
-        Reaction(
-            name, event, when_vcenter_changed_check_it, "vcenter", VCENTER_LIMIT_S, VCENTER_RETRIES, repeats_old=False
-        )
-        for name, event in (("check_a_new_vcenter", VcenterCreated), ("check_a_changed_vcenter", VcenterUpdated))
-    ),
-    Reaction(
-        CARRYING_OUT,
-        VcenterOperationRequested,
-        when_vcenter_operation_requested_carry_it_out,
-        "vcenter",
-        VCENTER_LIMIT_S,
-        VCENTER_RETRIES,
-        repeats_old=False,
-    ),
     Reaction(
         "sync_jobs_with_their_file",
         ChangeReceived,
@@ -378,20 +323,5 @@ REACTIONS = (
         SYNC_LIMIT_S,
         repeats_old=False,
     ),
-    *(
-        Reaction(
-            name,
-            event,
-            when_docker_operation_requested_carry_it_out,
-            "docker",
-            DOCKER_LIMIT_S,
-            repeats_old=False,
-        )
-        for name, event in (
-            ("spawn_a_docker_agent", DockerAgentRequested),
-            ("start_a_docker_agent", DockerAgentStartRequested),
-            ("stop_a_docker_agent", DockerAgentStopRequested),
-            ("destroy_a_docker_agent", DockerAgentDestroyRequested),
-        )
-    ),
+    *MACHINE_REACTIONS,
 )
