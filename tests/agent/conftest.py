@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from tests.agent.agent_forks import AgentForks, open_agent_forks
 from tests.agent.fake_server import FakeServer
-from tests.agent.harness import Agent, StartAgent
+from tests.agent.harness import AGENT_ENVIRONMENT, Agent, StartAgent
 from tests.agent.pytest_forks import PytestForks, open_forks
 from tests.support.compiled_bundle import build_compiled_zipapp
 
@@ -23,6 +23,12 @@ def bundle() -> Iterator[Path]:
         path = Path(created) / "agent.pyz"
         path.write_bytes(build_compiled_zipapp())
         yield path
+
+
+@pytest.fixture(scope="session")
+def agent_forks(bundle: Path) -> Iterator[AgentForks]:
+    with open_agent_forks(bundle, AGENT_ENVIRONMENT) as forks:
+        yield forks
 
 
 @pytest.fixture
@@ -42,11 +48,11 @@ def server() -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def start(bundle: Path, folder: Path, server: FakeServer) -> Iterator[StartAgent]:
+def start(bundle: Path, agent_forks: AgentForks, folder: Path, server: FakeServer) -> Iterator[StartAgent]:
     with ExitStack() as agents:
 
-        def start(*options: str, python: str = sys.executable, user: int | None = None) -> Agent:
-            agent = Agent(bundle, folder, server.url, *options, python=python, user=user)
+        def start(*options: str, python: str | None = None, user: int | None = None) -> Agent:
+            agent = Agent(bundle, folder, server.url, *options, forks=agent_forks, python=python, user=user)
             agents.callback(agent.close)
             return agent
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.agent.agent_forks import AgentForks, ForkedAgent
 from tests.agent.fake_server import TOKEN, WAIT
 
 # Every user can run it, unlike the Python of a virtual environment in a home folder.
@@ -24,7 +25,7 @@ AGENT_ENVIRONMENT = {
 
 
 class Agent:
-    """Runs the zipapp as a process."""
+    """Runs the zipapp: as a process of `python`, or else as a fork of one that has its modules imported."""
 
     def __init__(
         self,
@@ -32,7 +33,8 @@ class Agent:
         folder: Path,
         url: str,
         *options: str,
-        python: str = sys.executable,
+        forks: AgentForks,
+        python: str | None = None,
         user: int | None = None,
     ) -> None:
         self.workdir = folder / "work"
@@ -44,15 +46,21 @@ class Agent:
         if user is not None:
             for path in (self.workdir, self.token_file):
                 os.chown(path, user, user)
-        self._errors = (folder / "stderr").open("w+")
+        errors = folder / "stderr"
+        self._errors = errors.open("w+")
         token = [] if "--token-file" in options else ["--token-file", str(self.token_file)]
-        self.process = subprocess.Popen(
-            [python, str(bundle), "--server", url, *token, "--workdir", str(self.workdir), *options],
-            env=AGENT_ENVIRONMENT,
-            user=user,
-            stdin=subprocess.DEVNULL,
-            stderr=self._errors,
-        )
+        arguments = ["--server", url, *token, "--workdir", str(self.workdir), *options]
+        self.process: subprocess.Popen[bytes] | ForkedAgent
+        if python is None:
+            self.process = forks.start(arguments, errors)
+        else:
+            self.process = subprocess.Popen(
+                [python, str(bundle), *arguments],
+                env=AGENT_ENVIRONMENT,
+                user=user,
+                stdin=subprocess.DEVNULL,
+                stderr=self._errors,
+            )
 
     @property
     def printed(self) -> str:

@@ -63,7 +63,8 @@ def _spy(folder: Path, token_file: Path, last: object) -> str:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run builds as another user")
-def test_a_build_cannot_read_the_token(server: FakeServer, agent: Agent, folder: Path) -> None:
+def test_a_build_cannot_read_the_token(server: FakeServer, start: StartAgent, folder: Path) -> None:
+    agent = start(python=sys.executable)
     build = server.queue(_spy(folder, agent.token_file, agent.process.pid))
     assert server.wait_finished(build)["exit_code"] == 0, build.lines
 
