@@ -38,26 +38,34 @@ async def fetch_trend(source: Source, column: str, of: int, since: datetime) -> 
     """Returns the days since a time on which builds of a job or project ended, in order. `column` is `job_id` or
     `project_id`, and `of` its value.
     """
+    # Without the narrow `ended`, PostgreSQL sorts the whole rows of builds, with their configurations.
     query = (
-        f"WITH ended AS (SELECT * FROM {BuildRow.table} WHERE {column} = %(of)s AND finished_at IS NOT NULL"
+        "WITH ended AS MATERIALIZED (SELECT id, job_id, branch, matrix, status, started_at, finished_at,"
+        "   passed + failed AS results, failed, flaky"
+        f"  FROM {BuildRow.table} WHERE {column} = %(of)s AND finished_at IS NOT NULL"
         "  AND id > coalesce((SELECT id FROM"
         f"   (SELECT id, created_at FROM {BuildRow.table} WHERE {column} = %(of)s ORDER BY id DESC) newest"
         "   WHERE created_at < %(look_back)s LIMIT 1), 0)),"
-        # A stretch has the builds after one that passed, up to the next one that passed.
-        " stretches AS (SELECT *, count(*) FILTER (WHERE status = 'passed') OVER"
-        "   (PARTITION BY job_id, branch, matrix ORDER BY id ROWS UNBOUNDED PRECEDING EXCLUDE CURRENT ROW) AS stretch"
-        "  FROM ended WHERE status IN ('passed', 'failed')),"
-        " greens AS (SELECT id, status, finished_at - min(finished_at) FILTER (WHERE status = 'failed') OVER"
-        "   (PARTITION BY job_id, branch, matrix, stretch) AS red FROM stretches)"
-        " SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, count(*),"
-        " count(*) FILTER (WHERE e.status = 'passed'), count(*) FILTER (WHERE e.status = 'failed'),"
-        " count(*) FILTER (WHERE e.status = 'aborted'),"
-        " percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)::float)"
-        "  FILTER (WHERE e.status <> 'aborted'),"
-        " sum(passed + failed)::bigint, sum(failed)::bigint, sum(flaky)::bigint,"
-        " percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM g.red)::float)"
-        "  FILTER (WHERE g.status = 'passed' AND g.red >= interval '0')"
-        " FROM ended e LEFT JOIN greens g USING (id) WHERE finished_at >= %(since)s GROUP BY day ORDER BY day"
+        # A stretch has the builds after one that passed, up to the next one that passed. With EXCLUDE CURRENT ROW,
+        # PostgreSQL would count all builds before anew for each build.
+        " stretches AS (SELECT job_id, branch, matrix, status, finished_at, count(*) FILTER (WHERE status = 'passed')"
+        "   OVER (PARTITION BY job_id, branch, matrix ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
+        "   AS stretch FROM ended WHERE status IN ('passed', 'failed')),"
+        " greens AS (SELECT max(finished_at) FILTER (WHERE status = 'passed') AS green,"
+        "   min(finished_at) FILTER (WHERE status = 'failed') AS red"
+        "  FROM stretches GROUP BY job_id, branch, matrix, stretch),"
+        " times AS (SELECT (green AT TIME ZONE 'UTC')::date AS day,"
+        "   percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM green - red)::float) AS time_to_green"
+        "  FROM greens WHERE green >= red AND green >= %(since)s GROUP BY day),"
+        " days AS (SELECT (finished_at AT TIME ZONE 'UTC')::date AS day, count(*) AS builds,"
+        "   count(*) FILTER (WHERE status = 'passed') AS passed, count(*) FILTER (WHERE status = 'failed') AS failed,"
+        "   count(*) FILTER (WHERE status = 'aborted') AS aborted,"
+        "   percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)::float)"
+        "    FILTER (WHERE status <> 'aborted') AS duration,"
+        "   sum(results)::bigint AS results, sum(failed)::bigint AS failed_results, sum(flaky)::bigint AS flaky_results"
+        "  FROM ended WHERE finished_at >= %(since)s GROUP BY day)"
+        " SELECT day, builds, passed, failed, aborted, duration, results, failed_results, flaky_results, time_to_green"
+        " FROM days LEFT JOIN times USING (day) ORDER BY day"
     )
     parameters: Mapping[str, Any] = {"of": of, "since": since, "look_back": since - LOOK_BACK}
     return await fetch_all(source, TrendDay, query, parameters)
