@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from testhide.adapters import embeddings
 from testhide.engines import Engines
 from tests.support.builders import Shop, given_build, given_job, given_project
 from tests.support.fake_agent import FakeAgent
 from tests.support.in_process_server import InProcessServer, serve_in_process
+from tests.support.semantic_index import FailureIndexer
 from tests.support.server import Server, server_with_workers
 from tests.support.webhook_receiver import WebhookReceiver, receive_webhooks
 
@@ -55,3 +57,9 @@ def inside(server: Server) -> Iterator[InProcessServer]:
 def receiver() -> Iterator[WebhookReceiver]:
     with receive_webhooks() as receiver:
         yield receiver
+
+
+@pytest.fixture(scope="session")
+def failure_indexer(server: Server) -> Iterator[FailureIndexer]:
+    with FailureIndexer(embeddings(server.settings)) as indexer:
+        yield indexer

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.builders import CONFIGURATION, REPOSITORY, finish, given_build, given_job, given_project, upload
 from tests.support.http import Answer
-from tests.support.semantic_index import index_failures
+from tests.support.semantic_index import index_words
 from tests.support.server import Server
 
 REFUSED = "psycopg.OperationalError: connection refused"
@@ -128,7 +128,7 @@ def test_a_failure_of_another_test_with_a_similar_message(server: Server, job: i
     first = run(server, job, "eeee3333", test_x=f"{message} 17")
     result = result_of(server, first, "test_x")
     server.admin.when("POST", f"/tests/{result}/classification", json={"classification": "test_bug"}).then(200)
-    index_failures(server, None)
+    index_words(server)
     found = diagnose(server, run(server, job, "ffff3333", test_y=f"{message} for order 9")).then(200)
     assert found["classification"] == "test_bug"
     assert f"test:{result}" in found["sources"]

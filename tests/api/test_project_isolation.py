@@ -3,13 +3,12 @@
 import uuid
 from typing import Any
 
-from testhide.adapters import embeddings
 from tests.support.builders import finish, given_build, given_job, given_project, upload
-from tests.support.semantic_index import index_failures
+from tests.support.semantic_index import FailureIndexer
 from tests.support.server import Server
 
 
-def test_no_read_shows_a_text_of_another_project(server: Server) -> None:
+def test_no_read_shows_a_text_of_another_project(server: Server, failure_indexer: FailureIndexer) -> None:
     word = f"planted{uuid.uuid4().hex}"
     report = f'<testsuite name="{word}"><testcase name="{word}"><failure message="{word} boom"/></testcase></testsuite>'
     theirs, mine = given_project(server, name=word, description=word), given_project(server)
@@ -19,7 +18,7 @@ def test_no_read_shows_a_text_of_another_project(server: Server) -> None:
         text = report if job == jobs[0] else report.replace(word, "mine")
         upload(server.admin, build, text.encode()).then(201)
         finish(server, build, "failed")
-    index_failures(server, embeddings(server.settings))
+    failure_indexer.index(server)
     server.wait_until_projected()
     (case,) = server.admin.fetch("/test-cases", project_id=theirs)["results"]
     member = server.make_user("developer", {mine: "admin"})

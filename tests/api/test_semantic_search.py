@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
@@ -15,14 +15,14 @@ from commands.handler import CommandContext, Handler
 from domain.failures.log_explanations import Excerpt
 from store.clock import utcnow
 from store.tables import passages
-from testhide.adapters import embeddings
 from testhide.engines import Engines
 from testhide.processes import core
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.http import Client
-from tests.support.semantic_index import index_failures
+from tests.support.semantic_index import FailureIndexer, index_words
 from tests.support.server import Server, server_on_new_database
 
+Fail = Callable[[Sequence[str]], "Failing"]
 Pairs = tuple[tuple[str, str], ...]
 MAX_MISSED = 10
 """Number of the 50 queries of a test set whose failure need not be among the first five results."""
@@ -40,14 +40,14 @@ def make_report(messages: Sequence[str]) -> bytes:
 class Failing:
     """A project with a failed build, whose tests failed with these messages."""
 
-    def __init__(self, server: Server, messages: Sequence[str]) -> None:
+    def __init__(self, server: Server, messages: Sequence[str], index: Callable[[Server], None]) -> None:
         self.server = server
         self.project = given_project(server)
         self.job = given_job(server, self.project)
         self.build = given_build(server, self.job)
         upload(server.admin, self.build, make_report(messages)).then(201)
         server.admin.when("POST", f"/builds/{self.build}/finish", json={"status": "failed"}).then(200)
-        index_failures(server, embeddings(server.settings))
+        index(server)
 
 
 def search(client: Client, q: str, project: int, **query: Any) -> dict[str, Any]:
@@ -60,9 +60,14 @@ def search(client: Client, q: str, project: int, **query: Any) -> dict[str, Any]
     return found
 
 
+@pytest.fixture(scope="module", name="fail")
+def _fail(server: Server, failure_indexer: FailureIndexer) -> Fail:
+    return lambda messages: Failing(server, messages, failure_indexer.index)
+
+
 @pytest.fixture(scope="module", name="many")
-def _many(server: Server) -> Failing:
-    return Failing(server, [*(text for _, text in PAIRS), *OTHERS])
+def _many(fail: Fail) -> Failing:
+    return fail([*(text for _, text in PAIRS), *OTHERS])
 
 
 @pytest.fixture(name="without_model")
@@ -72,8 +77,8 @@ def _without_model(engines: Engines, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("pairs", [PAIRS, HELD_OUT], ids=["developed with", "held out"])
-def test_paraphrases_are_found(server: Server, pairs: Pairs) -> None:
-    failing = Failing(server, [*(text for _, text in pairs), *OTHERS])
+def test_paraphrases_are_found(server: Server, fail: Fail, pairs: Pairs) -> None:
+    failing = fail([*(text for _, text in pairs), *OTHERS])
     missed = []
     for query, text in pairs:
         found = search(server.admin, query, failing.project, limit=5)
@@ -93,8 +98,8 @@ def test_a_result_leads_to_its_test(server: Server, many: Failing) -> None:
     assert search(server.admin, "database timeout", many.project, type="build")["results"] == []
 
 
-def test_the_explanation_of_a_failed_build_is_found(server: Server) -> None:
-    failing = Failing(server, ["boom"])
+def test_the_explanation_of_a_failed_build_is_found(server: Server, fail: Fail) -> None:
+    failing = fail(["boom"])
     lines = ["collecting", "ERROR: the database is locked"]
 
     async def explain() -> None:
@@ -104,43 +109,43 @@ def test_the_explanation_of_a_failed_build_is_found(server: Server) -> None:
             await Handler(parts.log, utcnow).execute(command, CommandContext("system:tests"))
 
     asyncio.run(explain())
-    index_failures(server, None)
+    index_words(server)
     (found,) = search(server.admin, "locked database", failing.project, type="log")["results"]
     assert (found["type"], found["id"], found["result_id"]) == ("log", failing.build, None)
     assert found["snippet"] == " ".join(lines)
 
 
-def test_equal_failures_are_one_result(server: Server) -> None:
-    failing = Failing(server, [f"lost connection after {seconds} s" for seconds in (1, 20, 300)])
+def test_equal_failures_are_one_result(server: Server, fail: Fail) -> None:
+    failing = fail([f"lost connection after {seconds} s" for seconds in (1, 20, 300)])
     (found,) = search(server.admin, "connection lost", failing.project)["results"]
     assert found["snippet"] == "lost connection after 300 s"
 
 
-def test_members_find_only_what_is_theirs(server: Server) -> None:
+def test_members_find_only_what_is_theirs(server: Server, fail: Fail) -> None:
     """Neither texts of another project nor scores that depend on them are in an answer."""
     secret = f"planted {uuid.uuid4().hex} database password"
-    planted = Failing(server, [secret, "database timeout"])
-    mine = Failing(server, ["connection to the database timed out", "boom"])
+    planted = fail([secret, "database timeout"])
+    mine = fail(["connection to the database timed out", "boom"])
     member = server.make_user("developer", {mine.project: "write"})
     before = search(member, "database password timeout", mine.project)
     assert "planted" not in str(before)
     assert {item["build_id"] for item in before["results"]} == {mine.build}
     assert member.get("/api/v3/ai/search", params={"q": secret, "project_id": planted.project}).status_code == 404
-    Failing(server, ["database password timeout"] * 3)
+    fail(["database password timeout"] * 3)
     assert search(member, "database password timeout", mine.project) == before
 
 
-def test_a_deletion_is_final(server: Server) -> None:
-    failing = Failing(server, ["lost connection"])
+def test_a_deletion_is_final(server: Server, fail: Fail) -> None:
+    failing = fail(["lost connection"])
     assert search(server.admin, "lost connection", failing.project)["results"]
     server.admin.when("DELETE", f"/builds/{failing.build}").then(204)
     assert search(server.admin, "lost connection", failing.project)["results"] == [], "before its passages are deleted"
-    index_failures(server, None)
+    index_words(server)
     assert search(server.admin, "lost connection", failing.project)["results"] == []
 
 
-def test_texts_without_words_are_similar_to_no_query(server: Server) -> None:
-    failing = Failing(server, ["!!!", "?? !!", "12 34", "connection to postgres timed out after 30s"])
+def test_texts_without_words_are_similar_to_no_query(server: Server, fail: Fail) -> None:
+    failing = fail(["!!!", "?? !!", "12 34", "connection to postgres timed out after 30s"])
     (found,) = search(server.admin, "database timeout", failing.project)["results"]
     assert found["snippet"] == "connection to postgres timed out after 30s"
     for query in ("!!", "the", "is it the"):
@@ -148,7 +153,7 @@ def test_texts_without_words_are_similar_to_no_query(server: Server) -> None:
 
 
 def test_words_are_found_without_a_model(without_model: Server) -> None:
-    failing = Failing(without_model, ["connection to postgres timed out after 30s", "boom"])
+    failing = Failing(without_model, ["connection to postgres timed out after 30s", "boom"], index_words)
     found = search(without_model.admin, "postgres timeout", failing.project)
     assert found["mode"] == "text"
     assert [item["snippet"] for item in found["results"]] == ["connection to postgres timed out after 30s"]

@@ -23,7 +23,7 @@ from tests.support.evals import record_evals
 from tests.support.git_repository import GitRepository
 from tests.support.http import Client
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, Response, signed, signing_key
-from tests.support.semantic_index import index_failures
+from tests.support.semantic_index import index_words
 from tests.support.server import ADMIN, Server
 
 PATIENCE_S = 30
@@ -300,7 +300,7 @@ def build_world(server: Server) -> World:
     shared = {"scm_endpoint_id": world.scm_endpoint}
     world.admin.put(f"/api/v3/projects/{world.other_project}", json=shared).then(200)
     server.wait_until_projected()
-    index_failures(server, None)
+    index_words(server)
     return world
 
 
