@@ -160,6 +160,15 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
     return None
 
 
+class ApiRouter(Router):
+    """The router of one application. Litestar would copy it with all its routes to register it, which takes half of the
+    time that it takes to make the application.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ApiRouter":
+        return self
+
+
 class Application(Litestar):
     def __init__(self, **options: Any) -> None:
         self._public_bodies = PublicBodies()
@@ -202,7 +211,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
 
     app = Application(
         route_handlers=[
-            Router("/api/v3", route_handlers=list(CONTROLLERS)),
+            ApiRouter("/api/v3", route_handlers=list(CONTROLLERS)),
             AgentDownloadController,
             ProjectHookController,
             PasswordPageController,
