@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import compress
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -61,7 +62,7 @@ class TestCaseItem(msgspec.Struct):
     failed.
     """
     duration_ms: int | None
-    """Duration in the newest builds; null if they did not run the test, or skipped it."""
+    """Duration of the newest result; null if the test was skipped. In a project, the longest of those of its jobs."""
     time_lost_ms: int
     """Time that runs took which failed or passed on a retry only, estimated by `duration_ms`."""
     has_failed: bool
@@ -148,9 +149,11 @@ class TestCaseController(Controller):
             job_ids = [job_id] if job_id is not None else await jobs.fetch_ids(connection, project_id)
             activity = await read_activity(connection, project_id, job_ids, first_day(days), is_job=job_id is not None)
             if search is not None:
-                activity.keep(await test_cases.find_by_name(connection, project_id, search))
+                named = await test_cases.find_by_name(connection, project_id, search)
+                await asyncio.to_thread(activity.keep, named)
             if only == "never_failing":
-                activity.drop(await test_cases.find_failed_of_project(connection, project_id))
+                failed = await test_cases.find_failed_of_project(connection, project_id)
+                await asyncio.to_thread(activity.drop, failed)
             total, page = await asyncio.to_thread(activity.select, sort, only, position, limit)
             names = await test_cases.fetch_names(connection, [case.id for case in page])
             failed = await test_cases.find_failed(connection, [case.id for case in page])
@@ -204,10 +207,10 @@ def parse_position(after: str) -> tuple[int, int]:
 async def read_activity(
     connection: AsyncConnection, project_id: int, job_ids: Sequence[int], since: int, *, is_job: bool
 ) -> Activity:
-    runs = await test_cases.count_runs_in_jobs(connection, job_ids, since)
-    durations = await test_cases.fetch_durations(connection, job_ids)
-    suspects = await test_health.fetch_recent_histories(connection, project_id, since, MAX_SUSPECTS)
-    all_runs = runs
+    cases = await test_cases.fetch_runs(connection, job_ids, since)
+    among = set(compress(cases.ids(), cases.runs)) if is_job else None
+    suspects = await test_health.fetch_recent_histories(connection, project_id, since, MAX_SUSPECTS, among)
+    all_runs: dict[int, int] = {}
     job_of: dict[int, int] = {}
     if is_job:
         all_runs = await test_health.count_runs(connection, suspects, since)
@@ -217,16 +220,14 @@ async def read_activity(
     def sum_up_all() -> dict[int, CaseActivity]:
         found: dict[int, CaseActivity] = {}
         for case_id, history in suspects.items():
-            if case_id not in runs:
+            runs, duration = cases.find(case_id)
+            if not runs:
                 continue
-            activity = sum_up(case_id, history.since_day(since, all_runs.get(case_id, 0)), durations.get(case_id))
-            found[case_id] = only_of_job(activity, history, runs[case_id], job_ids[0], job_of) if is_job else activity
+            activity = sum_up(case_id, history, all_runs.get(case_id, runs), duration)
+            found[case_id] = only_of_job(activity, history, runs, job_ids[0], job_of) if is_job else activity
         return found
 
-    found = await asyncio.to_thread(sum_up_all)
-    for case_id in found:
-        del runs[case_id]
-    return Activity(found, runs, durations)
+    return Activity(cases, await asyncio.to_thread(sum_up_all))
 
 
 def only_of_job(

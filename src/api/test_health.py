@@ -20,7 +20,7 @@ from commands.reports.parser.signature import mask
 from domain.run_histories import RunHistory, count_failing
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT, Action, Assessment, Risk, Trend, assess
 from projections import test_health
-from projections.results_runs import day_of
+from projections.results_days import day_of
 from projections.test_health import MAX_SUSPECTS, CaseHistory, FailureText
 
 MAX_ASSESSED_RUNS = 200

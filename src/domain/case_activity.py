@@ -2,9 +2,10 @@
 are sorted and filtered by it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence, Set
 from heapq import nsmallest
-from itertools import chain
+from itertools import chain, compress, islice
 from typing import Literal
 
 import msgspec
@@ -14,9 +15,10 @@ from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 
 Sort = Literal["failures", "flaky", "newly_failing", "cost", "slowest", "runs", "id"]
 Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
+NO_DURATION = -1
 
 
-class CaseActivity(msgspec.Struct, frozen=True):
+class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     id: int
     runs: int
     """Number of runs in the window, without the failed and retried ones of broken builds."""
@@ -30,7 +32,7 @@ class CaseActivity(msgspec.Struct, frozen=True):
     failing_since: int | None = None
     """Build with which the streak began; None if the newest run passed, or if the streak began before the window."""
     duration_ms: int | None = None
-    """Duration in the newest builds; None if they did not run the test."""
+    """Duration of the newest result; None if that was skipped."""
 
     @property
     def time_lost_ms(self) -> int:
@@ -75,42 +77,94 @@ class CaseActivity(msgspec.Struct, frozen=True):
                 return self.failed_runs + self.retried_runs == 0
 
 
-def sum_up(case_id: int, history: RunHistory, duration_ms: int | None) -> CaseActivity:
-    """Returns the activity of a test case that has notable runs. `history` is that of the window. Leaves broken builds
-    out.
+def sum_up(case_id: int, history: RunHistory, runs: int, duration_ms: int | None) -> CaseActivity:
+    """Returns the activity of a test case that has notable runs. `history` has those of the window, and `runs` is the
+    number of runs in the window. Leaves broken builds out.
     """
-    outcomes = history.to_bytes().translate(_OUTCOMES, _BROKEN)
-    counting = [run for run in history.notable if not run.flags & BROKEN_BUILD]
-    failed = [run for run in counting if run.flags & FAILED]
-    streak = min(len(outcomes) - len(outcomes.rstrip(b"\1")), len(failed))
+    runs = max(runs, len(history.notable))
+    broken = failed = retried = flips = streak = last = 0
+    since: int | None = None
+    for run in history.notable:
+        if run.flags & BROKEN_BUILD:
+            broken += 1
+        elif run.flags & FAILED:
+            number = run.number - broken
+            if not failed or number > last + 1:
+                # The run before passed, unless there is none.
+                flips += 1 if number <= history.runs - runs + 1 else 2
+                streak, since = 0, run.build_id
+            failed, streak, last = failed + 1, streak + 1, number
+        elif run.flags & RETRIED:
+            retried += 1
+    is_failing = failed > 0 and last >= history.runs - broken
     return CaseActivity(
         id=case_id,
-        runs=max(len(counting), history.runs - (len(history.notable) - len(counting))),
-        failed_runs=len(failed),
-        retried_runs=sum(run.flags & RETRIED != 0 for run in counting),
-        flips=outcomes.count(b"\0\1") + outcomes.count(b"\1\0"),
-        failing_streak=streak,
-        failing_since=failed[-streak].build_id if 0 < streak < len(outcomes) else None,
+        runs=runs - broken,
+        failed_runs=failed,
+        retried_runs=retried,
+        flips=flips - is_failing,
+        failing_streak=streak if is_failing else 0,
+        failing_since=since if is_failing and streak < runs - broken else None,
         duration_ms=duration_ms,
     )
 
 
-class Activity:
-    """Activity of the test cases of a project or job: `notable` has those with notable runs in the window. Of all
-    others, which are nearly all, only the number of runs is known: so a list of 50,000 takes milliseconds.
+class CaseRuns(msgspec.Struct, frozen=True):
+    """Columns about the test cases of a project or job in the window. For each id of `firsts`, which is sorted, they
+    have `size` test cases with consecutive ids, of which this is the first.
     """
 
-    def __init__(self, notable: dict[int, CaseActivity], others: dict[int, int], durations: Mapping[int, int]) -> None:
-        self._notable, self._others, self._durations = notable, others, durations
+    firsts: Sequence[int]
+    size: int
+    runs: Sequence[int]
+    """0 for a test case that did not run."""
+    durations_ms: Sequence[int]
+    """NO_DURATION if it is not known."""
+
+    def ids(self) -> Iterator[int]:
+        """Returns the ids of the test cases in the order of the columns, also of those that did not run."""
+        return chain.from_iterable(range(first, first + self.size) for first in self.firsts)
+
+    def id_at(self, index: int) -> int:
+        return self.firsts[index // self.size] + index % self.size
+
+    def index_of(self, case_id: int) -> int:
+        """Returns the index of a test case; of the last one before it, if it has none; -1 without one before."""
+        number = bisect_right(self.firsts, case_id) - 1
+        return -1 if number < 0 else number * self.size + min(case_id - self.firsts[number], self.size - 1)
+
+    def find(self, case_id: int) -> tuple[int, int | None]:
+        """Returns the runs and the duration of a test case."""
+        index = self.index_of(case_id)
+        if index < 0 or self.id_at(index) != case_id:
+            return 0, None
+        duration = self.durations_ms[index]
+        return self.runs[index], None if duration == NO_DURATION else duration
+
+
+class Activity:
+    """Activity of the test cases of a project or job: `notable` has those with notable runs in the window. Of all
+    others, which are nearly all, only the number of runs and the duration are known: so a list of 50,000 takes
+    milliseconds.
+    """
+
+    def __init__(self, cases: CaseRuns, notable: dict[int, CaseActivity]) -> None:
+        """`notable` has no other test cases than `cases`."""
+        self._cases, self._notable = cases, notable
+        self._others = list(cases.runs)
+        """The runs of the others; 0 for test cases that do not belong to the list, or are notable."""
+        for case_id in notable:
+            self._others[cases.index_of(case_id)] = 0
 
     def keep(self, case_ids: Set[int]) -> None:
         """Drops all test cases but these."""
         self._notable = {case_id: self._notable[case_id] for case_id in self._notable.keys() & case_ids}
-        self._others = {case_id: self._others[case_id] for case_id in self._others.keys() & case_ids}
+        columns = zip(self._cases.ids(), self._others, strict=True)
+        self._others = [runs if case_id in case_ids else 0 for case_id, runs in columns]
 
     def drop(self, case_ids: Set[int]) -> None:
         """Drops these test cases."""
-        self.keep((self._notable.keys() | self._others.keys()) - case_ids)
+        self.keep(set(compress(self._cases.ids(), self._cases.runs)) - case_ids)
 
     def select(
         self, sort: Sort, only: Only | None, position: tuple[int, int] | None, limit: int
@@ -118,28 +172,44 @@ class Activity:
         """Returns how many test cases match `only`, and the first of them after a position, which is the key of the
         last one before.
         """
-        matching = [case for case in self._notable.values() if case.matches(only)]
-        others = self._others if only in (None, "never_failing") else {}
-        keys: Iterable[tuple[int, int]] = chain((case.key(sort) for case in matching), self._keys_of(others, sort))
+        keys = [case.key(sort) for case in self._notable.values() if case.matches(only)]
+        total = len(keys)
         if position is not None:
-            keys = (key for key in keys if key > position)
-        found = nsmallest(limit, keys)
-        return len(matching) + len(others), [self._get(case_id) for _, case_id in found]
+            keys = [key for key in keys if key > position]
+        if only in (None, "never_failing"):
+            total += len(self._others) - self._others.count(0)
+            keys += self._first_others(sort, position, limit)
+        return total, [self._get(case_id) for _, case_id in nsmallest(limit, keys)]
 
-    def _keys_of(self, others: dict[int, int], sort: Sort) -> Iterator[tuple[int, int]]:
-        """Returns the keys that `CaseActivity.key` would return."""
-        if sort == "runs":
-            return ((-runs, case_id) for case_id, runs in others.items())
-        if sort == "slowest":
-            durations = self._durations
-            return ((-1 - durations[case_id] if case_id in durations else 0, case_id) for case_id in others)
-        value, _ = CaseActivity(0, 0).key(sort)
-        return ((value, case_id) for case_id in others)
+    def _first_others(self, sort: Sort, position: tuple[int, int] | None, limit: int) -> Iterable[tuple[int, int]]:
+        """Returns the first keys after a position of the others, as `CaseActivity.key` would return them."""
+        others = enumerate(self._others)
+        # The value of a key and the index are one number, since two numbers are compared much slower.
+        found: Iterable[int]
+        match sort:
+            case "runs":
+                found = [index - (runs << _BITS) for index, runs in others if runs]
+            case "slowest":
+                columns = zip(others, self._cases.durations_ms, strict=True)
+                found = [index + (NO_DURATION - duration << _BITS) for (index, runs), duration in columns if runs]
+            case _:
+                value = CaseActivity(0, 0).key(sort)[0] << _BITS
+                found = (value + index for index, runs in others if runs)
+        if position is not None:
+            begin = (position[0] << _BITS) + self._cases.index_of(position[1])
+            found = (key for key in found if key > begin)
+        # Keys that are sorted already are not compared.
+        first = nsmallest(limit, found) if sort in _BY_COLUMN else islice(found, limit)
+        return ((key >> _BITS, self._cases.id_at(key & _MASK)) for key in first)
 
     def _get(self, case_id: int) -> CaseActivity:
         known = self._notable.get(case_id)
-        return known or CaseActivity(case_id, self._others[case_id], duration_ms=self._durations.get(case_id))
+        if known is not None:
+            return known
+        runs, duration = self._cases.find(case_id)
+        return CaseActivity(case_id, runs, duration_ms=duration)
 
 
-_OUTCOMES = bytes(flags & FAILED for flags in range(256))
-_BROKEN = bytes(flags for flags in range(256) if flags & BROKEN_BUILD)
+_BY_COLUMN = ("runs", "slowest")
+_BITS = 32
+_MASK = (1 << _BITS) - 1

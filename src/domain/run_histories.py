@@ -20,7 +20,7 @@ BROKEN_SHARE = 0.8
 """A build is broken if more than this share of its results failed. Then something else than a single test broke."""
 
 
-class NotableRun(msgspec.Struct, frozen=True):
+class NotableRun(msgspec.Struct, frozen=True, gc=False):
     number: int
     """Number of runs of the test case up to this one, which is included."""
     build_id: int

@@ -12,7 +12,7 @@ from domain.phrases import first_line
 from domain.run_histories import RunHistory, count_failing
 from domain.test_health import FAILED, assess
 from projections import test_health, trends
-from projections.results_runs import day_of
+from projections.results_days import day_of
 from projections.test_health import CaseHistory, FailureText
 from store.clock import utcnow
 

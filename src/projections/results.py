@@ -1,5 +1,5 @@
 """Read model of test results and reports. Queries are in `results_queries` and `results_history`, tables of test cases
-in `results_cases`, tables of their runs in `results_runs`.
+in `results_cases`, tables of their runs in `results_runs` and `results_days`.
 
 A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010). A
 result takes about 17 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
@@ -46,15 +46,14 @@ from projections.results_cases import (
     correct_run,
     remove_result,
 )
+from projections.results_days import CaseDayRow, CaseRunsRow, chunk_keys
 from projections.results_passes import count_passes
 from projections.results_runs import (
     BuildOutcomeRow,
-    CaseDayRow,
     NotableRunRow,
     RunNotes,
     SuspectRow,
     change_outcome,
-    day_keys,
     reset_outcome,
 )
 
@@ -150,10 +149,10 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
                     yield CaseStatsRow, (case_id,)
                     if status == FAILED or flaky:
                         yield SuspectRow, (case_id,)
-            yield from day_keys(recorded.event)
+            yield from chunk_keys(recorded.event)
         case ResultsReplaced(case_ids=case_ids):
             yield from ((CaseStatsRow, (case_id,)) for case_id in case_ids)
-            yield from day_keys(recorded.event)
+            yield from chunk_keys(recorded.event)
         case ReportRecorded(build_id=build_id, replaces=replaces):
             yield BuildOutcomeRow, (build_id,)
             if replaces is not None:
@@ -200,7 +199,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield DeleteWhere(row, "job_id", event.job_id)
         case ProjectDeleted():
-            # The counters in `case_stats`, and the tables of `results_runs`, stay, since they contain no names.
+            # The counters in `case_stats` stay, and so do `results_runs` and `results_days`, since they have no names.
             yield Delete(CatalogueRow, event.project_id)
             yield DeleteWhere(TestCaseRow, "project_id", event.project_id)
         case BuildDeleted():
@@ -229,6 +228,7 @@ PROJECTION = Projection(
         CatalogueRow,
         NotableRunRow,
         SuspectRow,
+        CaseRunsRow,
         CaseDayRow,
         BuildOutcomeRow,
     ),
@@ -358,7 +358,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
         # `notes.changes` counts one run for each test case.
         notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - is_first)
     yield RowsByKey(CaseStatsRow, after)
-    yield from notes.changes([*passes.case_ids, *after])
+    yield from notes.changes([*passes.case_ids, *after], passes.stretches)
 
 
 def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
@@ -374,4 +374,4 @@ def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
             notes.correct(case_id, event.build_id, changed.runs, SKIPPED)
         notes.count(case_id, changed.runs - stats.runs)
     yield RowsByKey(CaseStatsRow, after)
-    yield from notes.changes(())
+    yield from notes.changes((), ())

@@ -28,14 +28,16 @@ class Passes(NamedTuple):
     """The test cases whose passes are counted."""
     left: list[int]
     """The rows of the other results."""
+    stretches: list[tuple[int, int]]
+    """The stretches of rows whose test cases have consecutive ids: the first row and the one after the last."""
 
 
 def count_passes(event: ResultsRecorded, others: bytes, rows: Rows) -> Passes:
     """Counts the passes that can be counted in columns. `others` has one byte for each result: 0 for a pass that counts
     and is neither flaky nor replaces another result, and SKIPPED for such a result of a skipped test.
     """
-    passes = Passes([], [], [])
     stretches = list(_consecutive(event.case_ids))
+    passes = Passes([], [], [], stretches)
     has_each_once = len(stretches) == 1 or len(set(compress(event.case_ids, event.finals))) == sum(event.finals)
     for start, end in stretches:
         if not (has_each_once and _count(event, others[start:end], rows, start, passes)):

@@ -1,4 +1,4 @@
-"""Runs of test cases, as far as statistics need them: which runs failed, and how many runs there were on each day.
+"""Runs of test cases that statistics need one by one: those that failed. `results_days` counts all runs.
 
 Nearly all results are passes of tests that never failed, so a pass costs no more than a count. Only *notable* runs have
 a row: runs that failed, that passed on a retry only, or that passed although the run before failed on the same commit.
@@ -8,37 +8,36 @@ None of these rows contains a text. They stay when a build, a job or a project i
 `results_cases`.
 """
 
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import msgspec
 
 from domain.builds import BuildRequeued, ReportRecorded
-from domain.core.columns import Int32s
 from domain.results import FAILED as FAILED_RESULT
 from domain.results import ResultsRecorded, ResultsReplaced
-from domain.run_histories import KEPT_RUNS
+from domain.run_histories import BROKEN_MIN_RESULTS, BROKEN_SHARE, KEPT_RUNS
 from domain.test_health import FAILED, RETRIED, SAME_COMMIT
-from projections.engine.model import Change, Delete, DeleteRange, Int, Key, Row, Rows, SmallInt, Table
+from projections.engine.model import Change, Delete, DeleteRange, Int, Row, Rows, SmallInt, Table
 from projections.results_cases import MIXED, NO_RUN, VERSION, CaseStatsRow
+from projections.results_days import count_runs
 
-CHUNK = 128
-"""Number of test cases whose runs on one day are counted in one row."""
 _BUILD_BITS = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_DAY = _EPOCH.toordinal()
 _MINUTE = timedelta(minutes=1)
+
+
+IS_BROKEN = f"passed + failed >= {BROKEN_MIN_RESULTS} AND failed > {BROKEN_SHARE}::float8 * (passed + failed)"
+"""SQL condition that a build is broken, as `domain.run_histories` defines it."""
 
 
 class NotableRunRow(Row, frozen=True):
     """A run of a test case that says something about the test's health."""
 
-    table = Table("notable_runs", VERSION)
+    table = Table("notable_runs", VERSION, indexes=("(project_id, minute)",))
     id: int
     """`run_id` of the test case and the build."""
+    project_id: int
     number: Int
     """Number of runs of the test case up to this one, which is included."""
     minute: Int
@@ -63,25 +62,13 @@ class SuspectRow(Row, frozen=True):
     """Id of a build. When `noted` exceeds KEPT_RUNS, the runs up to this build are deleted."""
 
 
-class CaseDayRow(Row, frozen=True):
-    """Numbers of runs of CHUNK test cases in one job on one day."""
-
-    table = Table("case_days", VERSION, key=("chunk", "day", "job_id"), indexes=("(job_id, day)",))
-    chunk: int
-    """Id of the first of these test cases, divided by CHUNK."""
-    day: Int
-    """Days since 1970, in UTC."""
-    job_id: Int
-    runs: bytes
-    """Int32s: the number of runs that began on this day, for each test case."""
-
-
 class BuildOutcomeRow(Row, frozen=True):
     """Numbers of passed and failed results of a build, which show whether the build was broken."""
 
-    table = Table("build_outcomes", VERSION, key=("build_id",))
+    table = Table("build_outcomes", VERSION, key=("build_id",), indexes=(f"(project_id) WHERE {IS_BROKEN}",))
     build_id: int
     job_id: Int
+    project_id: int
     passed: Int
     failed: Int
 
@@ -96,15 +83,6 @@ def build_of(run: int) -> int:
 
 def minute_of(time: datetime) -> int:
     return (time - _EPOCH) // _MINUTE
-
-
-def day_of(time: datetime) -> int:
-    return time.toordinal() - _EPOCH_DAY
-
-
-def day_keys(event: ResultsRecorded | ResultsReplaced) -> Iterator[tuple[type[Row], Key]]:
-    day = day_of(event.at)
-    return ((CaseDayRow, (chunk, day, event.job_id)) for chunk in {case_id // CHUNK for case_id in event.case_ids})
 
 
 class RunNotes:
@@ -127,7 +105,7 @@ class RunNotes:
         flags = _flags(after, retried=retried or not is_new_run)
         run = run_id(after.case_id, after.last_build_id)
         if _is_notable(after, flags):
-            self._runs[run] = NotableRunRow(run, after.runs, minute_of(self._event.at), flags)
+            self._runs[run] = self._notable(run, after.runs, flags)
             if status == FAILED_RESULT or retried:
                 self._suspect(after.case_id, after.last_build_id, after.runs)
         elif not is_new_run and before is not None and _is_notable(before, _flags(before, retried=True)):
@@ -139,7 +117,7 @@ class RunNotes:
         """
         run = run_id(case_id, build_id)
         if status == FAILED_RESULT:
-            self._runs[run] = NotableRunRow(run, runs, minute_of(self._event.at), FAILED)
+            self._runs[run] = self._notable(run, runs, FAILED)
             self._suspect(case_id, build_id, runs)
         else:
             self._runs[run] = Delete(NotableRunRow, run)
@@ -148,14 +126,17 @@ class RunNotes:
         """Adds a number to the runs of a test case on the day of the event."""
         self._counts[case_id] = self._counts.get(case_id, 0) + runs
 
-    def changes(self, case_ids: Iterable[int]) -> Iterator[Change]:
+    def changes(self, case_ids: Iterable[int], stretches: Sequence[tuple[int, int]]) -> Iterator[Change]:
         """Returns the changes. Each of the test cases `case_ids` has one more run on the day of the event. No id may
-        occur twice.
+        occur twice. `stretches` are those of the event's test cases with consecutive ids.
         """
         yield from self._outdated
         yield from self._runs.values()
         yield from self._suspects.values()
-        yield from _count_runs(day_of(self._event.at), self._event.job_id, case_ids, self._counts, self._rows)
+        yield from count_runs(self._event, case_ids, self._counts, stretches, self._rows)
+
+    def _notable(self, run: int, number: int, flags: int) -> NotableRunRow:
+        return NotableRunRow(run, self._event.project_id, number, minute_of(self._event.at), flags)
 
     def _suspect(self, case_id: int, build_id: int, number: int) -> None:
         minute = minute_of(self._event.at)
@@ -179,13 +160,13 @@ def change_outcome(event: ReportRecorded, rows: Rows) -> Iterator[BuildOutcomeRo
     known = rows.get(BuildOutcomeRow, event.build_id)
     passed, failed = (0, 0) if known is None else (known.passed, known.failed)
     # A report that replaces another one has numbers to add, which may be negative.
-    yield BuildOutcomeRow(event.build_id, event.job_id, passed + event.passed, failed + event.failed)
+    yield BuildOutcomeRow(event.build_id, event.job_id, event.project_id, passed + event.passed, failed + event.failed)
 
 
 def reset_outcome(event: BuildRequeued, rows: Rows) -> Iterator[BuildOutcomeRow]:
     """Yields an empty outcome, since the results of a lost attempt do not count."""
     if rows.get(BuildOutcomeRow, event.build_id) is not None:
-        yield BuildOutcomeRow(event.build_id, event.job_id, 0, 0)
+        yield BuildOutcomeRow(event.build_id, event.job_id, event.project_id, 0, 0)
 
 
 def _flags(stats: CaseStatsRow, *, retried: bool) -> int:
@@ -202,81 +183,3 @@ def _is_notable(stats: CaseStatsRow, flags: int) -> bool:
     if flags & (FAILED | RETRIED):
         return True
     return flags != 0 and stats.outcome_before in (FAILED_RESULT, MIXED)
-
-
-def _count_runs(
-    day: int, job_id: int, case_ids: Iterable[int], more: Mapping[int, int], rows: Rows
-) -> Iterator[CaseDayRow]:
-    """Adds one run for each of `case_ids`, and the numbers of `more`. The numbers of a row are the digits of one long
-    integer, to which those of a report are added at once.
-    """
-    chunks: dict[int, int] = {}
-
-    def read(chunk: int) -> int:
-        if chunk not in chunks:
-            known = rows.get(CaseDayRow, chunk, day, job_id)
-            chunks[chunk] = 0 if known is None else int.from_bytes(known.runs, "little")
-        return chunks[chunk]
-
-    # Most reports have the same tests in the same order, so few chunks have many tests each, without gaps.
-    ids = sorted(case_ids)
-    start = 0
-    while start < len(ids):
-        chunk = ids[start] // CHUNK
-        end = bisect_left(ids, (chunk + 1) * CHUNK, start)
-        first, last, runs = ids[start] % CHUNK, ids[end - 1] % CHUNK, read(chunk)
-        if runs & _SIGNS:  # a carry from a negative number would change the next one
-            for case_id in ids[start:end]:
-                runs = _add(runs, case_id % CHUNK, 1)
-        elif last - first == end - 1 - start:
-            runs += (_ONES & (1 << 32 * (end - start)) - 1) << 32 * first
-        else:
-            added = bytearray(4 * CHUNK)
-            for case_id in ids[start:end]:
-                added[case_id % CHUNK * 4] = 1
-            runs += int.from_bytes(added, "little")
-        chunks[chunk] = runs
-        start = end
-    for case_id, number in more.items():
-        if number:
-            chunks[case_id // CHUNK] = _add(read(case_id // CHUNK), case_id % CHUNK, number)
-    return (CaseDayRow(chunk, day, job_id, runs.to_bytes(4 * CHUNK, "little")) for chunk, runs in chunks.items())
-
-
-class RunTotals:
-    """Adds up the numbers of runs over rows of CaseDayRow: all numbers of a row at once, as digits of one long
-    integer.
-    """
-
-    def __init__(self) -> None:
-        self._totals: dict[int, int] = {}
-
-    def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Adds rows (chunk, runs). Most are equal: those of days on which as many builds ran all tests of a job."""
-        numbers: dict[bytes, int] = {}
-        for (chunk, stored), times in Counter(rows).items():
-            runs = numbers.get(stored)
-            if runs is None:
-                runs = int.from_bytes(stored, "little")
-                if signs := runs & _SIGNS:  # a negative number takes one from the next digit, as it does in a sum
-                    runs -= signs << 1
-                numbers[stored] = runs
-            self._totals[chunk] = self._totals.get(chunk, 0) + runs * times
-
-    def of_chunks(self) -> dict[int, Int32s]:
-        """Returns chunk -> the numbers of runs of its test cases."""
-        # With the signs added, no digit of a total is negative.
-        return {
-            chunk: Int32s.of(((total + _SIGNS) ^ _SIGNS).to_bytes(4 * CHUNK, "little"))
-            for chunk, total in self._totals.items()
-        }
-
-
-def _add(runs: int, index: int, number: int) -> int:
-    """Adds a number, which may be negative, to the digit with this index."""
-    digit = runs >> 32 * index & 0xFFFF_FFFF
-    return runs + ((digit + number & 0xFFFF_FFFF) - digit << 32 * index)
-
-
-_ONES = int.from_bytes(b"\1\0\0\0" * CHUNK, "little")
-_SIGNS = _ONES << 31

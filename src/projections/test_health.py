@@ -3,8 +3,10 @@ the projection `results`.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from itertools import compress
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -12,21 +14,25 @@ import msgspec
 from domain.failures.shared_failures import FailingRuns, find_failing
 from domain.results import FAILED
 from domain.run_histories import MINUTES_OF_DAY, NotableRun, RunHistory, is_broken, mark_broken
-from domain.test_health import BROKEN_BUILD
+from domain.test_health import BROKEN_BUILD, RETRIED
+from domain.test_health import FAILED as FAILED_RUN
 from projections.builds import BuildRow
 from projections.engine.binary_copy import unpack_array
 from projections.engine.queries import fetch_all, fetch_one
 from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
 from projections.results_cases import CaseStatsRow, TestCaseRow
+from projections.results_days import CHUNK, SINCE_DAY, RunTotals
 from projections.results_queries import FACTS, IS_CURRENT, MESSAGE_LENGTH
-from projections.results_runs import CHUNK, BuildOutcomeRow, CaseDayRow, NotableRunRow, RunTotals, SuspectRow, build_of
+from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow, build_of
 from store.postgres.queries import Source, fetch_rows
 
 MAX_SUSPECTS = 2_000
 """Largest number of tests of a project whose histories one request reads: those with most notable runs."""
+MAX_NOTABLE = 300_000
+"""Largest number of notable runs that are ranked for that, the newest ones."""
 HISTORIES_AT_ONCE = 250
 """Number of histories that one query reads, so that reading thousands does not hold up other requests."""
-CHUNKS_AT_ONCE = 16
+CHUNKS_AT_ONCE = 64
 """Number of chunks of test cases whose runs one query counts."""
 MAX_FAILURES = 200
 """Largest number of failures whose messages one request reads."""
@@ -61,45 +67,59 @@ async def fetch_suspects(source: Source, project_id: int, since_day: int, limit:
     ]
 
 
-async def fetch_recent_histories(source: Source, project_id: int, since_day: int, limit: int) -> dict[int, RunHistory]:
+async def fetch_recent_histories(
+    source: Source, project_id: int, since_day: int, limit: int, among: Container[int] | None = None
+) -> dict[int, RunHistory]:
     """Returns the test cases of a project that failed or passed on a retry since a day, with the notable runs since
-    then. If there are more than `limit`, returns those with most such runs. These come first.
+    then. If there are more than `limit`, returns those with most such runs. These come first. `among` leaves out all
+    other test cases.
     """
-    # All runs are sent as columns in one row: psycopg would take longer for the numbers than the rest takes.
+    # All runs are sent as columns in one row: psycopg would take longer for the numbers than the rest takes. They are
+    # ranked here, since PostgreSQL takes three times as long.
     query = (
-        # The first condition allows a hash join, the others an index scan for each test case.
-        f"WITH recent AS MATERIALIZED (SELECT s.case_id, o.* FROM {SuspectRow.table} s JOIN {NotableRunRow.table} o"
-        "  ON o.id >> 32 = s.case_id AND o.id >= (s.case_id << 32) AND o.id < ((s.case_id + 1) << 32)"
-        "  WHERE s.project_id = %(project)s AND s.noted_at >= %(since)s AND o.minute >= %(since)s),"
-        " most AS (SELECT case_id, count(*) AS notable FROM recent GROUP BY case_id"
-        "  ORDER BY notable DESC, case_id LIMIT %(limit)s)"
-        " SELECT array_send(array_agg(case_id::int)), array_send(array_agg(runs)),"
-        "  array_send(array_agg(number)), array_send(array_agg((id & %(builds)s)::int)),"
-        "  array_send(array_agg(minute)), array_send(array_agg(flags::int))"
-        f" FROM (SELECT r.*, k.runs FROM most m JOIN recent r USING (case_id) JOIN {CaseStatsRow.table} k"
-        "  USING (case_id) ORDER BY m.notable DESC, case_id, number) ordered"
+        "SELECT array_send(array_agg((id >> 32)::int)), array_send(array_agg(number)),"
+        " array_send(array_agg((id & %(builds)s)::int)), array_send(array_agg(minute)),"
+        f" array_send(array_agg(flags::int)) FROM (SELECT * FROM {NotableRunRow.table}"
+        f"  WHERE project_id = %(project)s AND minute >= %(since)s ORDER BY minute DESC LIMIT {MAX_NOTABLE}) newest"
     )
-    parameters = {
-        "project": project_id,
-        "since": since_day * MINUTES_OF_DAY,
-        "limit": limit,
-        "builds": build_of(-1),
-    }
+    parameters = {"project": project_id, "since": since_day * MINUTES_OF_DAY, "builds": build_of(-1)}
     (sent,) = await fetch_rows(source, query, parameters)
     if sent[0] is None:
         return {}
-    case_ids, totals, numbers, builds, minutes, flags = (unpack_array(column, "i") for column in sent)
-    broken = await find_broken_builds(source, set(builds))
+    case_ids, numbers, builds, minutes, flags = (unpack_array(column, "i") for column in sent)
+    found: dict[int, list[NotableRun]] = {
+        case_id: [] for case_id in await asyncio.to_thread(_rank, case_ids, flags, limit, among)
+    }
+    is_wanted = list(map(found.__contains__, case_ids))
+    broken = await find_broken_builds(source, set(compress(builds, is_wanted)))
+    query = (
+        f"SELECT array_send(array_agg(case_id::int)), array_send(array_agg(runs)) FROM {CaseStatsRow.table}"
+        " WHERE case_id = ANY (%(cases)s)"
+    )
+    (sent,) = await fetch_rows(source, query, {"cases": list(found)})
+    runs = dict(zip(*(unpack_array(column, "i") for column in sent if column is not None), strict=True))
 
     def to_histories() -> dict[int, RunHistory]:
-        notable: dict[int, list[NotableRun]] = {case_id: [] for case_id in case_ids}
-        marks = [flag | BROKEN_BUILD if build in broken else flag for flag, build in zip(flags, builds, strict=True)]
-        for case_id, run in zip(case_ids, map(NotableRun, numbers, builds, minutes, marks), strict=True):
-            notable[case_id].append(run)
-        runs = dict(zip(case_ids, totals, strict=True))
-        return {case_id: RunHistory(found, runs[case_id]) for case_id, found in notable.items()}
+        columns = (compress(column, is_wanted) for column in (case_ids, numbers, builds, minutes, flags))
+        for case_id, number, build, minute, flag in zip(*columns, strict=True):
+            marked = flag | BROKEN_BUILD if build in broken else flag
+            found[case_id].append(NotableRun(number, build, minute, marked))
+        for notable in found.values():
+            if len(notable) > 1:
+                notable.sort(key=attrgetter("number"))
+        return {case_id: RunHistory(notable, runs[case_id]) for case_id, notable in found.items() if case_id in runs}
 
     return await asyncio.to_thread(to_histories)
+
+
+def _rank(case_ids: Sequence[int], flags: Sequence[int], limit: int, among: Container[int] | None) -> list[int]:
+    """Returns up to `limit` of the test cases that failed or passed on a retry, those with most runs first. Each run
+    has its test case in `case_ids`, and its flags.
+    """
+    failing = sorted(set(compress(case_ids, map((FAILED_RUN | RETRIED).__and__, flags))))
+    if among is not None:
+        failing = [case_id for case_id in failing if case_id in among]
+    return sorted(failing, key=Counter(case_ids).__getitem__, reverse=True)[:limit]
 
 
 async def find_recently_failed(source: Source, project_id: int, window: int, limit: int) -> list[int]:
@@ -171,13 +191,13 @@ async def count_runs(source: Source, case_ids: Iterable[int], since_day: int) ->
     by_chunk: Mapping[int, list[int]] = defaultdict(list)
     for case_id in case_ids:
         by_chunk[case_id // CHUNK].append(case_id)
-    query = f"SELECT chunk, runs FROM {CaseDayRow.table} WHERE chunk = ANY (%(chunks)s) AND day >= %(day)s"
+    query = f"SELECT t.chunk, t.runs, d.runs_before {SINCE_DAY} AND t.chunk = ANY (%(chunks)s)"
     chunks = list(by_chunk)
     counts = {case_id: 0 for cases in by_chunk.values() for case_id in cases}
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         parameters = {"chunks": chunks[start : start + CHUNKS_AT_ONCE], "day": since_day}
         rows = await fetch_rows(source, query, parameters)
-        # In a thread, since there is a row for each day and job.
+        # In a thread, since there is a row for each job.
         totals = RunTotals()
         await asyncio.to_thread(totals.add, rows)
         for chunk, numbers in totals.of_chunks().items():

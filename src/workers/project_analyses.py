@@ -31,9 +31,9 @@ from domain.results import FAILED
 from domain.test_health import FAILED as RUN_FAILED
 from domain.test_health import Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
+from projections.results_days import day_of
 from projections.results_history import CaseRun
 from projections.results_queries import fetch_equal_failures, fetch_reports
-from projections.results_runs import day_of
 from projections.test_health import CaseHistory
 
 DAYS = 30

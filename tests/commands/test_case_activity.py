@@ -1,12 +1,13 @@
 """Activity of test cases, by which their lists are sorted and filtered."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import get_args
 
 import hypothesis
 from hypothesis import strategies as st
 
-from domain.case_activity import Activity, CaseActivity, Only, Sort, sum_up
+from domain.case_activity import NO_DURATION, Activity, CaseActivity, CaseRuns, Only, Sort, sum_up
 from domain.run_histories import NotableRun, RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 
@@ -14,7 +15,7 @@ from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 def activity(*runs: int, duration_ms: int | None = None) -> CaseActivity:
     """Returns the activity of a test whose n-th run, in build n, has the n-th of these flags."""
     notable = [NotableRun(number, number, 0, flags) for number, flags in enumerate(runs, start=1) if flags]
-    return sum_up(7, RunHistory(notable, len(runs)), duration_ms)
+    return sum_up(7, RunHistory(notable, len(runs)), len(runs), duration_ms)
 
 
 def test_failures_flips_and_the_streak() -> None:
@@ -58,6 +59,26 @@ def test_numbers_are_those_of_the_runs_one_by_one(runs: list[int]) -> None:
     assert found.failing_streak == streak
 
 
+@hypothesis.given(
+    st.lists(st.sampled_from([0, 0, FAILED, RETRIED, FAILED | BROKEN_BUILD]), max_size=20), st.integers(0, 20)
+)
+def test_only_the_runs_of_the_window_count(runs: list[int], before: int) -> None:
+    notable = [NotableRun(number, number, 0, flags) for number, flags in enumerate(runs, start=1) if flags]
+    later = [NotableRun(before + run.number, run.build_id, 0, run.flags) for run in notable]
+    assert sum_up(7, RunHistory(later, before + len(runs)), len(runs), 3) == activity(*runs, duration_ms=3)
+
+
+def test_test_cases_are_left_out() -> None:
+    quiet = [CaseActivity(number, 5, duration_ms=number) for number in range(1, 6)]
+    shaky = CaseActivity(6, 5, failed_runs=1)
+    listed = Activity(columns_of([*quiet, shaky]), {6: shaky})
+    listed.keep({2, 3, 5, 6, 9})
+    assert listed.select("slowest", None, None, 2) == (4, [quiet[4], quiet[2]])
+    assert listed.select("failures", "never_failing", None, 1) == (3, [quiet[1]])
+    listed.drop({3, 6})
+    assert listed.select("failures", None, None, 9) == (2, [quiet[1], quiet[4]])
+
+
 def test_the_most_striking_comes_first() -> None:
     steady = CaseActivity(1, 9, duration_ms=5)
     shaky = activity(0, FAILED, 0, FAILED, 0, duration_ms=1)
@@ -76,10 +97,19 @@ def test_the_most_striking_comes_first() -> None:
     assert matching == {"failing": [broken], "flaky": [shaky], "newly_failing": [broken], "never_failing": [steady]}
 
 
+def columns_of(found: Iterable[CaseActivity]) -> CaseRuns:
+    """Returns the columns of test cases with ids below 24, with gaps."""
+    known = {case.id: case for case in found}
+    firsts = sorted({case_id - case_id % 4 for case_id in known})
+    cases = [known.get(first + number, CaseActivity(0, 0)) for first in firsts for number in range(4)]
+    durations = [NO_DURATION if case.duration_ms is None else case.duration_ms for case in cases]
+    return CaseRuns(firsts, 4, [case.runs for case in cases], durations)
+
+
 cases = st.builds(
     CaseActivity,
     id=st.integers(1, 20),
-    runs=st.integers(0, 3),
+    runs=st.integers(1, 3),
     failed_runs=st.integers(0, 2),
     flips=st.integers(0, 2),
     duration_ms=st.none() | st.integers(0, 3),
@@ -91,8 +121,7 @@ cases = st.builds(
 )
 def test_pages_join_to_the_sorted_list(found: list[CaseActivity], notable: int, sort: Sort) -> None:
     quiet = [CaseActivity(case.id, case.runs, duration_ms=case.duration_ms) for case in found[notable:]]
-    durations = {case.id: case.duration_ms for case in found if case.duration_ms is not None}
-    listed = Activity({case.id: case for case in found[:notable]}, {case.id: case.runs for case in quiet}, durations)
+    listed = Activity(columns_of(found), {case.id: case for case in found[:notable]})
     expected = sorted([*found[:notable], *quiet], key=lambda case: case.key(sort))
     position, pages = None, []
     while page := listed.select(sort, None, position, 3)[1]:

@@ -25,7 +25,8 @@ from projections.engine.row_writer import LoadRefused
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
 from projections.results_cases import CaseStatsRow
-from projections.results_runs import CaseDayRow, NotableRunRow, SuspectRow
+from projections.results_days import CaseDayRow, CaseRunsRow
+from projections.results_runs import NotableRunRow, SuspectRow
 from store.log.event_log import Write
 from store.postgres.queries import fetch_rows
 from testhide.processes import Core
@@ -210,7 +211,7 @@ async def test_passes_that_are_counted_in_columns_give_the_rows_of_the_engine(
     parts: Core, staging: AsyncConnection, happened: list[Event], cuts: list[int], kept: int, rows_changed: int
 ) -> None:
     events = recorded(*happened)
-    tables = (CaseStatsRow, CaseDayRow, NotableRunRow, SuspectRow)
+    tables = (CaseStatsRow, CaseRunsRow, CaseDayRow, NotableRunRow, SuspectRow)
     await anew(staging, [results.PROJECTION])
     await Engine(staging, [results.PROJECTION], announce=False).apply(events, 0)
     expected = [await table(staging, row) for row in tables]

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import hypothesis
+import msgspec
 from hypothesis import strategies as st
 
 from domain.builds import BuildDeleted, BuildRequeued, ReportRecorded
+from domain.case_activity import NO_DURATION
 from domain.core.columns import Int32s
 from domain.core.events import Event
 from domain.jobs import JobDeleted
@@ -17,18 +19,8 @@ from domain.run_histories import KEPT_RUNS, NotableRun, RunHistory
 from domain.test_health import FAILED, RETRIED, SAME_COMMIT
 from projections.results import PROJECTION
 from projections.results_cases import CaseStatsRow
-from projections.results_runs import (
-    CHUNK,
-    BuildOutcomeRow,
-    CaseDayRow,
-    NotableRunRow,
-    RunTotals,
-    SuspectRow,
-    build_of,
-    day_of,
-    minute_of,
-    run_id,
-)
+from projections.results_days import CHUNK, CaseDayRow, CaseRunsRow, RunTotals, day_of
+from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow, build_of, minute_of, run_id
 from tests.projections.test_results import NOW, block, replaced
 from tests.support.memory_rows import MemoryRows
 from tests.support.spec import given
@@ -104,12 +96,20 @@ def history_of(rows: MemoryRows, case_id: int) -> RunHistory:
 
 
 def runs_by_day(rows: MemoryRows) -> dict[tuple[int, int], int]:
-    return {
-        (row.day, row.chunk * CHUNK + index): runs
-        for row in rows.all(CaseDayRow)
-        for index, runs in enumerate(Int32s.of(row.runs))
-        if runs
-    }
+    """Returns (day, test case) -> number of runs, of test cases of one job."""
+    found: dict[tuple[int, int], int] = {}
+    for whole in rows.all(CaseRunsRow):
+        after = Int32s.of(whole.runs)
+        days = [row for row in rows.all(CaseDayRow) if row.chunk == whole.chunk]
+        assert max(row.day for row in days) == whole.day
+        for row in sorted(days, key=lambda row: row.day, reverse=True):
+            before = Int32s.of(row.runs_before)
+            for index, (number, earlier) in enumerate(zip(after, before, strict=True)):
+                if number != earlier:
+                    found[row.day, row.chunk * CHUNK + index] = number - earlier
+            after = before
+        assert not any(after)
+    return found
 
 
 def recorded_at(event: Event) -> int:
@@ -155,17 +155,20 @@ def test_runs_are_counted_like_in_one_go(found: list[tuple[int, str, list[Outcom
             if is_withdrawn:
                 later.append(outcomes)
         for outcomes in later:
+            at += timedelta(days=len(outcomes) % 2)
             kept = [outcome for outcome in outcomes if outcome[0] != SKIPPED]
             cases = [case for case, outcome in enumerate(outcomes, start=1) if outcome[0] != SKIPPED]
             events.append(
-                replaced(
-                    block(
-                        build_id,
-                        *(status for status, _ in kept),
-                        at=at,
-                        case_ids=Int32s(cases),
-                        flaky=bytes(retried for _, retried in kept),
-                    )
+                msgspec.structs.replace(
+                    replaced(
+                        block(
+                            build_id,
+                            *(status for status, _ in kept),
+                            case_ids=Int32s(cases),
+                            flaky=bytes(retried for _, retried in kept),
+                        )
+                    ),
+                    at=at,
                 )
             )
             for case_id, outcome in zip(cases, kept, strict=True):
@@ -196,17 +199,19 @@ def test_failures_are_found_whatever_the_order_of_builds(results: list[tuple[int
     assert all(1 <= run.number <= history.runs for run in history.notable)
 
 
-@hypothesis.given(
-    st.lists(st.tuples(st.integers(0, 1), st.lists(st.integers(-3, 3), min_size=CHUNK, max_size=CHUNK)), max_size=6)
-)
-def test_runs_of_a_chunk_are_added_up(rows: list[tuple[int, list[int]]]) -> None:
+chunks = st.lists(st.integers(-3, 3), min_size=CHUNK, max_size=CHUNK)
+
+
+@hypothesis.given(st.lists(st.tuples(st.integers(0, 1), chunks, chunks), max_size=4))
+def test_runs_of_a_chunk_are_added_up(rows: list[tuple[int, list[int], list[int]]]) -> None:
     """Also negative ones: a report that was replaced may be of another day than its replacement."""
     totals = RunTotals()
-    totals.add((chunk, Int32s(numbers).stored) for chunk, numbers in rows)
-    assert {chunk: list(numbers) for chunk, numbers in totals.of_chunks().items()} == {
-        chunk: [sum(column) for column in zip(*(numbers for of, numbers in rows if of == chunk), strict=True)]
-        for chunk, _ in rows
-    }
+    totals.add((chunk, Int32s(runs).stored, Int32s(before).stored) for chunk, runs, before in rows)
+    expected: dict[int, list[int]] = {}
+    for chunk, runs, before in rows:
+        columns = zip(expected.get(chunk, [0] * CHUNK), runs, before, strict=True)
+        expected[chunk] = [total + number - earlier for total, number, earlier in columns]
+    assert {chunk: list(numbers) for chunk, numbers in totals.of_chunks().items()} == expected
 
 
 def test_a_test_that_always_passes_has_only_counts() -> None:
@@ -216,9 +221,34 @@ def test_a_test_that_always_passes_has_only_counts() -> None:
     assert runs_by_day(rows) == {(day_of(NOW), 1): 3, (day_of(NOW), 2): 3}
 
 
+def test_durations_are_those_of_the_newest_results() -> None:
+    def durations(*events: Event) -> dict[int, int]:
+        rows = given(*events).when(PROJECTION)
+        return {
+            row.chunk * CHUNK + index: duration
+            for row in rows.all(CaseRunsRow)
+            for index, duration in enumerate(Int32s.of(row.durations_ms))
+            if duration != NO_DURATION
+        }
+
+    ids = [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 7]
+    first = block(1, *[PASSED] * 5, case_ids=Int32s(ids), durations_ms=Int32s([1, 2, 3, 4, 5]))
+    assert durations(first) == dict(zip(ids, [1, 2, 3, 4, 5], strict=True))
+    second = block(
+        2,
+        *(FAILED_RESULT, PASSED, SKIPPED),
+        case_ids=Int32s([CHUNK, CHUNK, CHUNK + 1]),
+        durations_ms=Int32s([60, 70, 0]),
+        attempts=b"\1\2\1",
+        finals=b"\0\1\1",
+        flaky=b"\0\1\0",
+    )
+    assert durations(first, second) == {CHUNK - 1: 1, CHUNK: 70, 3 * CHUNK: 4, 7: 5}
+
+
 def test_a_failure_is_a_notable_run() -> None:
     rows = given(block(1, PASSED, at=NOW), block(2, FAILED_RESULT, at=NOW)).when(PROJECTION)
-    assert rows.one(NotableRunRow) == NotableRunRow(run_id(1, 2), number=2, minute=minute_of(NOW), flags=FAILED)
+    assert rows.one(NotableRunRow) == NotableRunRow(run_id(1, 2), 1, number=2, minute=minute_of(NOW), flags=FAILED)
     assert rows.one(SuspectRow) == SuspectRow(1, 1, minute_of(NOW), 2, 1, 2)
 
 
@@ -263,7 +293,7 @@ def test_deletions_keep_the_statistics() -> None:
         JobDeleted(job_id=5, project_id=1),
     ]
     after = given(*events).when(PROJECTION)
-    for row in (NotableRunRow, SuspectRow, CaseDayRow, CaseStatsRow):
+    for row in (NotableRunRow, SuspectRow, CaseRunsRow, CaseDayRow, CaseStatsRow):
         assert after.all(row) == before.all(row)
 
 
@@ -277,8 +307,8 @@ def report(build_id: int, passed: int, failed: int, **fields: Any) -> ReportReco
 
 def test_reports_add_up_to_the_outcome_of_a_build() -> None:
     rows = given(report(1, 3, 1), report(1, 0, 4), report(1, 2, -2, replaces=100)).when(PROJECTION)
-    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 5, 3)
+    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 1, 5, 3)
     lost = BuildRequeued(build_id=1, job_id=5, project_id=1, node_id=1, attempt=1, reason="agent_lost")
     assert given(report(1, 0, 9), lost, report(1, 9, 0)).when(PROJECTION).one(BuildOutcomeRow) == BuildOutcomeRow(
-        1, 5, 9, 0
+        1, 5, 1, 9, 0
     )

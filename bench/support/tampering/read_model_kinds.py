@@ -28,7 +28,8 @@ from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
 from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
 from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow
-from projections.results_runs import BuildOutcomeRow, CaseDayRow, NotableRunRow, SuspectRow
+from projections.results_days import CaseDayRow, CaseRunsRow
+from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow
 from projections.scm import ScmEndpointRow
 from projections.search import (
     BuildDocument,
@@ -249,7 +250,8 @@ READ_MODEL_KINDS = (
     of_row("results", CaseStatsRow, "fewer failures of a test are counted", "failures", "failures - 1"),
     of_row("results", NotableRunRow, "a failure of a test is hidden", "flags", "0"),
     of_rows("results", SuspectRow, "tests that have failed are left out of their project's health"),
-    of_rows("results", CaseDayRow, "the runs of tests on single days are removed"),
+    of_row("results", CaseRunsRow, "tests are shown as if they had not run for long", "day", "0"),
+    of_rows("results", CaseDayRow, "the runs of tests before single days are removed"),
     of_row("results", BuildOutcomeRow, "a build is shown as broken", "failed", "1000000"),
     of_model(
         "emerging",
