@@ -286,22 +286,24 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
 async def fetch_equal_failures(
     source: Source, ranges: ReportRanges, into: type[T], *, signatures: int, examples: int
 ) -> list[T]:
-    """Returns the failures with each signature, the most frequent signatures first: signature, number of results, ids
-    of the first `examples` results, and the message, the trace and the test case of the first result. Reads
-    MAX_FAILURES at most.
+    """Returns the failures with each signature: signature, number of results, ids of the first `examples` results, and
+    the message, the trace and the test case of the first result. Those that count against the build come before
+    quarantined ones and the reporter's known issues, then the most frequent signatures. Reads MAX_FAILURES at most.
     """
     filters = ResultFilters(status=FAILED)
     query = (
-        f"WITH t AS (SELECT t.id, t.case_id, coalesce(x.signature, '') AS signature FROM {filters.tables}"
+        f"WITH t AS (SELECT t.id, t.case_id, (t.facts & {KNOWN_ISSUE | QUARANTINED}) <> 0 AS is_excused,"
+        f"  coalesce(x.signature, '') AS signature FROM {filters.tables}"
         f"  LEFT JOIN {ResultTextRow.table} x ON x.id = t.id WHERE {filters.where(ranges)}"
         f"  ORDER BY t.block, t.id LIMIT {MAX_FAILURES}),"
-        " g AS (SELECT signature, count(*) AS results, (array_agg(id ORDER BY id))[1:%(examples)s] AS ids,"
-        "  (array_agg(case_id ORDER BY id))[1] AS case_id FROM t"
-        "  GROUP BY signature ORDER BY results DESC, min(id) LIMIT %(signatures)s)"
+        " g AS (SELECT signature, count(*) AS results, bool_and(is_excused) AS is_excused,"
+        "  (array_agg(id ORDER BY is_excused, id))[1:%(examples)s] AS ids,"
+        "  (array_agg(case_id ORDER BY is_excused, id))[1] AS case_id FROM t"
+        "  GROUP BY signature ORDER BY is_excused, results DESC, min(id) LIMIT %(signatures)s)"
         f" SELECT g.signature, g.results, g.ids, left(coalesce(x.message, ''), {MESSAGE_LENGTH}),"
         f" left(coalesce(x.trace, ''), {TRACE_LENGTH}), g.case_id"
         f" FROM g LEFT JOIN {ResultTextRow.table} x ON x.id = g.ids[1]"
-        " ORDER BY g.results DESC, g.ids[1]"
+        " ORDER BY g.is_excused, g.results DESC, g.ids[1]"
     )
     parameters = filters.parameters(ranges) | {"signatures": signatures, "examples": examples}
     return await fetch_all(source, into, query, parameters)

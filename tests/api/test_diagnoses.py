@@ -113,6 +113,14 @@ def test_the_cause_of_most_failures(server: Server, job: int) -> None:
     assert (fewer["classification"], fewer["affected_tests"]) == ("infra", 4)
 
 
+def test_failures_that_count_come_before_quarantined_ones(server: Server, job: int) -> None:
+    flaky = {f"test_{name}": f"RuntimeError: {name} is away" for name in ("stock", "mail", "cart")}
+    body = {"job_id": job, "action": "add", "node_ids": [f"t.{name}" for name in flaky], "reason": "flaky"}
+    server.admin.when("POST", "/quarantine/bulk", json=body).then(200)
+    found = diagnose(server, run(server, job, "dddd2222", **flaky, test_total=REFUSED), max_tests=1).then(200)
+    assert REFUSED in found["root_cause"]
+
+
 def test_a_person_has_classified_the_failure_before(server: Server, job: int) -> None:
     first = run(server, job, "eeee1111", test_x="RuntimeError: strange")
     result = result_of(server, first, "test_x")

@@ -204,7 +204,7 @@ class Evidence(msgspec.Struct, frozen=True):
     failures: tuple[FailedTest, ...] = ()
     """The failed results that were looked at: `question.max_tests` at most, each signature before any twice."""
     groups: tuple[FailureGroup, ...] = ()
-    """All failures of the build by signature, the most frequent first."""
+    """All failures of the build by signature: first those that count against it, then the most frequent."""
     excerpts: tuple[LogExcerpt, ...] = ()
     issues: tuple[IssueFacts, ...] = ()
     past: tuple[PastFailure, ...] = ()
