@@ -73,11 +73,13 @@ async def fetch_of_change(source: Source, change_id: int) -> list[tuple[int, int
 
 
 async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the builds of the same job, branch and combination before this one that passed or failed."""
+    """Returns the builds of the same job, branch and combination before this one that passed or failed. Leaves out
+    those that ran only some tests, since such a build passes while others of its tests still fail.
+    """
     query = (
         f"SELECT * FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s AND id < %(id)s ORDER BY id DESC"
         f" LIMIT {SEARCHED_EARLIER}) older WHERE status IN ('passed', 'failed') AND branch = %(branch)s"
-        f" AND matrix = %(matrix)s ORDER BY id DESC LIMIT {MAX_EARLIER}"
+        f" AND matrix = %(matrix)s AND selected_tests IS NULL ORDER BY id DESC LIMIT {MAX_EARLIER}"
     )
     parameters = {"job": build.job_id, "id": build.id, "branch": build.branch, "matrix": Jsonb(build.matrix)}
     rows = await fetch_all(source, BuildRow, query, parameters)

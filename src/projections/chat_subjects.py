@@ -84,9 +84,9 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
 
 async def choose_build(source: AsyncConnection, subject: ChatSubject, message: str) -> ChatSubject:
     """Returns the subject with the build that the question is about if only a job or a project is known: the newest one
-    in which a test failed that the message names; or else the newest one that passed or failed and is not of a fork. If
-    that is of a matrix whose builds did not all pass, returns the one with the most failed tests, never one that
-    passed. A question about a project stays one if it can be answered without a build.
+    in which a test failed that the message names; or else the newest one that passed or failed, is not of a fork and
+    ran all tests. If that is of a matrix whose builds did not all pass, returns the one with the most failed tests,
+    never one that passed. A question about a project stays one if it can be answered without a build.
     """
     if subject.build_id is not None or (subject.job_id is None and not _asks_about_build(message)):
         return subject
@@ -98,7 +98,7 @@ async def choose_build(source: AsyncConnection, subject: ChatSubject, message: s
     of = "job_id = %(job)s" if subject.job_id is not None else "project_id = %(project)s"
     query = (
         f"SELECT * FROM {BuildRow.table} WHERE {of} AND status IN ('passed', 'failed') AND NOT untrusted"
-        " ORDER BY id DESC LIMIT 1"
+        " AND selected_tests IS NULL ORDER BY id DESC LIMIT 1"
     )
     newest = await fetch_one(source, BuildRow, query, {"job": subject.job_id, "project": subject.project_id})
     if newest is None:
