@@ -1,8 +1,9 @@
 """Most likely cause of one failure, by the strongest evidence that there is.
 
-The evidence, the strongest first: how a person or a known issue classified the failure; how people classified earlier
-failures with the same signature; words of a full disk, a refused connection and the like; that the test also passed on
-the commit; its history; words of a mistake in the test; where it began to fail. docs/intelligence.md has the table.
+The evidence, the strongest first: how a person or a rule classified the failure; how people and rules classified
+earlier failures with the same signature; how the assistant or the statistics classified it; words of a full disk, a
+refused connection and the like; that the test also passed on the commit; its history; words of a mistake in the test;
+where it began to fail. docs/intelligence.md has the table.
 """
 
 from collections import Counter
@@ -25,8 +26,11 @@ from domain.failures.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, 
 from domain.phrases import count
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
 from domain.triage import Classification
+from domain.triage import Source as ClassifiedBy
 
-BY_USER, BY_RULE, BY_AI = 0.95, 0.9, 0.6
+BY_USER, BY_RULE, BY_ESTIMATE = 0.95, 0.9, 0.6
+DECIDED: tuple[ClassifiedBy, ...] = ("user", "rule")
+"""Sources of classifications that count before all others. The other sources estimate."""
 BY_PAST = 0.88
 """Confidence in what people said about all earlier failures with the same signature."""
 BY_SIMILAR = 0.7
@@ -73,8 +77,9 @@ def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
     """Returns the most likely cause of one failure."""
     found = find_kind(_text_of(test))  # once, since it takes a millisecond
     return (
-        _by_classification(evidence, test, found)
+        _by_decision(evidence, test, found)
         or _by_past(evidence, test, found)
+        or _by_estimate(test, found)
         or _by_words(test, found, is_machine=True)
         or _by_flakiness(evidence, test)
         or _by_similar(evidence, test, found)
@@ -84,38 +89,56 @@ def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
     )
 
 
-def _by_classification(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
-    if test.classification is None:
+def _by_decision(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
+    """Returns the cause that a person or a rule has given."""
+    if test.classification is None or test.classified_by not in DECIDED:
         return None
     issue = next((one for one in evidence.issues if one.id == test.known_issue_id), None)
-    is_user = test.classified_by == "user"
-    fix = found.kind.fix if found is not None and found.kind.classification == test.classification else ""
+    confidence = BY_USER if test.classified_by == "user" else BY_RULE
     if issue is not None:
         defect = f" ({issue.defect_key})" if issue.defect_key else ""
         return ProbableCause(
             f"issue {issue.id}",
             test.classification,
             f"Known issue: {issue.title}" + ("" if issue.title in _headline(test) else f": {_headline(test)}"),
-            fix or FIXES[test.classification],
-            BY_USER if is_user else BY_RULE,
+            _fix_of(test.classification, found),
+            confidence,
             (test_ref(test), issue_ref(issue.id)),
             f'It is the known issue "{issue.title}"{defect}, which stands for failures of the kind'
             f" {issue.classification}.",
             (issue_ref(issue.id),),
         )
-    who = {"user": "A person", "rule": "A rule", "ai": "The assistant", "statistics": "The statistics"}[
-        test.classified_by or "user"
-    ]
+    who = "A rule" if test.classified_by == "rule" else "A person"
+    return _as_classified(test, test.classification, found, confidence, f"{who} has")
+
+
+def _by_estimate(test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
+    """Returns the cause that the assistant or the statistics have given."""
+    if test.classification is None:
+        return None
+    who = "The statistics have" if test.classified_by == "statistics" else "The assistant has"
+    return _as_classified(test, test.classification, found, BY_ESTIMATE, who)
+
+
+def _as_classified(
+    test: FailedTest, classification: Classification, found: KindMatch | None, confidence: float, who: str
+) -> ProbableCause:
     return ProbableCause(
-        f"classified {test.classification} {test.signature or _headline(test)}",
-        test.classification,
+        f"classified {classification} {test.signature or _headline(test)}",
+        classification,
         _with_kind(found, test),
-        fix or FIXES[test.classification],
-        BY_USER if is_user else BY_RULE if test.classified_by == "rule" else BY_AI,
+        _fix_of(classification, found),
+        confidence,
         (test_ref(test),),
-        f"{who} has classified this failure as {test.classification}.",
+        f"{who} classified this failure as {classification}.",
         (test_ref(test),),
     )
+
+
+def _fix_of(classification: Classification, found: KindMatch | None) -> str:
+    if found is not None and found.kind.classification == classification:
+        return found.kind.fix
+    return FIXES[classification]
 
 
 def _by_past(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
@@ -133,7 +156,7 @@ def _by_similar(evidence: Evidence, test: FailedTest, found: KindMatch | None) -
 def _by_earlier(
     test: FailedTest, found: KindMatch | None, earlier: Sequence[PastFailure], confidence: float, likeness: str
 ) -> ProbableCause | None:
-    named = [past for past in earlier if past.classification is not None and past.classified_by != "ai"]
+    named = [past for past in earlier if past.classification is not None and past.classified_by in DECIDED]
     if not named:
         return None
     counts: Counter[Classification | None] = Counter(past.classification for past in named)
