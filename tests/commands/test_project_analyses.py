@@ -97,6 +97,22 @@ def test_failures_of_many_builds_with_one_cause_are_one_cluster() -> None:
     assert summarize_clusters(12, [], 0).sources == ["project:12"]
 
 
+def test_a_cluster_shows_its_newest_failures() -> None:
+    frames = "".join(f'  File "/src/{name}.py", line 3, in {name}\n    x\n' for name in ("test_b", "load", "connect"))
+    trace = f"Traceback (most recent call last):\n{frames}OSError: gone"
+
+    def failed(signature: str, first: int) -> EqualFailures:
+        return EqualFailures(signature, 3, [first, first + 1, first + 2], f"OSError: gone {signature}", trace)
+
+    builds = [
+        FailedBuild(number, NOW, tuple(failed(signature, number * 100 + 10 * at) for at, signature in enumerate("abc")))
+        for number in range(1, 9)
+    ]
+    (cluster,) = find_clusters([*builds, FailedBuild(9, NOW, (failed("b", 900),))])
+    assert cluster.signatures == ("b", "c", "a")
+    assert (len(cluster.result_ids), cluster.result_ids[-1]) == (20, 902)
+
+
 def failing(case_id: int, good: BuildOutcome | None, bad: BuildOutcome, builds: int, flaky: float = 0.0) -> FailingTest:
     return FailingTest(case_id, f"t_{case_id}", case_id * 10, "assert", flaky, FirstFailure(bad, good, builds))
 

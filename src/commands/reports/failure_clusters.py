@@ -5,10 +5,11 @@ Failures are alike if they have the same signature, or similar stack traces (`do
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 
 import msgspec
 
-from commands.reports.causes import CauseKind, EqualFailures, find_causes
+from commands.reports.causes import MAX_EXAMPLES, CauseKind, EqualFailures, find_causes
 from domain.assistant.answers import Answer, AnswerClaim
 from domain.phrases import count
 
@@ -40,8 +41,9 @@ class FailureCluster(msgspec.Struct, frozen=True):
     first_build: int
     last_build: int
     signatures: tuple[str, ...]
+    """The signature of the newest failure comes first."""
     result_ids: tuple[int, ...]
-    """Some of the failures."""
+    """The newest failures, as far as their builds name them, MAX_EXAMPLES at most. Ordered by id."""
     tests: tuple[str, ...] = ()
     """Names of the tests of `result_ids`."""
 
@@ -59,6 +61,7 @@ def find_clusters(builds: Sequence[FailedBuild]) -> list[FailureCluster]:
     for cause in find_causes(list(merged.values())):
         found = {build.build_id: build for signature in cause.signatures for build in seen[signature]}
         first = found[min(found)]
+        examples = {signature: merged[signature].result_ids for signature in cause.signatures}
         clusters.append(
             FailureCluster(
                 cause.kind,
@@ -68,8 +71,8 @@ def find_clusters(builds: Sequence[FailedBuild]) -> list[FailureCluster]:
                 first.created_at,
                 first.build_id,
                 max(found),
-                tuple(cause.signatures),
-                tuple(cause.result_ids),
+                tuple(sorted(examples, key=lambda signature: max(examples[signature]), reverse=True)),
+                tuple(sorted(chain.from_iterable(examples.values()))[-MAX_EXAMPLES:]),
             )
         )
     return clusters[:MAX_CLUSTERS]
@@ -93,5 +96,5 @@ def summarize_clusters(project_id: int, clusters: Sequence[FailureCluster], buil
 
 def _add(one: EqualFailures, other: EqualFailures) -> EqualFailures:
     return msgspec.structs.replace(
-        one, results=one.results + other.results, result_ids=[*other.result_ids, *one.result_ids][:10]
+        one, results=one.results + other.results, result_ids=[*other.result_ids, *one.result_ids][:MAX_EXAMPLES]
     )
