@@ -4,24 +4,98 @@ Of the n results with the signature that people have classified last, k have the
 rule of succession estimates the probability that a person would give it to the next one, too: (k + 1) / (n + 2).
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from domain.triage import Classification
+from domain.triage import Classification, ResultClassified
 
 CONSIDERED = 50
 """Number of results of a signature that count: those that people have classified last."""
+MAX_SIGNATURES = 5_000
+"""Number of signatures of a project that are kept: those classified last."""
 MIN_CONFIDENCE = 75
 """Least confidence, in percent, with which the statistics classify a failure. Two results that people have classified
 alike reach it, and one alone never does.
 """
 
 
+class _Word(NamedTuple):
+    """How a person has classified a result."""
+
+    build_id: int
+    job_id: int
+    classification: Classification
+
+
+class ClassificationStatistics:
+    """How people have classified the failures of a project. Keeps CONSIDERED results of each of MAX_SIGNATURES
+    signatures.
+    """
+
+    def __init__(self) -> None:
+        self._words: OrderedDict[str, dict[int, _Word]] = OrderedDict()
+        """Signature -> result id -> what a person said of the result. What people said last comes last."""
+        self._of_builds: dict[int, set[tuple[str, int]]] = {}
+        """Build -> signature and id of each of its results, so that a deleted build is forgotten without a search."""
+        self._estimates: dict[str, tuple[Classification, int] | None] = {}
+        """Signature -> its estimate, for signatures about which nothing was said since it was made."""
+
+    def note(self, event: ResultClassified) -> None:
+        """Adds the classification of a failure. Leaves out one that no person gave, and one whose signature is unknown
+        or erased.
+        """
+        if event.set_by_kind != "user" or not event.signature:
+            return
+        signature, result_id = event.signature, event.result_id
+        self._forget(signature, result_id)
+        results = self._words.setdefault(signature, {})
+        results[result_id] = _Word(event.build_id, event.job_id, event.classification)
+        self._of_builds.setdefault(event.build_id, set()).add((signature, result_id))
+        self._words.move_to_end(signature)
+        self._estimates.pop(signature, None)
+        if len(results) > CONSIDERED:
+            self._forget(signature, next(iter(results)))
+        if len(self._words) > MAX_SIGNATURES:
+            oldest = next(iter(self._words))
+            for forgotten in list(self._words[oldest]):
+                self._forget(oldest, forgotten)
+
+    def forget_build(self, build_id: int) -> None:
+        for signature, result_id in list(self._of_builds.get(build_id, ())):
+            self._forget(signature, result_id)
+
+    def forget_job(self, job_id: int) -> None:
+        for signature, results in list(self._words.items()):
+            for result_id in [key for key, word in results.items() if word.job_id == job_id]:
+                self._forget(signature, result_id)
+
+    def estimate_all(self) -> Iterator[tuple[str, Classification, int]]:
+        """Yields (signature, classification, confidence in percent) for the signatures of which enough is known."""
+        for signature, results in self._words.items():
+            if signature not in self._estimates:
+                self._estimates[signature] = estimate(word.classification for word in results.values())
+            if (found := self._estimates[signature]) is not None:
+                yield (signature, *found)
+
+    def _forget(self, signature: str, result_id: int) -> None:
+        results = self._words.get(signature, {})
+        if (word := results.pop(result_id, None)) is None:
+            return
+        self._estimates.pop(signature, None)
+        if not results:
+            del self._words[signature]
+        of_build = self._of_builds[word.build_id]
+        of_build.remove((signature, result_id))
+        if not of_build:
+            del self._of_builds[word.build_id]
+
+
 def estimate(words: Iterable[Classification]) -> tuple[Classification, int] | None:
     """Returns the classification of the next failure, with its confidence in percent; None if it is too uncertain.
-    `words` are the classifications by people, of which the last ones count.
+    `words` are the classifications by people.
     """
-    counted = list(words)[-CONSIDERED:]
+    counted = list(words)
     if not counted:
         return None
     ((classification, most),) = Counter(counted).most_common(1)

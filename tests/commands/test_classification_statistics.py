@@ -5,10 +5,16 @@ import pytest
 from commands.reports.matching import MatchRules
 from commands.reports.reading import Match, ReportRead
 from domain.classification_rules import ClassificationRule, to_match_rules
-from domain.classification_statistics import CONSIDERED, MIN_CONFIDENCE, estimate
+from domain.classification_statistics import (
+    CONSIDERED,
+    MAX_SIGNATURES,
+    MIN_CONFIDENCE,
+    ClassificationStatistics,
+    estimate,
+)
 from domain.known_issues import MatchRule
 from domain.results import FAILED, ResultText
-from domain.triage import Classification
+from domain.triage import Classification, ResultClassified
 
 
 @pytest.mark.parametrize(
@@ -28,10 +34,49 @@ def test_confidence_is_that_of_the_rule_of_succession(words: list[Classification
 
 
 def test_the_last_words_count() -> None:
-    earlier: list[Classification] = ["infra"]
-    later: list[Classification] = ["flaky"]
-    assert estimate(earlier * 1_000 + later * CONSIDERED) == ("flaky", 98)
+    statistics = ClassificationStatistics()
+    for result in range(1_000):
+        note(statistics, "s1", result, "infra")
+    for result in range(1_000, 1_000 + CONSIDERED):
+        note(statistics, "s1", result, "flaky", build=8)
+    assert list(statistics.estimate_all()) == [("s1", "flaky", 98)]
     assert MIN_CONFIDENCE == 75
+    statistics.forget_build(8)
+    assert list(statistics.estimate_all()) == []
+
+
+def test_the_signatures_classified_last_are_kept() -> None:
+    statistics = ClassificationStatistics()
+    for number in range(MAX_SIGNATURES + 2):
+        for result in (2 * number, 2 * number + 1):
+            note(statistics, f"s{number}", result, "infra", build=number)
+        note(statistics, "s0", 0, "infra", build=0)
+    found = [signature for signature, _, _ in statistics.estimate_all()]
+    assert (len(found), found[-1]) == (MAX_SIGNATURES, "s0")
+    assert {"s1", "s2"}.isdisjoint(found)
+    for number in range(10, MAX_SIGNATURES + 2):
+        statistics.forget_build(number)
+    statistics.forget_build(1)
+    found = [signature for signature, _, _ in statistics.estimate_all()]
+    assert found == [*(f"s{number}" for number in range(3, 10)), "s0"]
+    statistics.forget_job(5)
+    assert list(statistics.estimate_all()) == []
+
+
+def note(
+    statistics: ClassificationStatistics, signature: str, result: int, given: Classification, build: int = 7
+) -> None:
+    statistics.note(
+        ResultClassified(
+            result_id=result,
+            build_id=build,
+            job_id=5,
+            project_id=1,
+            classification=given,
+            set_by_kind="user",
+            signature=signature,
+        )
+    )
 
 
 def test_statistics_come_last() -> None:

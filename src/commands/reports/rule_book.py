@@ -4,13 +4,12 @@ them by hand, and the classifications of a report stay in the log for ever.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
 
 import structlog
 
 from domain.builds import BuildDeleted
 from domain.classification_rules import CLASSIFICATION_RULES, ClassificationRules, ClassificationRulesSet
-from domain.classification_statistics import estimate
+from domain.classification_statistics import ClassificationStatistics
 from domain.core.errors import StreamDamaged
 from domain.core.events import Recorded
 from domain.jobs import JobDeleted
@@ -30,8 +29,6 @@ NAMES = [
 ]
 DAMAGEABLE = (f"{KNOWN_ISSUE.prefix}-", f"{CLASSIFICATION_RULES.prefix}-")
 """Beginnings of the names of streams that are read again if an event of them cannot be read."""
-MAX_SIGNATURES = 5_000
-"""Number of signatures of a project about which the statistics say something: those classified last."""
 
 
 class RuleBook:
@@ -43,10 +40,8 @@ class RuleBook:
         self._issues: dict[int, KnownIssue] = {}
         self._rules: dict[int, ClassificationRules] = {}
         """Project id -> its classification rules."""
-        self._words: dict[int, dict[str, dict[int, ResultClassified]]] = {}
-        """Project id -> signature -> result id -> how a person has classified the result. What people said last comes
-        last.
-        """
+        self._statistics: dict[int, ClassificationStatistics] = {}
+        """Project id -> how people have classified its failures."""
         self._damaged: set[str] = set()
         """Streams with an event that cannot be read. They are read again at each call."""
         self._lock = asyncio.Lock()
@@ -59,18 +54,15 @@ class RuleBook:
         await self.follow(event_log)
         issues = [issue for issue in self._issues.values() if issue.project_id == project_id]
         classification_rules = self._rules.get(project_id, CLASSIFICATION_RULES.initial).match_rules
+        statistics = self._statistics.get(project_id, ClassificationStatistics())
         return [
             *(rule for issue in issues for rule in issue.match_rules),
             *classification_rules,
-            *self._statistics(project_id),
+            *(
+                MatchRule(0, classification, "signature", signature, confidence=confidence)
+                for signature, classification, confidence in statistics.estimate_all()
+            ),
         ]
-
-    def _statistics(self, project_id: int) -> Iterator[MatchRule]:
-        for signature, results in list(self._words.get(project_id, {}).items())[-MAX_SIGNATURES:]:
-            found = estimate(event.classification for event in results.values())
-            if found is not None:
-                classification, confidence = found
-                yield MatchRule(0, classification, "signature", signature, confidence=confidence)
 
     async def follow(self, event_log: EventLog) -> None:
         """Reads the log up to its end. The first call takes seconds if the log is long."""
@@ -88,37 +80,19 @@ class RuleBook:
             case ProjectDeleted(project_id=project_id):
                 self._issues = {key: issue for key, issue in self._issues.items() if issue.project_id != project_id}
                 self._rules.pop(project_id, None)
-                self._words.pop(project_id, None)
-            case ResultClassified() as event:
-                self._note_word(event)
-            case BuildDeleted(project_id=project_id, build_id=build_id):
-                self._forget(project_id, lambda event: event.build_id == build_id)
-            case JobDeleted(project_id=project_id, job_id=job_id):
-                self._forget(project_id, lambda event: event.job_id == job_id)
+                self._statistics.pop(project_id, None)
+            case ResultClassified(project_id=project_id) as event:
+                self._statistics.setdefault(project_id, ClassificationStatistics()).note(event)
+            case BuildDeleted(project_id=project_id, build_id=build_id) if project_id in self._statistics:
+                self._statistics[project_id].forget_build(build_id)
+            case JobDeleted(project_id=project_id, job_id=job_id) if project_id in self._statistics:
+                self._statistics[project_id].forget_job(job_id)
             case ClassificationRulesSet(project_id=project_id) as event:
                 self._rules[project_id] = CLASSIFICATION_RULES.evolve(CLASSIFICATION_RULES.initial, event)
             case KnownIssueEvent(known_issue_id=known_issue_id) as event:
                 self._set(known_issue_id, KNOWN_ISSUE.evolve(self._issues.get(known_issue_id), event))
             case _ if recorded.stream.startswith(DAMAGEABLE):
                 self._damaged.add(recorded.stream)
-
-    def _note_word(self, event: ResultClassified) -> None:
-        if event.set_by_kind != "user" or not event.signature:
-            return
-        signatures = self._words.setdefault(event.project_id, {})
-        results = signatures.pop(event.signature, {})
-        results.pop(event.result_id, None)
-        results[event.result_id] = event
-        signatures[event.signature] = results
-
-    def _forget(self, project_id: int, is_gone: Callable[[ResultClassified], bool]) -> None:
-        signatures = self._words.get(project_id, {})
-        for signature, results in list(signatures.items()):
-            left = {key: event for key, event in results.items() if not is_gone(event)}
-            if left:
-                signatures[signature] = left
-            else:
-                del signatures[signature]
 
     async def _load_again(self, event_log: EventLog, stream: str) -> None:
         prefix, _, number = stream.rpartition("-")
