@@ -12,6 +12,7 @@ import msgspec
 
 from commands.reports.parser.signature import find_functions
 from domain.failures import shared_failures
+from domain.failures.infrastructure_failures import INFRASTRUCTURE
 from domain.failures.log_templates import TemplateMiner
 from domain.failures.shared_failures import FailingRuns
 from domain.failures.stack_similarity import Trace, group
@@ -23,20 +24,6 @@ CauseKind = Literal["test", "infrastructure"]
 
 _EXCEPTION = re.compile(
     r"^[ \t]{0,8}(?:E[ ]{3})?((?:[\w$]{1,80}\.){0,12}[\w$]{0,80}(?:Error|Exception|Failure))\b", re.MULTILINE
-)
-_INFRASTRUCTURE = re.compile(
-    r"\bconnection (?:was )?(?:refused|reset|aborted|closed|timed out)\b|\bconnect(?:ion)? timed? ?out\b"
-    r"|\bECONN(?:REFUSED|RESET)\b"
-    r"|\b(?:could not|cannot|failed to|unable to) (?:resolve|connect)\b|\bname or service not known\b|\bETIMEDOUT\b"
-    r"|\bENOTFOUND\b"
-    r"|\btemporary failure in name resolution\b|\bno route to host\b|\bnetwork is unreachable\b"
-    r"|\bno space left on device\b"
-    r"|\bout of memory\b|\bOutOfMemoryError\b|\bcannot allocate memory\b|\btoo many open files\b"
-    r"|\bdevice or resource busy\b"
-    r"|\bcannot connect to the docker daemon\b|\b50[234] (?:bad gateway|service unavailable|gateway time-?out)\b"
-    r"|\bcertificate (?:verify failed|has expired)\b|\btoo many connections\b|\bread-only file system\b"
-    r"|\bhost is down\b",
-    re.IGNORECASE,
 )
 _ASSERTION = re.compile(r"\bassert|\bexpected\b|\bComparisonFailure\b", re.IGNORECASE)
 
@@ -74,8 +61,9 @@ def find_cause_kind(message: str, trace: str) -> CauseKind:
     """Returns `infrastructure` if the message, or the trace of a failure without a message, is one of the network, of
     the machine or of another system. A failed assertion is a failure of the test, whatever it compares.
     """
-    text = message or trace[-2000:]
-    return "infrastructure" if _INFRASTRUCTURE.search(text[:4096]) and not _ASSERTION.search(text[:4096]) else "test"
+    text = (message or trace[-2000:])[:4096]
+    is_infrastructure = not _ASSERTION.search(text) and any(kind.pattern.search(text) for kind in INFRASTRUCTURE)
+    return "infrastructure" if is_infrastructure else "test"
 
 
 def find_causes(

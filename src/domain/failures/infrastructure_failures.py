@@ -118,7 +118,8 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "Check that the service is started and ready before the tests begin",
         r"\bconnection (?:was )?refused\b|\bECONNREFUSED\b|\bConnectionRefused|\bactively refused\b"
         r"|\bcould not connect to server\b|\bCommunicationsException: Communications link failure\b"
-        r"|\bHost is unreachable\b|\bno route to host\b|\bnetwork is unreachable\b|\bENETUNREACH\b|\bEHOSTUNREACH\b",
+        r"|\bHost is (?:unreachable|down)\b|\bno route to host\b|\bnetwork is unreachable\b|\bENETUNREACH\b"
+        r"|\bEHOSTUNREACH\b",
         0.82,
         is_machine=True,
     ),
@@ -153,7 +154,8 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "infra",
         "A connection was lost",
         "Check the network and the service that is called, and run the build again",
-        r"\bconnection (?:was )?(?:reset|aborted|closed unexpectedly)\b|\bECONNRESET\b|\bConnectionReset"
+        r"\bconnection (?:was )?(?:reset|aborted|closed (?:unexpectedly|by (?:the )?(?:remote|peer|server)))\b"
+        r"|\bECONNRESET\b|\bConnectionReset"
         r"|\bBroken ?pipe\b"
         r"|\bEPIPE\b|\bRPC failed\b|\bhung up unexpectedly\b|\bsocket hang up\b|\bearly EOF\b|\bunexpected disconnect\b"
         r"|\bRemote end closed connection\b|\bIncompleteRead\b|\bserver closed the connection unexpectedly\b",
