@@ -59,6 +59,24 @@ def test_each_migration_runs_once(empty: str) -> None:
     assert rows(empty, "SELECT id FROM added") == [(7,)]
 
 
+def test_positions_stay_on_their_pages_beside_a_long_transaction(empty: str) -> None:
+    """Each version on another page takes time in proportion to all versions that are kept."""
+    migrate(empty, "1.0.0")
+    with psycopg.connect(empty) as connection:
+        connection.execute(
+            "INSERT INTO projection_positions (name, version, position, tables)"
+            " SELECT 'projection_' || n, 1, 0, '{some_table_v1}' FROM generate_series(1, 33) n"
+        )
+        for _ in range(30):
+            connection.execute("UPDATE projection_positions SET position = position + 1")
+        share = connection.execute(
+            "SELECT pg_stat_get_xact_tuples_hot_updated(id) * 100 / pg_stat_get_xact_tuples_updated(id)"
+            " FROM CAST('projection_positions'::regclass AS oid) id"
+        ).fetchone()
+    assert share is not None
+    assert share[0] >= 85
+
+
 def test_a_database_of_a_release_without_versions_goes_on(empty: str) -> None:
     """Its tables were made by the statements of the baseline, and hold what happened."""
     with psycopg.connect(empty, autocommit=True) as connection:

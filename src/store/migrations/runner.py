@@ -175,6 +175,15 @@ MIGRATIONS = (
             " USING gin (array_to_tsvector(string_to_array(words, ' '))) WITH (gin_pending_list_limit = 512)",
         ),
     ),
+    Migration(
+        19,
+        "room for versions of positions",
+        (
+            # Each batch of events writes all rows anew. While a long transaction is open, such as a backup, PostgreSQL
+            # keeps all versions. It compares those that do not fit on their page with all others of the same key.
+            "ALTER TABLE projection_positions SET (fillfactor = 10)",
+        ),
+    ),
 )
 
 
