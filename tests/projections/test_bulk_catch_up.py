@@ -205,10 +205,35 @@ def blocks(draw: st.DrawFn) -> list[Event]:
     cuts=[1, 2, 3],
     kept=9,
     rows_changed=1_000,
+    spans=1,
 )
-@given(blocks(), st.lists(st.integers(0, 6), max_size=3), st.integers(0, 3), st.sampled_from([1, 1_000]))
+@example(
+    # Each transaction changes other tests: a few, then all.
+    happened=[
+        block(1, *[PASSED] * 14),
+        block(2, *[PASSED] * 3, first_result_id=300),
+        block(3, *[PASSED] * 12, FAILED, SKIPPED, first_result_id=400),
+    ],
+    cuts=[],
+    kept=0,
+    rows_changed=1,
+    spans=100,
+)
+@given(
+    blocks(),
+    st.lists(st.integers(0, 6), max_size=3),
+    st.integers(0, 3),
+    st.sampled_from([1, 1_000]),
+    st.sampled_from([1, 100]),
+)
 async def test_passes_that_are_counted_in_columns_give_the_rows_of_the_engine(
-    parts: Core, staging: AsyncConnection, happened: list[Event], cuts: list[int], kept: int, rows_changed: int
+    parts: Core,
+    staging: AsyncConnection,
+    happened: list[Event],
+    cuts: list[int],
+    kept: int,
+    rows_changed: int,
+    spans: int,
 ) -> None:
     events = recorded(*happened)
     tables = (CaseStatsRow, CaseRunsRow, CaseDayRow, NotableRunRow, SuspectRow)
@@ -219,7 +244,7 @@ async def test_passes_that_are_counted_in_columns_give_the_rows_of_the_engine(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(results_passes, "MIN_CASES", 2)
         patched.setattr(column_table, "SPAN", 4)
-        patched.setattr(column_table, "MAX_SPANS", 1)
+        patched.setattr(column_table, "MAX_SPANS", spans)
         patched.setattr(bulk_loader, "MAX_CHANGED_ROWS", rows_changed)
         await load(staging, events, cuts, kept, results.PROJECTION)
     assert [await table(staging, row) for row in tables] == expected

@@ -57,8 +57,10 @@ MAX_CHANGED_ROWS = 300_000
 """Number of changed rows at which a transaction is committed. It limits the memory that a load needs."""
 MAX_EVENTS = 500_000
 """Number of events at which a transaction is committed."""
-MAX_TRANSACTION_S = 30.0
-"""Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress."""
+MAX_TRANSACTION_S = 10.0
+"""Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress. The
+projector meanwhile slows down: PostgreSQL keeps all versions of the rows that it has changed since.
+"""
 INDEX_MEMORY, GIN_MEMORY = "4MB", "32MB"
 """`maintenance_work_mem` while indexes are created: of B-trees, and of GIN indexes. Small sorts fit into the cache of
 the processor: five B-trees of a million rows take 1.7 s of CPU with 4 MB, and 2.1 s with 32 MB. The GIN index of 20

@@ -20,6 +20,10 @@ SPAN = 4_096
 """Number of consecutive keys whose rows are kept together."""
 MAX_SPANS = 200
 """Number of spans that stay in memory after a transaction: 800,000 rows, which take 50 MB."""
+MIN_REWRITTEN = 0.3
+"""Share of changed rows at which the whole table is written anew. A changed row takes several times as long as a new
+one.
+"""
 UNKNOWN, ABSENT, PRESENT = range(3)
 """States of a key: not known, known to have no row in the table, or known with its row."""
 
@@ -122,6 +126,13 @@ class ColumnTable:
 
     async def write(self) -> None:
         """Writes all changes to the table. Then drops the oldest spans from memory if there are too many."""
+        changed_count = sum(span.changed.count(1) for span in self._spans.values())
+        if self.is_complete and changed_count >= MIN_REWRITTEN * sum(
+            span.states.count(PRESENT) for span in self._spans.values()
+        ):
+            await self.writer.truncate()
+            for span in self._spans.values():
+                span.changed = bytearray(state == PRESENT for state in span.states)
         for number, span in sorted(self._spans.items()):  # new rows have the highest keys
             if changed := span.changed_rows(self.row, number):
                 await self.writer.write(changed)

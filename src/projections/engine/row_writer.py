@@ -59,6 +59,12 @@ class RowWriter:
         found = await (await self._connection.execute(query.encode())).fetchone()
         self._highest = found[0] if found is not None and len(key) == 1 else found
 
+    async def truncate(self) -> None:
+        """Deletes all rows of the table."""
+        if self._highest is not None:
+            await self._connection.execute(f"TRUNCATE {self._row.table}".encode())
+            self._highest = None
+
     async def write(self, rows: Sequence[Row]) -> None:
         """Writes these rows, which must have different keys. Raises LoadRefused for a value that does not fit its
         column.
