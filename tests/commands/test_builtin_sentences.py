@@ -2,8 +2,11 @@
 
 import pytest
 
-from domain.assistant.evidence import BuildFacts, IssueFacts, LogExcerpt
+from domain.assistant.evidence import BuildFacts, ChangeFacts, FailureStart, IssueFacts, LogExcerpt, PastFailure
 from tests.commands.test_builtin_answers import ASSERTION, ask, make_test
+
+CHANGE = ChangeFacts("badc0de", 9810, 9811, "Round sums", "Ann", ("src/cart.py",), 1)
+BROKEN = FailureStart(9811, "badc0de", 9810, "600d", 2, "commit")
 
 
 def test_a_known_issue_is_not_named_twice() -> None:
@@ -24,6 +27,54 @@ def test_a_reply_about_a_build_that_passed_names_failures_that_did_not_count(mes
     build = BuildFacts(9813, 3, "Nightly", "passed", passed=10, quarantined=2, known_issues=1)
     text = ask(kind="chat", build=build, message=message).text
     assert "It did not fail. Of its failures, 2 quarantined and 1 known to the reporter did not count." in text
+
+
+def test_a_change_is_named_by_what_shows_the_changed_file() -> None:
+    test = make_test(trace='File "/build/src/cart.py", line 3', first_bad=BROKEN)
+    claim = "src/cart.py was changed in commit badc0de by Ann (“Round sums”), and"
+    assert f"{claim} the trace passes through it." in ask(test, changes=(CHANGE,)).text
+    log = LogExcerpt(4, 5, ("src/cart.py:3: error", "make: Error 1"), 0.7, ("source_error",))
+    without_tests = BuildFacts(9811, 3, "Nightly", "failed", "command_failed")
+    found = ask(build=without_tests, excerpts=(log,), changes=(CHANGE,))
+    assert f"{claim} the log names it." in found.text
+    assert "log:9811:4-5" in found.sources
+
+
+def test_a_failure_of_the_network_is_blamed_on_no_change() -> None:
+    test = make_test("OSError: connection refused", first_bad=BROKEN)
+    assert "badc0de by Ann" not in ask(test, changes=(CHANGE,)).text
+    assert "badc0de by Ann" in ask(make_test(first_bad=BROKEN), changes=(CHANGE,)).text
+
+
+def test_only_earlier_failures_that_are_like_those_of_the_answer_are_named() -> None:
+    alike = PastFailure(7, 9000, "test_2", "wrong sum", False, "0123456789abcdef")
+    other = PastFailure(8, 9001, "test_3", "no page", False, "fedcba9876543210")
+    text = ask(make_test(signature=alike.signature), past=(other, alike)).text
+    assert "A similar failure is that of test_2 in build 9000: wrong sum." in text
+    assert "test_3" not in text
+
+
+@pytest.mark.parametrize(
+    ("builds", "named"), [("build 7", "build 7 was"), ("build 7 and build 8", "builds 7 and 8 were")]
+)
+def test_builds_that_are_not_found_are_named(builds: str, named: str) -> None:
+    assert f"No {named} found that you can read." in ask(kind="chat", build=None, message=f"Why is {builds} red?").text
+
+
+def test_a_list_of_failed_tests_says_how_many_it_leaves_out() -> None:
+    tests = [make_test(number=number) for number in range(1, 13)]
+    build = BuildFacts(9812, 3, "Nightly", "failed", "tests_failed", failed=14)
+    text = ask(*tests, kind="chat", build=build, message="Which tests failed?").text
+    assert "14 tests of build 9812 failed." in text
+    assert "4 failures of the build are not listed here." in text
+    assert ("test_10:" in text, "test_11:" in text) == (True, False)
+
+
+def test_advice_about_a_failure_of_the_network_names_no_change() -> None:
+    test = make_test("OSError: connection refused", first_bad=BROKEN)
+    advice = ask(test, kind="chat", message="What should I do?", changes=(CHANGE,))
+    assert "badc0de by Ann" not in advice.text
+    assert "POST /api/v3/builds/9812/restart" in advice.text
 
 
 def test_what_is_not_understood_says_in_which_language_to_ask() -> None:

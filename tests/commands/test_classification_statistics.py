@@ -14,7 +14,7 @@ from domain.classification_statistics import (
 )
 from domain.known_issues import MatchRule
 from domain.results import FAILED, ResultText
-from domain.triage import Classification, ResultClassified
+from domain.triage import Classification, ResultClassified, Source
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,14 @@ def test_the_last_words_count() -> None:
     assert list(statistics.estimate_all()) == []
 
 
+def test_only_people_teach_the_statistics_and_only_about_signatures() -> None:
+    statistics = ClassificationStatistics()
+    for result in range(4):
+        note(statistics, "s1", result, "infra", by="ai")
+        note(statistics, "", result, "infra")
+    assert list(statistics.estimate_all()) == []
+
+
 def test_the_signatures_classified_last_are_kept() -> None:
     statistics = ClassificationStatistics()
     for number in range(MAX_SIGNATURES + 2):
@@ -64,7 +72,12 @@ def test_the_signatures_classified_last_are_kept() -> None:
 
 
 def note(
-    statistics: ClassificationStatistics, signature: str, result: int, given: Classification, build: int = 7
+    statistics: ClassificationStatistics,
+    signature: str,
+    result: int,
+    given: Classification,
+    build: int = 7,
+    by: Source = "user",
 ) -> None:
     statistics.note(
         ResultClassified(
@@ -73,7 +86,7 @@ def note(
             job_id=5,
             project_id=1,
             classification=given,
-            set_by_kind="user",
+            set_by_kind=by,
             signature=signature,
         )
     )

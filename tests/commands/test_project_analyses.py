@@ -58,6 +58,12 @@ def test_recommendations_are_requests_with_sources() -> None:
     answer = summarize_audit(facts, audit(facts))
     assert answer.next_step == add.step
     assert all(claim.sources for claim in answer.claims)
+    assert "8 tests are probably flaky." not in answer.text  # nine are, one of them in quarantine
+    assert "9 tests are probably flaky." in answer.text
+    assert "2 entries are in quarantine." in answer.text
+    one = ProjectAuditFacts(12, 30, flaky_tests=FLAKES[:1], quarantine=entries[:1])
+    assert "1 test is probably flaky." in summarize_audit(one, audit(one)).text
+    assert "1 entry is in quarantine." in summarize_audit(one, audit(one)).text
 
 
 def test_an_unstable_network_makes_no_test_flaky() -> None:

@@ -48,6 +48,12 @@ def test_failures_with_different_traces_and_shared_builds_are_one_cause() -> Non
     assert [cause.result_ids for cause in find_causes(failures)] == [[0], [1], [2]]
 
 
+def test_failures_with_equal_traces_need_no_builds_to_be_one_cause() -> None:
+    failures = [EqualFailures("s", 1, [n], "wrong total", "", case_id=n) for n in range(2)]
+    (cause,) = find_causes(failures, {0: failing(5, 20, 40), 1: failing(5, 20, 40)})
+    assert (cause.result_ids, cause.failed_together) == ([0, 1], [])
+
+
 def test_tests_that_have_hardly_failed_are_not_compared() -> None:
     tests = [FailingRuns({1: 1}, 9)] * 5_000  # to compare each pair of them takes 20 s
     assert group(tests) == list(range(5_000))

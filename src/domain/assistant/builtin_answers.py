@@ -124,7 +124,8 @@ def _reply_to_message(evidence: Evidence) -> Answer:
     if others:
         named = f"build {others[0]}" if len(others) == 1 else f"builds {', '.join(others[:-1])} and {others[-1]}"
         if build is None:
-            claim = AnswerClaim(f"No {named} was found that you can read.")
+            verb = "was" if len(others) == 1 else "were"
+            claim = AnswerClaim(f"No {named} {verb} found that you can read.")
         else:
             claim = AnswerClaim(f"This answer is about build {build.id}, not about {named}.", (build_ref(build.id),))
         step = reply.next_step if build is not None and build.id in numbers else None
