@@ -8,6 +8,9 @@ from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
 from projections.results_queries import IS_CURRENT, ReportRanges, fetch_statuses
 from store.postgres.queries import Source, fetch_rows
 
+MAX_BLOCKS = 1_000
+"""Number of blocks with results of a test in the job that are read, the newest ones."""
+
 _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
 
 
@@ -15,21 +18,22 @@ async def find_failed_before(
     source: Source, job_id: int, build_id: int, group_id: int | None, cases: Sequence[int]
 ) -> set[str]:
     """Looks up the last result that each test case had in earlier builds of the job. Returns the signatures of those
-    that failed.
+    that failed. Reads the newest MAX_BLOCKS blocks with results of each.
 
     Ignores untrusted builds, whose failures get no tickets, and the builds of the group `group_id`.
     """
     query = (
         "SELECT DISTINCT coalesce(x.signature, '') FROM unnest(%(cases)s::int[]) AS c (case_id)"
-        " CROSS JOIN LATERAL ("
-        f"  SELECT t.id, t.facts FROM {BlockRow.table} block"
+        f" CROSS JOIN LATERAL (WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
+        "   WHERE case_ids @> ARRAY[c.case_id] AND job_id = %(job)s),"
+        f"  newest AS MATERIALIZED (SELECT * FROM found ORDER BY first_result_id DESC LIMIT {MAX_BLOCKS})"
+        f"  SELECT t.id, t.facts FROM newest JOIN {BlockRow.table} block USING (first_result_id)"
         "   CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1, block.facts[at]"
         "    FROM unnest(array_positions(block.case_ids, c.case_id)) AS at) t (id, facts)"
         f"  JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
         f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND NOT b.untrusted AND {IS_CURRENT}"
         "   AND (%(group)s::bigint IS NULL OR b.group_id IS DISTINCT FROM %(group)s)"
-        "   WHERE block.case_ids @> ARRAY[c.case_id] AND block.job_id = %(job)s AND r.build_id < %(build)s"
-        f"   AND t.facts >= 0 AND t.facts & {STATUS} <> {SKIPPED}"
+        f"   WHERE r.build_id < %(build)s AND t.facts >= 0 AND t.facts & {STATUS} <> {SKIPPED}"
         "   ORDER BY r.build_id DESC, t.id DESC LIMIT 1) last"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = last.id WHERE last.facts & {STATUS} = {FAILED}"
     )
