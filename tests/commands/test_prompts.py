@@ -13,6 +13,7 @@ from domain.assistant.prompts import INSTRUCTIONS, MAX_SOURCES, MAX_SOURCES_TEXT
 from tests.support.injections import INJECTIONS
 
 BUILD = BuildFacts(9812, 3, "Nightly", "failed", "tests_failed", commit_sha="badc0de", passed=9, failed=1)
+TEXTS = ("root_cause", "suggested_fix")
 FINDINGS = Answer((AnswerClaim("A test failed.", ("test:1001",)),), "product_bug", "assert 9 == 10", 0.7)
 
 
@@ -49,8 +50,11 @@ def test_a_prompt_has_the_evidence_and_what_rules_found() -> None:
     assert data["findings"]["classification"] == "product_bug"
     claims = prompt.schema["properties"]["claims"]
     sources = claims["items"]["properties"]["sources"]
-    assert sources["items"]["enum"] == [*prompt.refs]
-    assert (claims["maxItems"], sources["maxItems"]) == (6, 4), "a small model would repeat itself without end"
+    assert [source["id"] for source in data["sources"]] == sources["items"]["enum"] == [1, 2, 3, 4, 5]
+    assert data["findings"]["claims"] == [{"text": "A test failed.", "sources": [1]}]
+    texts = (claims["items"]["properties"]["text"], *(prompt.schema["properties"][name] for name in TEXTS))
+    bounds = (claims["maxItems"], sources["maxItems"], *(text["maxLength"] for text in texts))
+    assert bounds == (4, 3, 300, 300, 300), "a small model would repeat itself without end"
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
@@ -75,11 +79,20 @@ def test_secrets_and_people_are_masked() -> None:
 def test_prompts_are_bounded() -> None:
     tests = tuple(FailedTest(number, number, "t" * 300, "word " * 400, "word " * 800) for number in range(1, 200))
     evidence = with_sources(Evidence(Question("chat", 12, 9812, message="why " * 10_000), build=BUILD, failures=tests))
-    prompt = build_prompt(evidence, FINDINGS)
+    cited = Answer((AnswerClaim("It failed.", ("test:7",)),))
+    prompt = build_prompt(evidence, cited)
     sources = data_of(prompt)["sources"]
     assert len(sources) <= MAX_SOURCES
-    assert sum(len(source["text"]) for source in sources) <= MAX_SOURCES_TEXT
-    assert prompt.max_tokens < 20_000
+    lengths = [len(source["text"]) for source in sources]
+    assert sum(lengths) <= MAX_SOURCES_TEXT
+    assert (sources[0]["ref"], lengths[0], max(lengths[1:])) == ("test:7", 1_999, 599), "more of what the findings cite"
+    assert prompt.max_tokens < 11_000
+
+
+def test_prompts_of_a_conversation_begin_with_the_same_text() -> None:
+    """Servers keep the processed beginning of a prompt."""
+    first, second = (build_prompt(make_evidence(message=text), FINDINGS).text for text in ("Why?", "Is it flaky?"))
+    assert second.startswith(first[: first.index('"question"')])
 
 
 @hypothesis.given(st.text(max_size=200), st.text(max_size=200))

@@ -128,7 +128,9 @@ def test_a_question_goes_to_the_model(server: Server, model: ModelServer) -> Non
     (sent,) = model.requests
     data = json.loads(sent["messages"][1]["content"])
     assert data["question"]["text"] == question["message"]
-    assert answer["sources"] == [data["sources"][0]["ref"]]
+    refs = {source["id"]: source["ref"] for source in data["sources"]}
+    found = [refs[number] for one in data["findings"]["claims"] for number in one["sources"]]
+    assert answer["sources"] == list(dict.fromkeys([refs[1], *found])), "with what rules say and the model leaves out"
     assert "424242" not in answer["reply"]
     for text in ("hunter22", PERSON):
         assert text not in json.dumps(sent), "it has left the server"

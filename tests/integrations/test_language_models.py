@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from integrations.llm.openai import OpenAiModel
@@ -25,6 +26,7 @@ from tests.support.server import free_port
 
 SCHEMA = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
 REQUEST = ModelRequest("m-1", "Explain.", '{"sources": []}', SCHEMA, 50)
+INVALID_SCHEMA = refuses(400, "Invalid schema for response_format 'answer': 'maxLength' is not permitted.")
 CHOICE = {"message": {"content": "x"}}
 
 
@@ -64,6 +66,7 @@ async def test_parameters_that_a_server_refuses_are_left_out(server: ModelServer
     server.next += (
         refuses(400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
         refuses(400, "Unsupported value: 'temperature' does not support 0"),
+        INVALID_SCHEMA,
         refuses(422, "response_format of type json_schema is not known"),
         completes("x"),
         completes("y"),
@@ -71,20 +74,34 @@ async def test_parameters_that_a_server_refuses_are_left_out(server: ModelServer
         completes("z"),
     )
     assert [(await model.complete(REQUEST)).text for _ in range(3)] == ["x", "y", "z"]
-    last, before = server.requests[-1], server.requests[4]
+    last, before = server.requests[-1], server.requests[5]
     assert before["response_format"] == {"type": "json_object"}, "it remembers what the server takes"
     assert (before["max_completion_tokens"], "temperature" in before, "max_tokens" in before) == (50, False, False)
     assert "response_format" not in last
     server.always = refuses(400, "no")
     with pytest.raises(ModelUnavailable, match=r"refused the request \(status 400\)"):
         await model.complete(REQUEST)
-    assert len(server.requests) == 8
+    assert len(server.requests) == 9
+
+
+async def test_a_server_that_takes_no_bounds_in_schemas(server: ModelServer, model: OpenAiModel) -> None:
+    """The strict mode of Azure takes neither bound, that of OpenAI has long taken only the first."""
+    text = {"type": "string", "enum": ["x"]}
+    bounded = SCHEMA | {"properties": {"texts": {"type": "array", "maxItems": 4, "items": text | {"maxLength": 300}}}}
+    server.next += (INVALID_SCHEMA, completes("x"), completes("y"))
+    request = msgspec.structs.replace(REQUEST, schema=bounded)
+    assert [(await model.complete(request)).text for _ in range(2)] == ["x", "y"]
+    sent = [one["response_format"]["json_schema"] for one in server.requests]
+    free = SCHEMA | {"properties": {"texts": {"type": "array", "items": text}}}
+    assert [one["schema"] for one in sent] == [bounded, free, free], "it remembers what the server takes"
+    assert all(one["strict"] for one in sent)
 
 
 async def test_a_server_that_takes_no_parameter(server: ModelServer, model: OpenAiModel) -> None:
     server.next += (
         refuses(400, "use max_completion_tokens"),
         refuses(400, "temperature"),
+        INVALID_SCHEMA,
         refuses(400, "json_schema"),
         refuses(400, "json_object"),
         completes("x"),
@@ -93,7 +110,7 @@ async def test_a_server_that_takes_no_parameter(server: ModelServer, model: Open
 
 
 async def test_a_refusal_for_another_reason_changes_no_later_request(server: ModelServer, model: OpenAiModel) -> None:
-    server.next += [refuses(400, "the prompt has 9,000 tokens, and the model takes 8,192")] * 3
+    server.next += [refuses(400, "the prompt has 9,000 tokens, and the model takes 8,192")] * 4
     with pytest.raises(ModelUnavailable, match=r"refused the request \(status 400\)"):
         await model.complete(REQUEST)
     server.always = completes("x")

@@ -70,7 +70,7 @@ async def test_an_answer_of_the_model(parts: Core, server: ModelServer, model: O
     server.always = completes(reply(SUPPORTED), 321)
     written = writer(parts, model)
     answer = await ask(written)
-    assert answer.answer.sources == ["test:1001"]
+    assert answer.answer.sources == ["test:1001", "build:9812"]
     assert (answer.provider, answer.model, answer.tokens, answer.fell_back) == ("openai", "m-1", 321, None)
     (sent,) = server.requests
     assert answer.prompt == "\n\n".join(message["content"] for message in sent["messages"])

@@ -1,7 +1,8 @@
 """Checks what a language model has answered against the evidence that it got.
 
 Only what the cited sources support stays a statement. The rest is dropped or marked as a guess. Numbers, the class that
-rules have found, the confidence in it and the next step are those of the rules, not of the model.
+rules have found, the confidence in it and the next step are those of the rules, not of the model. What the rules say
+and the model leaves out stays in the answer, so that a model can add to it and word it, but take nothing away.
 """
 
 import re
@@ -11,18 +12,18 @@ from typing import TypeVar
 import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim
+from domain.assistant.builtin_answers import CAPABILITIES
+from domain.assistant.diagnosis_claims import PROBABLE
 from domain.assistant.evidence import Evidence
 from domain.assistant.lookups import MAX_LOOKUPS, Lookup
-from domain.assistant.prompts import MAX_CLAIMS, Prompt
+from domain.assistant.prompts import MAX_CLAIMS, MAX_TEXT, Prompt
 from domain.assistant.sensitive_text import mask_secrets, remove_hidden
 from domain.triage import CLASSIFICATIONS, Classification
 
 MAX_ANSWER = 20_000
 """Largest number of characters of a model's answer that are read."""
-MAX_CLAIM = 600
-"""Largest number of characters of a claim, a root cause or a suggested fix."""
-MAX_READ = 5 * MAX_CLAIM
-"""Number of characters of such a text, with links and markup, that are read."""
+MAX_READ = 5 * MAX_TEXT
+"""Number of characters of a claim, a root cause or a suggested fix, with links and markup, that are read."""
 MAX_GUESSES = 2
 """Largest number of guesses that are shown of an answer."""
 MIN_SUPPORT = 0.5
@@ -48,7 +49,15 @@ _INSTRUCTION = re.compile(
 """Texts about the model itself, which it takes from instructions in logs."""
 _PASSED = re.compile(
     r"(?i)\bbuild(?: \d+)?,?(?: has| have| was| is| actually){0,2} (?:passed|succeeded|success\w*|green)\b"
+    r"|\bbuild(?: \d+)? (?:did not|didn't|never) fail"
 )
+_CLASS = re.compile(
+    r"(?i)\b(?:flak|infrastruct|intermittent|(?:product|test) (?:bug|defect)|defect of (?:the|a) (?:product|test)"
+    r"|no defect)"
+)
+"""Names of classes. Rules choose the class, so a model names only one that its sources name."""
+_NOT = re.compile(r"(?i)\b(?:not|no|never|none|cannot|without)\b|n['’]t\b")
+_SENTENCE_END = re.compile(r"(?<=[.!?]) +")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _COMMON = frozenset(
@@ -72,8 +81,8 @@ class UnusableAnswer(Exception):
 
 class _ModelClaim(msgspec.Struct):
     text: str
-    sources: list[str] = []
-    is_guess: bool = False
+    sources: list[int | str] = []
+    """Numbers of sources in the prompt, or their references. A guess has none."""
 
 
 class _ModelChoice(msgspec.Struct):
@@ -94,26 +103,26 @@ def check_answer(text: str, prompt: Prompt, evidence: Evidence, findings: Answer
     reply = _parse(text, _ModelReply)
     texts = {source.ref: f"{source.ref} {source.text}" for source in prompt.sources}
     found = _claim_texts(findings)
+    refs: dict[int | str, str] = dict(enumerate(texts, 1)) | {ref: ref for ref in texts}
     has_failed = evidence.build is not None and evidence.build.status == "failed"
     checked = [
         claim
         for one in reply.claims[:MAX_CLAIMS]
-        if not (has_failed and _PASSED.search(one.text)) and (claim := _check_claim(one, texts, found)) is not None
+        if not (has_failed and _PASSED.search(one.text))
+        and (claim := _check_claim(one, refs, texts, found)) is not None
     ]
-    checked = list({claim.text: claim for claim in checked}.values())  # small models repeat themselves
-    supported = [claim for claim in checked if not claim.is_guess]
+    supported = _without_repetitions([claim for claim in checked if not claim.is_guess], ())
     if not supported:
         raise UnusableAnswer("The sources support nothing of the model's answer.")
-    guesses = [claim for claim in checked if claim.is_guess][:MAX_GUESSES]
     everything = " ".join([*texts.values(), *found.values(), findings.root_cause, findings.suggested_fix])
     classification, confidence = _choose_class(reply.classification if has_failed else None, findings)
     return msgspec.structs.replace(
         findings,
-        claims=tuple(claim for claim in checked if not claim.is_guess or claim in guesses),
+        claims=_merge_claims(supported, [claim for claim in checked if claim.is_guess], findings),
         classification=classification,
         confidence=confidence,
-        root_cause=_choose_text(reply.root_cause, findings.root_cause, everything),
-        suggested_fix=_choose_text(reply.suggested_fix, findings.suggested_fix, everything, is_advice=True),
+        root_cause=_choose_text(reply.root_cause, findings, everything),
+        suggested_fix=_choose_text(reply.suggested_fix, findings, everything, is_advice=True),
     )
 
 
@@ -150,20 +159,71 @@ def _claim_texts(findings: Answer) -> Mapping[str, str]:
     return texts
 
 
-def _check_claim(claim: _ModelClaim, texts: Mapping[str, str], found: Mapping[str, str]) -> AnswerClaim | None:
+def _check_claim(
+    claim: _ModelClaim, known: Mapping[int | str, str], texts: Mapping[str, str], found: Mapping[str, str]
+) -> AnswerClaim | None:
     """Returns the claim as it may be shown; None if it is dropped."""
     text = clean_text(claim.text)
     if not text or _COMMAND.search(claim.text) or _INSTRUCTION.search(text):
         return None
-    refs = tuple(ref for ref in dict.fromkeys(claim.sources) if ref in texts)
+    refs = tuple(dict.fromkeys(known[source] for source in claim.sources if source in known))
     support = " ".join([*(texts[ref] for ref in refs), *(found.get(ref, "") for ref in refs)])
-    if not _has_numbers_of(text, support if refs else " ".join(texts.values())):
+    anything = " ".join([*texts.values(), "not"])  # a guess may say that something is not known
+    if not _has_facts_of(text, support if refs else anything):
         return None
-    if refs and not claim.is_guess and _support_of(text, support) >= MIN_SUPPORT:
+    if refs and _retells(support, text):
         return AnswerClaim(text, refs)
     if claim.sources and not refs:
         return None  # it cites what does not exist
     return AnswerClaim(f"{GUESS}{text}", (), is_guess=True)
+
+
+def _merge_claims(
+    supported: Sequence[AnswerClaim], guesses: Sequence[AnswerClaim], findings: Answer
+) -> tuple[AnswerClaim, ...]:
+    """Returns the claims of the model and then those of the findings that it leaves out. If the findings have a
+    probable root cause that the model does not say, returns all of theirs and then what the model adds.
+    """
+    if _is_enough(_join(supported), findings.root_cause, findings):
+        left_out = [claim for claim in findings.claims if not _is_covered(claim, supported)]
+        claims = (*_without_repetitions(supported, left_out), *left_out)
+    else:
+        found = _join(findings.claims)
+        claims = (*findings.claims, *(claim for claim in supported if not _retells(found, claim.text)))
+    shown = _join(claims)
+    new = [claim for claim in guesses if not _retells(shown, claim.text.removeprefix(GUESS))]
+    return (*claims, *_without_repetitions(new, ())[:MAX_GUESSES])
+
+
+def _join(claims: Sequence[AnswerClaim]) -> str:
+    return " ".join(claim.text for claim in claims)
+
+
+def _without_repetitions(claims: Sequence[AnswerClaim], others: Sequence[AnswerClaim]) -> Sequence[AnswerClaim]:
+    """Returns the claims of which neither one before nor one of the others has all words and facts."""
+    kept: list[AnswerClaim] = []
+    for claim in claims:
+        words, facts = _words(claim.text), set(_facts(claim.text))
+        if not any(words <= _words(one.text) and facts <= set(_facts(one.text)) for one in (*kept, *others)):
+            kept.append(claim)
+    return kept
+
+
+def _is_enough(text: str, found: str, findings: Answer) -> bool:
+    """Returns whether a text has what the findings say, unless these are not probable."""
+    return findings.confidence < PROBABLE or (_has_facts_of(found, text) and _retells(text, found))
+
+
+def _is_covered(found: AnswerClaim, supported: Sequence[AnswerClaim]) -> bool:
+    """Returns whether claims of the model say what a claim of the findings says: with its sources, its numbers and at
+    least MIN_SUPPORT of its words. Any answer covers that the rules do not understand a question.
+    """
+    citing = [claim for claim in supported if not found.sources or set(found.sources) & set(claim.sources)]
+    refs = {ref for claim in citing for ref in claim.sources}
+    text = _join(citing)
+    return CAPABILITIES in found.text or (
+        refs.issuperset(found.sources) and _has_facts_of(found.text, text) and _retells(text, found.text)
+    )
 
 
 def _choose_class(named: str | None, findings: Answer) -> tuple[Classification | None, float]:
@@ -175,39 +235,58 @@ def _choose_class(named: str | None, findings: Answer) -> tuple[Classification |
     return None, findings.confidence
 
 
-def _choose_text(text: str, otherwise: str, support: str, *, is_advice: bool = False) -> str:
-    """Returns the model's text if the support bears it, and else the text of the findings. Advice may have words that
-    no source has, but no numbers.
+def _choose_text(text: str, findings: Answer, support: str, *, is_advice: bool = False) -> str:
+    """Returns the model's root cause, or its advice, if the support bears it, and else that of the findings. If these
+    are probable, the model's has to have what theirs has. Advice may have words that no source has, but no numbers,
+    and says more than the root cause.
     """
     shown = clean_text(text)
-    if not shown or _COMMAND.search(text) or _INSTRUCTION.search(shown) or not _has_numbers_of(shown, support):
-        return otherwise
-    return shown if is_advice or _support_of(shown, support) >= MIN_SUPPORT else otherwise
+    found = findings.suggested_fix if is_advice else findings.root_cause
+    if not shown or _COMMAND.search(text) or _INSTRUCTION.search(shown) or not _has_facts_of(shown, support):
+        return found
+    is_borne = not _retells(findings.root_cause, shown) if is_advice else _retells(support, shown)
+    return shown if is_borne and _is_enough(shown, found, findings) else found
 
 
 def clean_text(text: str) -> str:
-    """Returns a model's text as plain text in one line: without links, markup, and characters that nobody sees."""
+    """Returns a model's text as plain text in one line: without links, markup, characters that nobody sees, sentences
+    that it repeats, and the beginning of a sentence that is cut off.
+    """
     shown = " ".join(remove_hidden(text[:MAX_READ]).split())
     for pattern, replacement in ((_MARKDOWN_LINK, r"\1"), (_LINK, "(link)"), (_TAG, ""), (_MARKUP, "")):
         shown = pattern.sub(replacement, shown)
     shown = " ".join(mask_secrets(shown).replace("<", "").replace(">", "").split())
-    return shown if len(shown) <= MAX_CLAIM else shown[: MAX_CLAIM - 1].rstrip() + "…"
+    sentences = list(dict.fromkeys(_SENTENCE_END.split(shown[:MAX_TEXT])))
+    is_cut = len(text) == MAX_TEXT or len(shown) > MAX_TEXT
+    if is_cut and not sentences[-1].endswith((".", "!", "?")):
+        sentences[-1] = f"{sentences[-1][: MAX_TEXT - 1].rstrip()}…"
+        sentences = sentences[:-1] or sentences
+    return " ".join(sentences)
 
 
-def _has_numbers_of(text: str, support: str) -> bool:
-    """Returns whether each number of the text is in the support."""
-    return set(_numbers(text)) <= set(_numbers(support))
+def _has_facts_of(text: str, support: str) -> bool:
+    """Returns whether each number and each name of a class of the text is in the support, and a negation if it has
+    one.
+    """
+    return set(_facts(text)) <= set(_facts(support))
 
 
-def _numbers(text: str) -> Iterable[str]:
+def _facts(text: str) -> Iterable[str]:
+    if _NOT.search(text):
+        yield "not"
+    yield from map(str.lower, _CLASS.findall(text))
     for found in _NUMBER.findall(text):
         number = found.replace(",", "")
         yield number
         yield from number.split(".")
 
 
-def _support_of(text: str, support: str) -> float:
-    """Returns the share of the words of a text that the support contains; 1 for a text without such words."""
-    words = {word[:STEM] for word in map(str.lower, _WORD.findall(text)) if word not in _COMMON}
-    known = {word[:STEM] for word in map(str.lower, _WORD.findall(support))}
-    return len(words & known) / len(words) if words else 1.0
+def _retells(text: str, other: str) -> bool:
+    """Returns whether a text has at least MIN_SUPPORT of the words of the other, which it has if there are none."""
+    words = _words(other)
+    known = {word[:STEM] for word in map(str.lower, _WORD.findall(text))}
+    return len(words & known) >= MIN_SUPPORT * len(words)
+
+
+def _words(text: str) -> set[str]:
+    return {word[:STEM] for word in map(str.lower, _WORD.findall(text)) if word not in _COMMON}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
 MAX_RESPONSE_BYTES = 256 * 1024
-"""Largest size of a response. An answer of 1,200 tokens has some 10 KB."""
+"""Largest size of a response. An answer of 800 tokens has some 7 KB."""
+BOUNDS = ("maxItems", "maxLength")
+"""Keywords of schemas that not every server takes in its strict mode. Without them a small model repeats itself."""
 
 Format = Literal["json_schema", "json_object", "text"]
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
@@ -55,6 +57,8 @@ class _Dialect(msgspec.Struct, frozen=True):
     """Parameters that a model takes. Servers differ, and refuse what they do not know by status 400."""
 
     format: Format = "json_schema"
+    has_bounds: bool = True
+    """Whether schemas may have BOUNDS."""
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     has_temperature: bool = True
 
@@ -63,8 +67,9 @@ class _Dialect(msgspec.Struct, frozen=True):
         if self.has_temperature:
             given["temperature"] = 0
         if self.format == "json_schema":
-            schema = {"name": "answer", "schema": request.schema, "strict": True}
-            given["response_format"] = {"type": "json_schema", "json_schema": schema}
+            schema = request.schema if self.has_bounds else _without_bounds(request.schema)
+            named = {"name": "answer", "schema": schema, "strict": True}
+            given["response_format"] = {"type": "json_schema", "json_schema": named}
         elif self.format == "json_object":
             given["response_format"] = {"type": "json_object"}
         return given
@@ -77,8 +82,14 @@ class _Dialect(msgspec.Struct, frozen=True):
         if self.has_temperature and "temperature" in complaint:
             return change(self, has_temperature=False)
         if self.format == "json_schema":
-            return change(self, format="json_object")
+            return change(self, has_bounds=False) if self.has_bounds else change(self, format="json_object")
         return change(self, format="text") if self.format == "json_object" else None
+
+
+def _without_bounds(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _without_bounds(value) for key, value in schema.items() if key not in BOUNDS}
+    return [_without_bounds(value) for value in schema] if isinstance(schema, list) else schema
 
 
 class OpenAiModel:

@@ -15,7 +15,7 @@ import pytest
 from commands.handler import Handler
 from commands.token_quota import TokenMeter
 from domain.assistant.lookups import offer_lookups
-from domain.assistant.prompts import build_prompt
+from domain.assistant.prompts import MAX_CITED, MAX_CLAIMS, MAX_TEXT, build_prompt
 from domain.language_model import ModelPolicy
 from integrations.llm.openai import OpenAiModel
 from integrations.llm_ports import ModelRequest
@@ -66,6 +66,19 @@ async def test_an_answer_has_the_form_of_the_schema(model: OpenAiModel, text: st
     assert json.loads(reply.text)["ref"] in REFS
     assert reply.tokens is not None
     assert 0 < reply.tokens <= prompt.max_tokens, "no more than are reserved"
+
+
+async def test_an_answer_keeps_the_bounds_of_its_schema(model: OpenAiModel) -> None:
+    """A server that refuses bounds, or does not keep them, would let so small a model repeat itself."""
+    prompt = build_prompt(make_evidence(), FINDINGS)
+    request = ModelRequest("smollm2", prompt.instructions, prompt.data, prompt.schema, prompt.answer_tokens)
+    answer = json.loads((await model.complete(request)).text)
+    assert len(answer["claims"]) <= MAX_CLAIMS
+    for claim in answer["claims"]:
+        assert len(claim["sources"]) <= MAX_CITED
+        assert set(claim["sources"]) <= set(range(1, len(prompt.sources) + 1))
+    for text in (answer["root_cause"], answer["suggested_fix"], *(claim["text"] for claim in answer["claims"])):
+        assert len(text) <= MAX_TEXT
 
 
 async def test_a_question_is_answered_and_counted(parts: Core, model: OpenAiModel) -> None:
