@@ -15,14 +15,15 @@ from api.builds import find_visible_build
 from api.diagnoses import (
     ClaimView,
     NextStepView,
-    ask_worker,
     counted_question,
     find_end,
     to_claims,
     to_next_step,
+    wait_for_answer,
 )
 from api.http.idempotency import ReplayedResponse
 from api.http.permissions import CAN_READ, User
+from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import Id
 from api.live.inquiry_streams import ChatTokens, say_why
@@ -104,9 +105,8 @@ class ChatController(Controller):
         """Answers a question about a build, a test or a project. Each sentence cites what says so. With `session_id`,
         the question continues an earlier conversation.
         """
-        async with checked_replay(ctx), counted_question(ctx):
-            command = await make_question(ctx, data)
-            end = await ask_worker(request, ctx, command, ANSWER_TIMEOUT_S)
+        async with asked_question(ctx, data) as command:
+            end = await wait_for_answer(request, ctx, command, ANSWER_TIMEOUT_S)
         if command.project_id is not None:  # once more, since the answer may have taken long
             await ctx.must_access(command.project_id, f"question {command.inquiry_id}")
         if end is None:
@@ -129,9 +129,8 @@ class ChatController(Controller):
         """
         streams: Streams = request.app.state.streams
         streams.clients.admit(ctx.user)
-        async with checked_replay(ctx), counted_question(ctx):
-            command = await make_question(ctx, data)
-            await ctx(command)
+        async with asked_question(ctx, data) as command:
+            pass
         source = ChatTokens(ctx.services, command.inquiry_id, command.session_id, ANSWER_TIMEOUT_S)
         project_id = command.project_id
         client = StreamClient(
@@ -153,6 +152,18 @@ class ChatController(Controller):
         answered = end if isinstance(end, InquiryAnswered) else None
         error = say_why(end) if isinstance(end, InquiryFailed) else ""
         return to_reply(ChatAnswer, row.session_id, answered, status=row.status, error=error)
+
+
+@asynccontextmanager
+async def asked_question(ctx: RequestContext, data: ChatMessage) -> AsyncIterator[AskInquiry]:
+    """Context manager around the wait for an answer. Asks first, and yields the command that has asked. Raises what
+    `counted_question`, `make_question` and `checked_replay` raise.
+    """
+    async with checked_replay(ctx), counted_question(ctx):
+        async with take_turn(ctx.request, ctx.services.question_turns):
+            command = await make_question(ctx, data)
+            await ctx(command)
+        yield command
 
 
 @asynccontextmanager

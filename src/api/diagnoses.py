@@ -18,7 +18,7 @@ from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import Id, to_view
 from api.live.inquiry_streams import SUBJECT_DELETED
-from api.live.requested_work import request_work
+from api.live.requested_work import wait_for_work
 from api.projects import find_visible_project
 from api.test_health import Days, ProjectId, mask_line
 from commands.inquiries import AskAndAnswerInquiry, AskInquiry
@@ -192,7 +192,9 @@ class DiagnosisController(Controller):
             end = await find_end(ctx, asked["inquiry_id"])
         if end is None:
             async with counted_question(ctx):
-                end = await ask_worker(request, ctx, AskInquiry(**asked), ANSWER_TIMEOUT_S)
+                command = AskInquiry(**asked)
+                await ctx(command)
+                end = await wait_for_answer(request, ctx, command, ANSWER_TIMEOUT_S)
             await ctx.must_access(build.project_id, f"build {build.id}")  # once more, since the model may take long
         if isinstance(end, InquiryAnswered):
             return to_diagnosis(build.id, end.answer, end.provider, end.fell_back)
@@ -276,11 +278,11 @@ async def find_end(ctx: RequestContext, inquiry_id: str) -> InquiryEnd | None:
     return None if inquiry is None else inquiry.end
 
 
-async def ask_worker(
+async def wait_for_answer(
     request: Request[User, Any, Any], ctx: RequestContext, command: AskInquiry, timeout_s: float
 ) -> InquiryEnd | None:
-    """Asks, and returns how the inquiry ended; None if it has not after `timeout_s`. Raises NotFound if what it is
-    about is deleted meanwhile, as nobody can answer it then.
+    """Returns how the inquiry that the command has asked ended; None if it has not after `timeout_s`. Raises NotFound
+    if what it is about is deleted meanwhile, as nobody can answer it then.
     """
 
     async def find() -> InquiryEnd | None:
@@ -289,7 +291,7 @@ async def ask_worker(
             raise NotFound(SUBJECT_DELETED)
         return end
 
-    return await request_work(request, ctx, command, inquiry_notification(command.inquiry_id), find, timeout_s)
+    return await wait_for_work(request, ctx, inquiry_notification(command.inquiry_id), find, timeout_s)
 
 
 def to_diagnosis(build_id: int, found: Answer, provider: str, fell_back: str) -> DiagnosisView:

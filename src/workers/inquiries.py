@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg
@@ -22,9 +23,12 @@ from projections import inquiries
 from projections.evidence import gather
 from store.log.event_log import EventLog
 from store.postgres.cancellation import cancel_and_wait
+from store.postgres.paced_turns import PacedTurns
 from workers.investigations import Investigator
 from workers.language_model import AnswerWriter
 from workers.project_analyses import ProjectAnalyst
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -38,10 +42,6 @@ OVERDUE_AFTER = timedelta(hours=1)
 SWEEP_INTERVAL_S = 60.0
 """Seconds between two searches for such inquiries."""
 SWEPT_AT_ONCE = 100
-GATHERED_AT_ONCE = 2
-"""Number of questions for which evidence is gathered at once. More would not be answered sooner, and would keep the
-database from answering other requests.
-"""
 MAX_EARLIER = 4
 """Number of earlier messages of a conversation that an answer takes into account."""
 WHICH_PROJECT = (
@@ -63,21 +63,23 @@ class InquiryAnswerer:
     clock: Callable[[], datetime]
     writer: AnswerWriter
     """Lets a model answer questions, if there is one."""
-    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(GATHERED_AT_ONCE))
-    """Turns at gathering evidence."""
+    turns: PacedTurns = field(default_factory=PacedTurns)
+    """Turns of users at answering their questions by rules, so that many questions leave time to other requests."""
 
     async def answer(self, event: InquiryAsked) -> None:
         """Answers the inquiry, and records the answer. Stops if the inquiry is cancelled meanwhile, and does nothing if
         it has ended. Raises Unavailable if the read models are behind.
         """
-        inquiry = await self.event_log.load_state(INQUIRY.at(event.inquiry_id))
+        loaded = await self.event_log.load_at_version(INQUIRY.at(event.inquiry_id))
+        inquiry = loaded.state
         if inquiry is None or inquiry.end is not None:
             return
-        if not await self.wait_reached(await self.event_log.read_head()):
+        # Not until the head of the log: while much is written, the read models might never reach it in time.
+        if not await self.wait_reached(loaded.position):
             raise Unavailable("The read models are behind the log.")
         with contextlib.suppress(Erased):  # what it is about was deleted meanwhile
             try:
-                await self._work_until_cancelled(inquiry)
+                await self._work(inquiry)
             except (psycopg.OperationalError, Unavailable, Erased):
                 raise
             except Exception:
@@ -92,14 +94,27 @@ class InquiryAnswerer:
             with contextlib.suppress(Erased):
                 await self.handler.execute(FailInquiry(inquiry_id, OVERDUE), CALLER)
 
-    async def _work_until_cancelled(self, inquiry: Inquiry) -> None:
-        working = asyncio.create_task(self._work(inquiry))
+    async def _work(self, inquiry: Inquiry) -> None:
+        kind, project_id = find_job_type(inquiry.kind), inquiry.project_id
+        done: AnswerInquiry | None
+        if project_id is None:
+            done = AnswerInquiry(inquiry.inquiry_id, Answer((AnswerClaim(WHICH_PROJECT),)))
+        elif kind is None:
+            done = await self._reply(inquiry, project_id)
+        else:
+            done = await self._until_cancelled(inquiry, self._analyze(inquiry, kind, project_id))
+        if done is not None:
+            await self.handler.execute(done, CALLER)
+
+    async def _until_cancelled(self, inquiry: Inquiry, work: Coroutine[Any, Any, T]) -> T | None:
+        """Returns what `work` returns. Cancels it and returns None if the inquiry ends meanwhile."""
+        working = asyncio.create_task(work)
         try:
             while not working.done():
                 await asyncio.wait((working,), timeout=CANCEL_POLL_INTERVAL_S)
                 if not working.done() and await self._has_ended(inquiry.inquiry_id):
-                    return
-            working.result()
+                    return None
+            return working.result()
         finally:
             await cancel_and_wait(working)
 
@@ -107,21 +122,12 @@ class InquiryAnswerer:
         state = await self.event_log.load_state(INQUIRY.at(inquiry_id))
         return state is None or state.end is not None
 
-    async def _work(self, inquiry: Inquiry) -> None:
-        kind = find_job_type(inquiry.kind)
-        if kind is None or inquiry.project_id is None:
-            await self._reply(inquiry)
-        else:
-            await self._analyze(inquiry, kind, inquiry.project_id)
-
-    async def _reply(self, inquiry: Inquiry) -> None:
-        """Answers a question by the evidence of its project."""
-        if inquiry.project_id is None:
-            done = AnswerInquiry(inquiry.inquiry_id, Answer((AnswerClaim(WHICH_PROJECT),)))
-        else:
+    async def _reply(self, inquiry: Inquiry, project_id: int) -> AnswerInquiry | None:
+        """Returns the answer to a question, from the evidence of its project; None if it was cancelled."""
+        async with self.turns.take(f"user:{inquiry.user_id}"):
             question = Question(
                 inquiry.kind,
-                inquiry.project_id,
+                project_id,
                 inquiry.build_id,
                 inquiry.result_id,
                 inquiry.message,
@@ -131,21 +137,22 @@ class InquiryAnswerer:
                 inquiry.days,
                 inquiry.build_choice,
             )
-            async with self.turns:
-                evidence = await gather(self.pool, self.event_log, question)
-                builtin = await asyncio.to_thread(answer, evidence)
-            found = await self.writer.answer(evidence, builtin, inquiry_id=inquiry.inquiry_id, model=inquiry.model)
-            done = AnswerInquiry(
-                inquiry.inquiry_id,
-                found.answer,
-                msgspec.to_builtins(evidence),
-                provider=found.provider,
-                model=found.model,
-                prompt=found.prompt or "",
-                tokens=found.tokens,
-                fell_back=found.fell_back or "",
-            )
-        await self.handler.execute(done, CALLER)
+            evidence = await gather(self.pool, self.event_log, question)
+            builtin = await asyncio.to_thread(answer, evidence)
+        writing = self.writer.answer(evidence, builtin, inquiry_id=inquiry.inquiry_id, model=inquiry.model)
+        found = await self._until_cancelled(inquiry, writing)
+        if found is None:
+            return None
+        return AnswerInquiry(
+            inquiry.inquiry_id,
+            found.answer,
+            msgspec.to_builtins(evidence),
+            provider=found.provider,
+            model=found.model,
+            prompt=found.prompt or "",
+            tokens=found.tokens,
+            fell_back=found.fell_back or "",
+        )
 
     async def _fetch_earlier(self, inquiry: Inquiry) -> tuple[tuple[str, str], ...]:
         """Returns the earlier messages of the conversation about the same project, with the replies."""
@@ -162,7 +169,7 @@ class InquiryAnswerer:
             if state is not None and isinstance(state.end, InquiryAnswered)
         )
 
-    async def _analyze(self, inquiry: Inquiry, kind: JobType, project_id: int) -> None:
+    async def _analyze(self, inquiry: Inquiry, kind: JobType, project_id: int) -> AnswerInquiry:
         number = 0
 
         async def take_step(lookup: str, text: str) -> None:
@@ -172,8 +179,7 @@ class InquiryAnswerer:
 
         found = await ProjectAnalyst(self.pool, self.clock).analyze(kind, project_id, take_step)
         investigator = Investigator(self.pool, self.event_log, self.writer)
-        done = await investigator.conclude(inquiry.inquiry_id, kind, project_id, found, take_step)
-        await self.handler.execute(done, CALLER)
+        return await investigator.conclude(inquiry.inquiry_id, kind, project_id, found, take_step)
 
 
 def select_inquiries(events: Sequence[Recorded], *, are_jobs: bool) -> list[Recorded]:

@@ -264,6 +264,21 @@ async def test_read_models_that_are_behind_are_waited_for(house: House) -> None:
     assert await they.events(InquiryAnswered) == []
 
 
+async def test_a_question_does_not_wait_for_what_is_written_after_it(house: House) -> None:  # noqa: F811
+    they = Assistant(house)
+    asked = await they.ask(QUESTION)
+    await house.shown()
+    shown = await house.parts.log.read_head()
+
+    async def has_reached(position: int) -> bool:
+        return position <= shown
+
+    busy = InquiryAnswerer(house.parts.pool, house.parts.log, house.handler, has_reached, utcnow, they.answerer.writer)
+    await house.does(StartBuild(2, 1, external=True))
+    await busy.answer(asked)
+    assert len(await they.events(InquiryAnswered)) == 1
+
+
 async def test_a_chat_about_a_job_or_project_is_about_no_build_of_a_fork(house: House) -> None:  # noqa: F811
     repository = "https://github.com/acme/shop.git"
     fork = BuildTrigger("pull_request", 3, 7, fork=True)

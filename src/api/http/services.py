@@ -35,6 +35,7 @@ from store.log.ids import Ids
 from store.postgres.batch_loader import BatchLoader
 from store.postgres.caller_turns import CallerTurns
 from store.postgres.notifications import Listener
+from store.postgres.paced_turns import PacedTurns
 from store.tables.agent_gauges import AgentGauges
 from store.tables.build_logs import BuildLogs
 from store.tables.idempotent_responses import IdempotentResponses
@@ -134,6 +135,8 @@ class Services:
     """Turns at reads that take tenths of a second and more in large projects, such as the health of all tests."""
     questions: Counter[int] = field(default_factory=Counter)
     """User -> number of their requests to the assistant that this process handles."""
+    question_turns: PacedTurns = field(default_factory=PacedTurns)
+    """Turns at asking a worker, so that many questions at once do not hold up other requests."""
     container_log_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(CONTAINER_LOGS, CONTAINER_LOGS_OF_USER, kind="reads of logs")
     )

@@ -30,9 +30,24 @@ async def request_work(
     find_end: Callable[[], Awaitable[T | None]],
     timeout_s: float,
 ) -> T | None:
-    """Executes the command that requests the work, and returns the end that `find_end` finds. Returns None if there is
-    no end after `timeout_s`, or if the client closes its connection before. Checks the caller again after a long wait;
-    access to a project is for the route to check.
+    """Executes the command that requests the work, and then waits for its end, as `wait_for_work` does."""
+
+    async def execute_and_wait() -> T | None:
+        await ctx(command)
+        return await wait_for_work(request, ctx, notification, find_end, timeout_s)
+
+    return await check_after(request, execute_and_wait())
+
+
+async def wait_for_work(
+    request: Request[User, Any, Any],
+    ctx: RequestContext,
+    notification: str,
+    find_end: Callable[[], Awaitable[T | None]],
+    timeout_s: float,
+) -> T | None:
+    """Returns the end that `find_end` finds. Returns None if there is no end after `timeout_s`, or if the client closes
+    its connection before. Checks the caller again after a long wait; access to a project is for the route to check.
 
     `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
     """
@@ -44,9 +59,7 @@ async def request_work(
             if payload in (None, notification):
                 ended.set()
 
-        # Subscribe before the request, so that no notification of the end is missed.
         with ctx.services.listener.subscribed(AGENT_NOTIFICATIONS, on_wake):
-            await ctx(command)
             deadline, pause = asyncio.get_running_loop().time() + timeout_s, POLL_INTERVAL_S
             async with watching_disconnect(request, ended) as is_gone:
                 while True:
