@@ -26,7 +26,7 @@ from domain.assistant.answers import Answer, AnswerClaim, NextAction, NextStep, 
 from domain.assistant.builtin_answers import answer
 from domain.assistant.evidence import Evidence
 from domain.assistant.project_insights import describe_project, find_pass_rate
-from domain.core.errors import Conflict, NotFound, TooManyRequests
+from domain.core.errors import Conflict, NotFound, TooManyRequests, Unavailable
 from domain.inquiries import INQUIRY, InquiryAnswered, InquiryEnd, inquiry_notification
 from domain.triage import Classification
 from projections import inquiries
@@ -42,8 +42,12 @@ MAX_OPEN_QUESTIONS = 100
 """Number of questions of a user, in chats and for diagnoses, that may be unanswered."""
 MAX_OPEN_FOR_MODEL = 5
 """Number of open questions of a user if a model answers. Each takes one of 20 slots of a worker for up to a minute."""
+MAX_OPEN_IN_ALL = 300
+"""Number of questions of all users that may be unanswered. A later one would probably get no answer while its request
+waits.
+"""
 RETRY_AFTER_S = 10
-"""Seconds after which a user with too many questions may try again."""
+"""Seconds after which a user may try again if they or all users have too many questions."""
 MAX_TESTS = 100
 """Largest number of failed tests that a diagnosis looks at."""
 
@@ -236,18 +240,23 @@ class DiagnosisController(Controller):
 @asynccontextmanager
 async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
     """Context manager around a request that asks a worker. Raises TooManyRequests if too many questions of the caller
-    have no answer yet: of those that the read model shows, or of those that this process has just received.
+    have no answer yet: of those that the read model shows, or of those that this process has just received. Raises
+    Unavailable if those of all users together are too many.
     """
     user_id, questions = ctx.user.user_id, ctx.services.questions
     has_model = ctx.services.model_policy.provider != "builtin"
     limit = MAX_OPEN_FOR_MODEL if has_model else MAX_OPEN_QUESTIONS
     questions[user_id] += 1
     try:
-        if (
-            questions[user_id] > limit
-            or await inquiries.count_open(ctx.source, user_id, ("chat", "diagnosis")) >= limit
-        ):
+        unanswered = await inquiries.count_open_by_user(ctx.source, ("chat", "diagnosis"))
+        if questions[user_id] > limit or unanswered.get(user_id, 0) >= limit:
             raise TooManyRequests(f"{limit} of your questions have no answer yet.", RETRY_AFTER_S)
+        if max(questions.total() - 1, sum(unanswered.values())) >= MAX_OPEN_IN_ALL:
+            raise Unavailable(
+                f"{MAX_OPEN_IN_ALL} questions wait for an answer, so nothing was asked. Ask again later;"
+                " GET /ai/summary/{build_id} does not wait for them.",
+                RETRY_AFTER_S,
+            )
         yield
     finally:
         questions[user_id] -= 1

@@ -17,7 +17,7 @@ from projections.builds import BuildRow
 from projections.engine.model import Change, DeleteWhere, Projection, Row, Rows, Table
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value, find_row
 from projections.projects import ProjectRow
-from store.postgres.queries import Source
+from store.postgres.queries import Source, fetch_rows
 
 VERSION = 1
 
@@ -161,6 +161,17 @@ async def count_open(source: Source, user_id: int, kinds: Sequence[Kind]) -> int
         " WHERE user_id = %(user)s AND ended_at IS NULL AND kind = ANY (%(kinds)s)"
     )
     return int(await fetch_value(source, query, {"user": user_id, "kinds": list(kinds)}))
+
+
+async def count_open_by_user(source: Source, kinds: Sequence[Kind]) -> dict[int, int]:
+    """Returns user -> number of their inquiries with one of these kinds that have not ended. Leaves out users without
+    any.
+    """
+    query = (
+        f"SELECT user_id, count(*) FROM {InquiryRow.table}"
+        " WHERE ended_at IS NULL AND kind = ANY (%(kinds)s) GROUP BY user_id"
+    )
+    return dict(await fetch_rows(source, query, {"kinds": list(kinds)}))
 
 
 async def find_overdue(source: Source, before: datetime, limit: int) -> list[str]:

@@ -11,6 +11,7 @@ from itertools import islice
 import pytest
 import requests
 
+from api import diagnoses
 from api.http import repeated_checks
 from commands.handler import Command, CommandContext
 from commands.inquiries import AnswerInquiry, AskInquiry
@@ -139,6 +140,21 @@ def test_a_user_has_a_limit_of_unanswered_questions(server: Server, inside: InPr
         url = f"{inside.url}/api/v3{path}"
         answer = requests.post(url, headers=dict(user.headers), json=body, timeout=TIMEOUT_S)
         assert (answer.status_code, "Retry-After" in answer.headers) == (429, True), path
+
+
+def test_all_users_together_have_a_limit_of_unanswered_questions(
+    server: Server, inside: InProcessServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, job, build = given_failed_build(server)
+    asking, waiting = (server.make_user("viewer", {project: "read"}) for _ in range(2))
+    for number in range(2):
+        execute(inside, AskInquiry(f"chat-{number}", "chat", asking.fetch("/me")["id"], project, job, build))
+    server.wait_until_projected()
+    monkeypatch.setattr(diagnoses, "MAX_OPEN_IN_ALL", 2)
+    url, body = f"{inside.url}/api/v3/ai/chat", {"message": "Why?", "build_id": build}
+    answer = requests.post(url, headers=dict(waiting.headers), json=body, timeout=TIMEOUT_S)
+    assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+    assert "2 questions wait for an answer" in answer.json()["detail"]
 
 
 def test_the_limit_holds_for_questions_at_the_same_moment(server: Server, inside: InProcessServer) -> None:
