@@ -114,6 +114,14 @@ def unpack_array(sent: bytes, code: Literal["h", "i"]) -> "array[int]":
     return numbers[4 // numbers.itemsize :: 1 + 4 // numbers.itemsize]
 
 
+def unpack_halves(sent: bytes) -> "tuple[array[int], array[int]]":
+    """Returns the upper and the lower 32 bits of the elements of an array of bigints, as `unpack_array` does."""
+    numbers = array("i", sent[20:])
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers[1::3], numbers[2::3]
+
+
 @lru_cache(5_000)
 def _packing(code: str, count: int) -> Callable[..., bytes]:
     return struct.Struct(f">{count}{code}").pack
