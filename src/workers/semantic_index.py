@@ -18,6 +18,7 @@ from commands.reports.parser.signature import mask
 from domain.builds import BuildDeleted, BuildExplained, BuildFinished
 from domain.core.events import Recorded
 from domain.failures.failure_codes import describe_codes
+from domain.failures.log_signals import drop_commands
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import FAILED, ResultsRecorded
@@ -115,7 +116,7 @@ class SemanticIndex:
 def _of_explanation(event: BuildExplained) -> Iterator[Passage]:
     for excerpt, lines in zip(event.excerpts, event.lines, strict=False):  # an erased event has no lines
         if excerpt.reasons != ("end_of_log",):
-            yield _make(event, "log", event.build_id, "\n".join(lines))
+            yield _make(event, "log", event.build_id, "\n".join(drop_commands(lines)))
 
 
 def _of_results(event: ResultsRecorded) -> Iterator[Passage]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.failures.log_explanations import MAX_EXCERPTS, MAX_LINES, Excerpt, explain, find_noise
-from domain.failures.log_signals import clean
+from domain.failures.log_signals import clean, drop_commands
 from tests.commands.failing_builds import MORE_FAILURES
 from tests.commands.failing_outputs import FAILURES as FAILED_TESTS
 
@@ -88,6 +88,22 @@ def test_the_text_of_a_command_explains_nothing() -> None:
     ]
     log = [*commands, *["ok"] * 40, "==> Exit code 1"]
     assert not any("==> Command" in _shown(log, excerpt) for excerpt in explain(log))
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        '==> Command: df || { echo "ERROR: No space left on device"; exit 3; }',
+        "==> Build 12 of job Tests of the error ENOSPC, attempt 1",
+        "+ echo 'ERROR: No space left on device'",
+        "++ echo 'ERROR: No space left on device'",
+    ],
+)
+def test_a_command_that_is_repeated_is_no_part_of_an_excerpt_that_begins_after_it(echo: str) -> None:
+    log = ["started", echo, "cp: error", "==> Exit code 1"]
+    (found,) = explain(log)
+    assert (found.first_line, found.last_line) == (3, 4)
+    assert not drop_commands([echo])
 
 
 def test_excerpts_do_not_overlap_and_have_byte_offsets() -> None:

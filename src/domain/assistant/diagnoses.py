@@ -11,7 +11,7 @@ from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, LogExcer
 from domain.assistant.evidence import build_ref as ref_of_build
 from domain.assistant.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, ProbableCause, judge
 from domain.failures.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
-from domain.failures.log_signals import clean, signal_of
+from domain.failures.log_signals import clean, drop_commands, signal_of
 from domain.triage import Classification
 
 HIGHEST_CONFIDENCE = 0.97
@@ -131,12 +131,14 @@ def _find_in_log(evidence: Evidence) -> ProbableCause | None:
 
 
 def _from_failed_test(excerpt: LogExcerpt) -> Sequence[str]:
-    """Returns the lines of an excerpt from the first failed test on: before it, tests that passed may have reported
-    errors that they expected. Returns all lines if the excerpt names no failed test.
+    """Returns the lines of an excerpt from the first failed test on, without commands that are repeated: before a
+    failed test, tests that passed may have reported errors that they expected. Returns all other lines if the excerpt
+    names no failed test.
     """
-    signals = [signal_of(clean(line)) for line in excerpt.lines]
+    lines = drop_commands(excerpt.lines)
+    signals = [signal_of(clean(line)) for line in lines]
     first = next((at for at, one in enumerate(signals) if one is not None and one.reason == "test_failure"), 0)
-    return excerpt.lines[first:]
+    return lines[first:]
 
 
 def _cause_of_log(excerpt: LogExcerpt, found: KindMatch, ref: str) -> ProbableCause:
@@ -192,7 +194,7 @@ def _guess_from_log(
     """Returns the cause that the strongest lines of an excerpt describe in words that are of no known kind."""
     ref, line = log_ref(build, excerpt), _describe_failure(excerpt)
     leading = excerpt.reasons[0] if excerpt.reasons else ""
-    text = "\n".join(excerpt.lines)
+    text = "\n".join(drop_commands(excerpt.lines))
     if classification is None and leading in CODE_SIGNALS:
         classification = "product_bug"
         if ERROR_IN_TEST.search(text) and TEST_FILE.search(text):

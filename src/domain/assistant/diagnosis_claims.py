@@ -19,6 +19,7 @@ from domain.assistant.evidence import (
     test_ref,
 )
 from domain.assistant.failure_causes import is_flaky_by_history
+from domain.failures.log_signals import drop_commands
 from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
 
@@ -185,7 +186,7 @@ def _find_passed(
     assert build is not None, "changes are those of a build"
     texts = [(test_ref(test), test.trace) for test in tests]
     if not tests:
-        texts = [(log_ref(build, excerpt), "\n".join(excerpt.lines)) for excerpt in evidence.excerpts]
+        texts = [(log_ref(build, excerpt), "\n".join(drop_commands(excerpt.lines))) for excerpt in evidence.excerpts]
     refs: dict[str, list[str]] = {}
     for ref, text in texts:
         for path in find_passed_paths(change.paths, [text]):

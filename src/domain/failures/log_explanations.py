@@ -27,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from domain.failures.log_signals import Reason, Signal, clean, is_frame, is_progress, looks_red, signal_of
+from domain.failures.log_signals import Reason, Signal, clean, is_command, is_frame, is_progress, looks_red, signal_of
 
 VERSION: Final = 2
 """Version of the ranking. A new version may rank the same log differently."""
@@ -153,7 +153,8 @@ class Explainer:
         self._byte = 0
         self._open: _Block | None = None
         self._before: deque[tuple[int, int, bool]] = deque(maxlen=MAX_LINES)
-        """The last lines: offset of the first byte, offset of the end, whether the line is blank."""
+        """The last lines: offset of the first byte, offset of the end, whether the line is blank or repeats a command.
+        """
         self._closed_at = 0
         """First line that belongs to no earlier block."""
         self._best: list[tuple[float, int, _Block]] = []
@@ -168,7 +169,7 @@ class Explainer:
         line = clean(text)
         signal = signal_of(line, looks_red(text)) if line else None
         end = self._byte + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))
-        self._before.append((self._byte, end, not line))
+        self._before.append((self._byte, end, not line or is_command(line)))
         if signal is None and is_progress(line):
             self._progress += 1
         if signal is not None:

@@ -16,6 +16,7 @@ and not nested. Only the first MAX_LINE characters of a line are looked at.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 MAX_LINE = 400
@@ -103,8 +104,10 @@ _PROGRESS = re.compile(
     r"|Parsing|\[\s{0,3}\d{1,3}%\]|\d{1,3}%|drwx|-rw|Hit:|Ign:)\b"
 )
 _GOES_ON = ("PASSED", "passed", "... ok", "STARTED", "SUCCESS")
-_COMMANDS = ("==> Command: ", "==> Setup: ")
-"""Beginnings of the lines in which the agent repeats the commands of a job."""
+_COMMAND = re.compile(r"==> (?:Command: |Setup: |Build \d{1,20} of job )|\+{1,4} (?![-+])")
+"""Beginnings of the lines in which the agent repeats the commands and the name of a job, and a shell after `set -x` the
+commands that it runs.
+"""
 _ECHOED = re.compile(r"^\s{0,8}(?:\$|\+{1,4}|>|%|#) ")
 _WARNING = re.compile(r"\bwarn(?:ing)?s?\b|\bdeprecat|\[WARN|\bnotice\b|\bhint\b|\bnote:", re.IGNORECASE)
 _QUIET_LEVEL = re.compile(r"\[?\b(?:INFO|DEBUG|TRACE|FINE|VERBOSE|info|debug|trace)\b[\]: ]")
@@ -296,6 +299,18 @@ def is_frame(line: str) -> bool:
     return _FRAME.match(line) is not None
 
 
+def is_command(line: str) -> bool:
+    """Returns whether a line that `clean` returned only repeats a command. It says nothing about what happened: the
+    command may print other words, or none.
+    """
+    return _COMMAND.match(line) is not None
+
+
+def drop_commands(lines: Iterable[str]) -> list[str]:
+    """Returns the lines of a log that do not only repeat a command."""
+    return [line for line in lines if not is_command(clean(line))]
+
+
 def is_progress(line: str) -> bool:
     """Returns whether a line that `clean` returned says that the build goes on: a step begins, or a test has passed."""
     return line.endswith(_GOES_ON) or _PROGRESS.match(line) is not None
@@ -303,7 +318,7 @@ def is_progress(line: str) -> bool:
 
 def signal_of(line: str, is_red: bool = False) -> Signal | None:
     """Returns the signal of a line that `clean` returned; None if it has none. Tools print errors in red (`is_red`)."""
-    if line.startswith(_COMMANDS):
+    if is_command(line):
         return None
     lower = line.lower()
     if not any(hint in lower for hint in HINTS):
