@@ -56,7 +56,7 @@ class AiJobResult(msgspec.Struct):
     """Id of the job."""
     status: InquiryStatus
     result: dict[str, Any] | None
-    """Findings of the job, and what it concludes; null until it is complete. docs/intelligence.md describes the fields
+    """Findings of the job, and what it concludes; null until it is complete. docs/assistant.md describes the fields
     for each type.
     """
     type: JobType

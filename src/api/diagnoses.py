@@ -1,5 +1,5 @@
 """Diagnoses and summaries of builds, and insights into projects: answers of the assistant to questions with one form.
-docs/intelligence.md says how they are found.
+docs/assistant.md says how they are found.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Intents of chat messages: which of a handful of things a message asks, by its words. docs/intelligence.md lists the
+"""Intents of chat messages: which of a handful of things a message asks, by its words. docs/assistant.md lists the
 intents.
 """
 

@@ -3,7 +3,7 @@
 The evidence, the strongest first: how a person or a rule classified the failure; how people and rules classified
 earlier failures with the same signature; how the assistant or the statistics classified it; words of a full disk, a
 refused connection and the like; that the test also passed on the commit; its history; words of a mistake in the test;
-where it began to fail. docs/intelligence.md has the table.
+where it began to fail. docs/assistant.md has the table.
 """
 
 from collections import Counter

@@ -1,5 +1,5 @@
 """Kinds of failures that are recognised by their words, in messages of tests and in logs: a full disk, a refused
-connection, a source that does not compile. docs/intelligence.md lists them.
+connection, a source that does not compile. docs/assistant.md lists them.
 """
 
 import re
