@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 import msgspec
@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.core.columns import Column, Int16s, Int32s
-from domain.core.events import Event, EventMetadata, Recorded
+from domain.core.events import UNSTAMPED, Event, EventMetadata, Recorded
 from domain.registry import EVENTS, UPCASTERS
 from store.crypto.secrets import SecretMismatch
-from store.log.codec import EventMapper, Shape, UnknownEvent, UnreadableEvent, canonical
+from store.log.codec import EXACT_US, Envelope, EventMapper, Shape, UnknownEvent, UnreadableEvent, canonical
 from tests.store.events import events
 
 KEY = b"k" * 32
@@ -114,6 +114,12 @@ def test_text_is_compressed_when_that_pays(mapper: EventMapper) -> None:
     stored = mapper.encode("thing-1", 1, kind(text="said " * 1000), STAMP, KEY)
     assert len(stored.state) < 300
     assert decoded(mapper, stored, KEY) == STAMP.on(kind(text="said " * 1000))
+
+
+@given(st.integers(0, EXACT_US) | st.integers(-(10**15), 10**17))
+def test_times_have_all_their_microseconds(at_us: int) -> None:
+    envelope = Envelope(0, 1, at_us, "", "", None, None, b"", b"", b"")
+    assert (envelope.at - UNSTAMPED) // timedelta(microseconds=1) == at_us
 
 
 def test_what_is_sealed_does_not_show() -> None:

@@ -18,7 +18,7 @@ from domain.core.data_keys import lineage
 from domain.core.events import Event, EventMetadata, LoadedState, Recorded, Stream, readable
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.append import GroupCommit, IdempotencyKey, Request
-from store.log.codec import EventMapper
+from store.log.codec import EventMapper, StoredRow
 from store.log.credentials import reseal
 from store.log.data_keys import DataKeys
 from store.log.ids import LAST_POSITION
@@ -344,20 +344,16 @@ class EventLog:
         """Decodes stored events, in order. Returns them, and for each the bytes of its decrypted fields. With
         `max_bytes`, ends after the event with which these bytes together reach it.
         """
-        stored = [
-            (StoredEvent(stream, version, name, state), position, self._mapper.find_envelope(state))
-            for position, stream, version, name, state in rows
-        ]
-        names = {
-            envelope.key_name for _, _, envelope in stored if envelope is not None and envelope.key_name is not None
-        }
+        stored = [StoredRow(*row) for row in rows]
+        envelopes = [self._mapper.find_envelope(row.state) for row in stored]
+        names = {envelope.key_name for envelope in envelopes if envelope is not None and envelope.key_name is not None}
         keys, key_of = await self.data_keys.lookup(names)
         recorded: list[Recorded] = []
         sizes: list[int] = []
         size = 0
-        for event, position, envelope in stored:
+        for row, envelope in zip(stored, envelopes, strict=True):
             before = self._mapper.opened_bytes
-            recorded.append(self._mapper.read(event, position, key_of, envelope))
+            recorded.append(self._mapper.read(row, row.position, key_of, envelope))
             sizes.append(self._mapper.opened_bytes - before)
             size += sizes[-1]
             if max_bytes is not None and size >= max_bytes:
@@ -367,8 +363,8 @@ class EventLog:
             # The cache still had a destroyed key. Events before its erasure have to read as blank, too.
             _, key_of = await self.data_keys.lookup(names)
             recorded = [
-                self._mapper.read(event, position, key_of, envelope)
-                for event, position, envelope in stored[: len(recorded)]
+                self._mapper.read(row, row.position, key_of, envelope)
+                for row, envelope in zip(stored[: len(recorded)], envelopes, strict=False)
             ]
         if self._secrets.has_older_roots:
             for item in recorded:
