@@ -157,8 +157,9 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case BuildQueued() | BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() | BuildDeleted():
             yield from _of_build(event, rows)
         case CasesSeen():
+            suites = {suite: _join(suite) for suite in set(event.suites)}
             for number, (node_id, suite) in enumerate(zip(event.node_ids, event.suites, strict=True)):
-                words, of_suite = _join(node_id), "" if suite in node_id else _join(suite)
+                words, of_suite = _join(node_id), "" if suite in node_id else suites[suite]
                 yield TestDocument(event.first_case_id + number, node_id, suite, words, of_suite, event.project_id)
         case JobCreated():
             text = event.repository or ""

@@ -37,15 +37,17 @@ async def bulk_catch_up(
     Projections at equal positions move together; groups of such projections move one after the other. Raises
     LostLeadership or psycopg.OperationalError. Committed transactions stay, and the next call continues after them.
     """
+    with_statistics = True
     while True:
         goal = await event_log.read_head()
         positions = await fetch_positions(connection, projections)
         far = {position for position in positions.values() if goal - position > NEAR_HEAD}
         for position in sorted(far):
             group = [projection for projection in projections if positions[projection.name] == position]
-            await _load_group(connection, event_log, group, position, goal, on_progress)
+            await _load_group(connection, event_log, group, position, goal, on_progress, with_statistics)
         if not far:
             break
+        with_statistics = False  # only few events were appended meanwhile
     # An earlier load may have been killed between its last commit and the end of `finish`.
     for position in sorted(set(positions.values())):
         group = [projection for projection in projections if positions[projection.name] == position]
@@ -60,13 +62,14 @@ async def _load_group(
     position: int,
     goal: int,
     on_progress: OnProgress,
+    with_statistics: bool,
 ) -> None:
     is_careful = False
     while position < goal:
         loader = BulkLoader(connection, projections, position, is_careful=is_careful)
         await loader.begin()
         try:
-            await _run(loader, event_log, goal, on_progress)
+            await _run(loader, event_log, goal, on_progress, with_statistics)
             position = goal
         except UncheckedRows as error:
             log.warning("bulk load goes on carefully, to park an event", error=str(error))
@@ -76,7 +79,9 @@ async def _load_group(
             position = await _apply_with_engine(connection, event_log, projections, loader)
 
 
-async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: OnProgress) -> None:
+async def _run(
+    loader: BulkLoader, event_log: EventLog, goal: int, on_progress: OnProgress, with_statistics: bool
+) -> None:
     """Applies the events up to position `goal`. Reads the next batch while it writes the current one."""
     names = loader.event_names
     next_batch = asyncio.ensure_future(event_log.read(loader.position, BATCH_SIZE, names, goal))
@@ -87,7 +92,7 @@ async def _run(loader: BulkLoader, event_log: EventLog, goal: int, on_progress: 
             on_progress(loader.position, goal)
     finally:
         next_batch.cancel()
-    await loader.finish(goal)
+    await loader.finish(goal, with_statistics=with_statistics)
 
 
 async def _apply_with_engine(

@@ -233,8 +233,9 @@ class BulkLoader:
             ):
                 await self._commit()
 
-    async def finish(self, position: int) -> None:
-        """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`.
+    async def finish(self, position: int, *, with_statistics: bool = True) -> None:
+        """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`. Leave the
+        statistics out if hardly any rows are new since they were collected: that takes a second.
 
         All events up to `position` that the projections handle must have been applied. Raises LoadRefused,
         LostLeadership or psycopg.OperationalError.
@@ -249,7 +250,8 @@ class BulkLoader:
                 await table.delete_deferred()
                 await self._close()
             for row in (*self._append_only, *self._buffered):
-                for statement in (*statements.create(row), f"ANALYZE {row.table}"):
+                analyze = [f"ANALYZE {row.table}"] if with_statistics else []
+                for statement in (*statements.create(row), *analyze):
                     await self._connection.execute(_with_memory(statement).encode())
             for row in self._append_only:
                 await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
