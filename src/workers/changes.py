@@ -1,5 +1,6 @@
 """Starts builds for the changes that repositories report, and ends queued builds of older changes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -80,11 +81,12 @@ class ChangeEvaluator:
         """Returns the events after which jobs may start that waited: ends of passed builds that a change started. Also
         returns events that cannot be read, so that they are parked instead of skipped.
         """
-        return [
-            one
-            for one in events
-            if not isinstance(one.event, BuildFinished) or await self._find_change(one.event) is not None
-        ]
+        # All at once, so that few queries load their builds.
+        changes = await asyncio.gather(
+            *(self._find_change(one.event) for one in events if isinstance(one.event, BuildFinished))
+        )
+        found = iter(changes)
+        return [one for one in events if not isinstance(one.event, BuildFinished) or next(found) is not None]
 
     async def continue_after(self, finished: BuildFinished) -> None:
         """Starts each job that waited for the job of this build, which has passed. A job starts only when all other
