@@ -98,3 +98,5 @@ def test_an_assessment_is_right_if_it_is_what_is_expected(passes: int, failures:
     same = ExpectedHealth((found.recommended_action,), (found.risk,), (found.trend,), found.is_flaky)
     assert grade_health(found, same).passed
     assert len(grade_health(found, ExpectedHealth((found.recommended_action,), flaky=not found.is_flaky)).faults) == 1
+    assert grade_health(found, ExpectedHealth(("fix", "quarantine"))).expected == "fix or quarantine"
+    assert grade_health(found, ExpectedHealth(("fix",), ("low", "high"))).expected == "fix, low or high risk"

@@ -50,6 +50,7 @@ def test_recommendations_are_requests_with_sources() -> None:
     facts = ProjectAuditFacts(12, 30, 5, 5, None, (*FLAKES, known), entries, 40, 40, (CLUSTER,))
     add, remove, issue = audit(facts).recommendations
     assert add.step.text.startswith("Quarantine 8 chronic flakes of job 5, which fail in 10% to 17% of their runs")
+    assert add.step.text.endswith("t.py::test_0, t.py::test_1, t.py::test_2 and 5 more.")
     assert add.step.body["node_ids"] == [test.name for test in FLAKES]
     assert add.sources == tuple(f"test_case:{test.case_id}" for test in FLAKES)
     assert remove.step.body == {"job_id": 6, "action": "remove", "node_ids": ["t.py::test_old"]}
@@ -61,6 +62,8 @@ def test_recommendations_are_requests_with_sources() -> None:
     assert "8 tests are probably flaky." not in answer.text  # nine are, one of them in quarantine
     assert "9 tests are probably flaky." in answer.text
     assert "2 entries are in quarantine." in answer.text
+    read = next(claim for claim in answer.claims if claim.text == "40 of 40 failures have no classification.")
+    assert read.sources == (f"test:{CLUSTER.result_id}",)
     one = ProjectAuditFacts(12, 30, flaky_tests=FLAKES[:1], quarantine=entries[:1])
     assert "1 test is probably flaky." in summarize_audit(one, audit(one)).text
     assert "1 entry is in quarantine." in summarize_audit(one, audit(one)).text
@@ -140,3 +143,6 @@ def test_only_tests_that_fail_for_good_since_a_commit_are_regressions() -> None:
     assert answer.claims[1].text == "t_1 fails since build 5, which ran on commit c5. Build 4 was the last good one."
     assert answer.claims[1].sources == ("build:5", "build:4", "test:10", "commit:c5")
     assert summarize_regressions(12, [], 3).sources == ["project:12"]
+    for number, named in ((3, "t_1, t_2, t_3 fail since"), (4, "t_1, t_2, t_3 and 1 more test fail since")):
+        same = find_regressions(failing(case_id, good, bad, 2) for case_id in range(1, number + 1))
+        assert summarize_regressions(12, same, number).text.startswith(named)

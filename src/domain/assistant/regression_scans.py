@@ -6,6 +6,7 @@ import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim
 from domain.failures.first_failures import FirstFailure
+from domain.phrases import count
 from domain.test_health import FLAKY_FROM
 
 MIN_FAILED_BUILDS = 2
@@ -80,7 +81,7 @@ def summarize_regressions(project_id: int, regressions: Sequence[Regression], ch
     claims: list[AnswerClaim] = []
     for (bad, good), group in by_build.items():
         names = ", ".join(one.test for one in group[:MAX_NAMED])
-        more = f" and {len(group) - MAX_NAMED:,} more tests" if len(group) > MAX_NAMED else ""
+        more = f" and {count(len(group) - MAX_NAMED, 'more test')}" if len(group) > MAX_NAMED else ""
         commit = next((one.commit for one in group if one.commit), None)
         on = f", which ran on commit {commit[:12]}" if commit else ""
         verb = "fails" if len(group) == 1 else "fail"
