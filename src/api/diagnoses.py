@@ -250,7 +250,9 @@ async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
     try:
         unanswered = await inquiries.count_open_by_user(ctx.source, ("chat", "diagnosis"))
         if questions[user_id] > limit or unanswered.get(user_id, 0) >= limit:
-            raise TooManyRequests(f"{limit} of your questions have no answer yet; wait for one, then ask again.", RETRY_AFTER_S)
+            raise TooManyRequests(
+                f"{limit} of your questions have no answer yet; wait for one, then ask again.", RETRY_AFTER_S
+            )
         if max(questions.total() - 1, sum(unanswered.values())) >= MAX_OPEN_IN_ALL:
             raise Unavailable(
                 f"{MAX_OPEN_IN_ALL} questions wait for an answer, so nothing was asked. Ask again later;"
