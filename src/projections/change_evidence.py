@@ -2,6 +2,8 @@
 the first bad build. Only what a hook or `git-notify` has reported is known.
 """
 
+from contextlib import suppress
+
 from domain.assistant.changed_paths import find_passed_paths
 from domain.assistant.evidence import ChangeFacts, Evidence
 from domain.assistant.sensitive_text import mask_secrets
@@ -79,13 +81,16 @@ async def _find_change_ids(source: Source, project_id: int, branch: str, good: i
 
 
 async def _load(log: EventLog, ids: list[int]) -> list[ChangeReceived]:
-    if not ids:
-        return []
+    """Returns the changes with these ids. Leaves out those that cannot be read."""
+    streams = [CHANGE.at(change_id) for change_id in ids]
     try:
-        states = await log.load_states(CHANGE.at(change_id) for change_id in ids)
+        states = await log.load_states(streams) if streams else {}
     except StreamDamaged:
-        return []
-    found = [states[CHANGE.at(change_id).name].state for change_id in ids]
+        states = {}
+        for stream in streams:
+            with suppress(StreamDamaged):
+                states |= await log.load_states([stream])
+    found = [states[stream.name].state for stream in streams if stream.name in states]
     return [received for received in found if received is not None]
 
 

@@ -88,6 +88,15 @@ async def test_no_change_is_blamed_without_a_good_and_a_bad_commit(core: Core) -
     assert await find(core) == ()
 
 
+async def test_a_change_that_cannot_be_read_hides_no_other(core: Core) -> None:
+    async with core.pool.connection() as connection:
+        damage = f"UPDATE stored_events SET state = reverse(state) WHERE originator_id = 'change-{BAD}'"
+        await connection.execute(damage.encode())
+    assert [one.commit_sha for one in await find(core, FailureStart(BAD, "eeee", GOOD, "good", 1, "commit"))] == [
+        "aaaa"
+    ]
+
+
 async def test_of_many_changes_and_paths_some_are_named(core: Core) -> None:
     paths = [f"docs/{number}.md" for number in range(MAX_PATHS)] + ["src/cart.py"]
     more = {
