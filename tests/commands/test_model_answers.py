@@ -75,16 +75,18 @@ def test_numbers_class_and_next_step_are_those_of_the_rules() -> None:
 
 
 def test_a_claim_that_the_model_repeats_is_shown_once() -> None:
-    other = claim("Build 9812 failed with 1 test.", "build:9812")
+    other = claim("The commit of build 9812 failed the assertion.", "commit:badc0de")
     shorter = claim("The assertion failed.", "test:1001")
     answer = check(reply(SUPPORTED, other, shorter, SUPPORTED))
-    assert [one.text for one in answer.claims] == [ASSERTION.text, "Build 9812 failed with 1 test."]
+    assert [one.text for one in answer.claims] == [ASSERTION.text, other["text"], FOUND.text]
 
 
 def test_a_claim_that_says_less_than_the_rules_is_left_out() -> None:
     less = claim("Build 9812 failed.", "build:9812")
     assert check(reply(less, SUPPORTED)).claims == (ASSERTION, FOUND)
     assert check(reply(less)).claims == (FOUND,)
+    unsure = msgspec.structs.replace(FINDINGS, confidence=0.3)
+    assert check(reply(less, claim(FOUND.text, "build:9812")), unsure).claims == (FOUND,)
 
 
 def test_rules_come_first_if_the_model_does_not_say_their_root_cause() -> None:

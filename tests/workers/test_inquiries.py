@@ -184,8 +184,9 @@ async def test_a_model_chooses_what_a_job_looks_up(
     assert (end.provider, end.tokens, end.fell_back) == ("openai", 300, "")
     assert [one["kind"] for one in end.result["lookups"]] == ["test_history"]
     assert end.result["conclusion"] == end.answer.text
-    assert end.answer.claims[0].text == end.result["lookups"][0]["text"]
-    assert any("was looked at, as it failed" in claim.text for claim in end.answer.claims), "what rules say stays"
+    texts = [claim.text for claim in end.answer.claims]
+    assert texts.count(end.result["lookups"][0]["text"]) == 1
+    assert any("was looked at, as it failed" in text for text in texts), "what rules say stays"
     assert end.result["verdict"] == end.answer.classification == "product_bug", "the verdict is that of the rules"
     assert end.result["next_step"]["action"] == "known_issue"
 

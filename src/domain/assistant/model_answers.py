@@ -181,15 +181,15 @@ def _check_claim(
 def _merge_claims(
     supported: Sequence[AnswerClaim], guesses: Sequence[AnswerClaim], findings: Answer
 ) -> tuple[AnswerClaim, ...]:
-    """Returns the claims of the model and then those of the findings that it leaves out. If the findings have a
-    probable root cause that the model does not say, returns all of theirs and then what the model adds.
+    """Returns the claims of the model that say more than one of the findings, and then those of the findings that
+    they leave out. If the findings have a probable root cause that these do not say, returns all of the findings first.
     """
-    if _is_enough(_join(supported), findings.root_cause, findings):
-        left_out = [claim for claim in findings.claims if not _is_covered(claim, supported)]
-        claims = (*_without_repetitions(supported, left_out), *left_out)
+    more = _without_repetitions(supported, findings.claims)
+    if more and _is_enough(_join(more), findings.root_cause, findings):
+        claims = (*more, *(claim for claim in findings.claims if not _is_covered(claim, more)))
     else:
         found = _join(findings.claims)
-        claims = (*findings.claims, *(claim for claim in supported if not _retells(found, claim.text)))
+        claims = (*findings.claims, *(claim for claim in more if not _retells(found, claim.text)))
     shown = _join(claims)
     new = [claim for claim in guesses if not _retells(shown, claim.text.removeprefix(GUESS))]
     return (*claims, *_without_repetitions(new, ())[:MAX_GUESSES])
