@@ -50,13 +50,14 @@ from domain.quarantine import QuarantinedTestsRan
 from domain.results import CasesSeen, ResultsRecorded, ResultText, results_stream
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
-from projections.engine.engine import Engine, drop_tables, ensure_tables
+from projections.engine.engine import Engine
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from testhide.processes import Core, api_services
 from testhide.settings import Settings
 from testhide.version import VERSION
 from tests.projections.toys import query
+from tests.support.read_models import begin_read_models
 from tests.support.strategies import commands
 
 EXAMPLES = int(os.environ.get("TESTHIDE_PAST_EXAMPLES", "2"))
@@ -358,8 +359,7 @@ async def history_of(parts: Core, folder: Path) -> AsyncIterator[History]:
         for table in ("stored_events", "stored_events_keys"):
             await connection.execute(f"DELETE FROM {table}".encode())
         await connection.execute("SELECT setval('stored_events_notification_id_seq', 1, false)")
-        await drop_tables(connection, PROJECTIONS)
-        await ensure_tables(connection, PROJECTIONS)
+        await begin_read_models(connection)
     options = Settings(database_url=parts.conninfo, redis_url="unix:/no", secret_key=b"s" * 32, data_dir=str(folder))
     app = create_app(api_services(options), VERSION)
     async with app.lifespan(), await AsyncConnection.connect(parts.conninfo, autocommit=True) as connection:

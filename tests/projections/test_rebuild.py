@@ -40,7 +40,7 @@ from domain.results import CasesSeen, Replaced, ResultsRecorded, ResultText, com
 from domain.triage import ResultsClassifiedByRules
 from projections.builds import BuildRow
 from projections.engine import bulk_catch_up
-from projections.engine.engine import Engine, drop_tables, ensure_tables
+from projections.engine.engine import Engine
 from projections.engine.schemas import Schema
 from projections.rebuild.rebuild import build_staging
 from projections.registry import PROJECTIONS
@@ -49,6 +49,7 @@ from store.log.codec import EventMapper
 from store.log.event_log import EventLog
 from testhide.processes import Core
 from tests.projections.toys import query
+from tests.support.read_models import begin_read_models
 from tests.support.strategies import commands
 
 RECORDINGS = 1_000
@@ -264,8 +265,7 @@ async def test_rebuilt_tables_are_those_that_were_kept_up_live(
         await connection.execute("DELETE FROM stored_events")
         await connection.execute("DELETE FROM stored_events_keys")
         await connection.execute("SELECT setval('stored_events_notification_id_seq', 1, false)")
-        await drop_tables(connection, PROJECTIONS)
-        await ensure_tables(connection, PROJECTIONS)
+        await begin_read_models(connection)
         event_log = EventLog(parts.pool, commit, EventMapper(EVENTS, UPCASTERS), parts.secrets)
         story = Story(event_log, connection)
         for number, command in enumerate((*START, *history)):

@@ -12,13 +12,13 @@ from domain.core.columns import Int32s
 from domain.core.events import Event, Recorded
 from domain.results import FAILED, PASSED, SKIPPED, ResultsRecorded
 from projections import results, test_cases, test_health
-from projections.engine.engine import Engine, ensure_tables
+from projections.engine.engine import Engine
 from projections.engine.schemas import connect
-from projections.registry import PROJECTIONS
 from projections.results_days import CHUNK, day_of
 from testhide.processes import Core
 from tests.projections.test_results import NOW, block, replaced
 from tests.projections.test_results_runs import report
+from tests.support.read_models import begin_read_models
 
 TODAY = day_of(NOW)
 FIRST = CHUNK - 1
@@ -27,8 +27,8 @@ FIRST = CHUNK - 1
 
 @pytest.fixture
 async def connection(parts: Core) -> AsyncIterator[AsyncConnection]:
-    async with await connect(parts.conninfo, "beside") as connection:
-        await ensure_tables(connection, PROJECTIONS)
+    async with await connect(parts.conninfo) as connection:
+        await begin_read_models(connection)
         yield connection
 
 

@@ -15,12 +15,12 @@ from domain.core.columns import Int16s, Int32s
 from domain.core.events import Event
 from domain.results import FAILED, SKIPPED, CasesSeen, Replaced, ResultsRecorded
 from projections import builds, results, results_history, results_queries
-from projections.engine.engine import Engine, ensure_tables
+from projections.engine.engine import Engine
 from projections.engine.schemas import connect
-from projections.registry import PROJECTIONS
 from projections.results_queries import ReportRanges, ResultFilters
 from testhide.processes import Core
 from tests.projections.toys import recorded
+from tests.support.read_models import begin_read_models
 
 CASES, SUITES = 4, ["unit", "api"]
 MOVED = (builds.PROJECTION, results.PROJECTION)
@@ -145,8 +145,8 @@ def of_build(build: int) -> dict[str, Any]:
 
 @pytest.fixture
 async def world(parts: Core) -> AsyncIterator[World]:
-    async with await connect(parts.conninfo, "beside") as connection:
-        await ensure_tables(connection, PROJECTIONS)
+    async with await connect(parts.conninfo) as connection:
+        await begin_read_models(connection)
         yield World(connection)
 
 

@@ -9,11 +9,12 @@ from domain.identity_providers import IdentityProviderUpdated
 from integrations.addresses import parse_networks
 from integrations.outgoing import HttpOutgoing
 from integrations.saml import SamlService
-from projections.engine.engine import Engine, ensure_tables
+from projections.engine.engine import Engine
 from projections.registry import PROJECTIONS
 from store.clock import utcnow
 from testhide.processes import Core
 from tests.integrations.receiving import receiving
+from tests.support.read_models import begin_read_models
 from tests.support.saml_idp import ENTITY_ID, SSO_URL, metadata, signing_key
 from workers.identity_providers import MetadataRefresh
 
@@ -33,7 +34,7 @@ async def test_a_new_key_is_known_before_it_is_used(parts: Core) -> None:
             )
             await handler.execute(create, CommandContext("user:1"))
         async with parts.pool.connection() as connection:
-            await ensure_tables(connection, PROJECTIONS)
+            await begin_read_models(connection)
             await Engine(connection, PROJECTIONS, announce=False).apply(await parts.log.read(0, 100), 0)
 
         async def sweep(status: int, body: bytes) -> list[Event]:

@@ -23,12 +23,13 @@ from domain.triage import Source
 from domain.triggers import BuildTrigger
 from projections import results_history, results_queries
 from projections.audit_view.entries import add_changes, describe
-from projections.engine.engine import Engine, ensure_tables, fetch_positions
+from projections.engine.engine import Engine, fetch_positions
 from projections.registry import PROJECTIONS
 from projections.time_travel.rule_history import RuleHistory
 from store.clock import utcnow
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE
+from tests.support.read_models import begin_read_models
 from workers.known_issues import KnownIssueSearch
 
 ANN = CommandContext("user:1")
@@ -124,7 +125,7 @@ class House:
 @pytest.fixture
 async def house(parts: Core) -> House:
     async with parts.pool.connection() as connection:
-        await ensure_tables(connection, PROJECTIONS)
+        await begin_read_models(connection)
     house = House(parts)
     for number in (1, 2):
         await house.does(CreateProject(number, "P", 1, ((f"p{number}", f"slug-{number}"),), b""))

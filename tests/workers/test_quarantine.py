@@ -15,10 +15,11 @@ from commands.results import NewCases, RecordReport
 from domain.core.events import Event
 from domain.quarantine import HEALTHY_AFTER, QuarantineBecameHealthy, QuarantineExpired
 from projections import quarantine
-from projections.engine.engine import Engine, ensure_tables, fetch_positions
+from projections.engine.engine import Engine, fetch_positions
 from projections.registry import PROJECTIONS
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE, report
+from tests.support.read_models import begin_read_models
 from workers.quarantine import QuarantineWatch
 
 TODAY = datetime(2026, 5, 20, 12, tzinfo=UTC)
@@ -103,7 +104,7 @@ class House:
 @pytest.fixture
 async def house(parts: Core) -> House:
     async with parts.pool.connection() as connection:
-        await ensure_tables(connection, PROJECTIONS)
+        await begin_read_models(connection)
     house = House(parts)
     await house.does(CreateProject(1, "P", 1, (("p", "slug"),), b""), CreateJob(5, 1, "Smoke"))
     return house

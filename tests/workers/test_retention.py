@@ -13,12 +13,13 @@ from commands.jobs import ConfigureJob, CreateJob
 from commands.projects import CreateProject, UpdateProject
 from domain.builds import BUILD, AnyBuild, BuildDeleted, DeletedBuild
 from domain.matrix import Matrix
-from projections.engine.engine import Engine, ensure_tables, fetch_positions
+from projections.engine.engine import Engine, fetch_positions
 from projections.projects import ProjectRow
 from projections.registry import PROJECTIONS
 from store.postgres.cancellation import cancel_and_wait
 from store.tables.alarms import fetch_alarms
 from testhide.processes import Core
+from tests.support.read_models import begin_read_models
 from workers import retention
 from workers.loops.periodic import Schedule, Schedules
 from workers.retention import Retention
@@ -87,7 +88,7 @@ class House:
 @pytest.fixture
 async def house(parts: Core) -> House:
     async with parts.pool.connection() as connection:
-        await ensure_tables(connection, PROJECTIONS)
+        await begin_read_models(connection)
     house = House(parts)
     for number in (1, 2):
         await house.does(CreateProject(number, f"P{number}", 1, ((f"p{number}", f"slug-{number}"),), b""))

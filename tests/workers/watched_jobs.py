@@ -29,9 +29,10 @@ from domain.core.events import Event
 from domain.triggers import RepositoryChange, Triggers
 from integrations.scm.hosts import ScmHosts
 from integrations.source_ports import SourceHosts
-from projections.engine.engine import Engine, ensure_tables, fetch_positions
+from projections.engine.engine import Engine, fetch_positions
 from projections.registry import PROJECTIONS
 from testhide.processes import Core
+from tests.support.read_models import begin_read_models
 from workers.changes import ChangeEvaluator
 from workers.time_tables import TimeTableClock
 
@@ -79,7 +80,7 @@ class WatchedJobs:
 
     async def begin(self, *, with_endpoint: bool = True) -> None:
         async with self.parts.pool.connection() as connection:
-            await ensure_tables(connection, PROJECTIONS)
+            await begin_read_models(connection)
         await self.does(CreateProject(1, "P", 1, (("p", "slug"),), b""))
         if with_endpoint:
             await self.does(CreateScmEndpoint(1, 1, "github", "Web", "acme/web"))
