@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.process import linux, removal
+from agent.process import linux
 
 SLOT_UIDS = range(60706, 61184)
 """User ids for builds: each running build has one for itself, and the same number as its group id. No distribution
@@ -152,6 +152,8 @@ def _remove_temporary_files(uid: int) -> None:
     """Remove the files of the user `uid` from the folders in which all users may write. Needed where builds have no
     temporary folders of their own.
     """
+    from agent.process import removal  # not in supervisors, which remove nothing
+
     for folder in _SHARED_FOLDERS:
         with contextlib.suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
