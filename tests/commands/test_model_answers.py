@@ -74,6 +74,10 @@ def test_numbers_class_and_next_step_are_those_of_the_rules() -> None:
     )
 
 
+def test_a_claim_ends_as_a_sentence() -> None:
+    assert check(reply(claim(ASSERTION.text.removesuffix("."), "test:1001"))).claims[0] == ASSERTION
+
+
 def test_a_claim_that_the_model_repeats_is_shown_once() -> None:
     other = claim("The commit of build 9812 failed the assertion.", "commit:badc0de")
     shorter = claim("The assertion failed.", "test:1001")

@@ -13,7 +13,7 @@ import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim
 from domain.assistant.builtin_answers import CAPABILITIES
-from domain.assistant.diagnosis_claims import PROBABLE
+from domain.assistant.diagnosis_claims import PROBABLE, end_sentence
 from domain.assistant.evidence import Evidence
 from domain.assistant.lookups import MAX_LOOKUPS, Lookup
 from domain.assistant.prompts import MAX_CLAIMS, MAX_TEXT, Prompt
@@ -172,7 +172,7 @@ def _check_claim(
     if not _has_facts_of(text, support if refs else anything):
         return None
     if refs and _retells(support, text):
-        return AnswerClaim(text, refs)
+        return AnswerClaim(text if text.endswith("…") else end_sentence(text), refs)
     if claim.sources and not refs:
         return None  # it cites what does not exist
     return AnswerClaim(f"{GUESS}{text}", (), is_guess=True)
