@@ -31,6 +31,7 @@ from domain.assistant.evidence import (
     excerpt_log,
     with_sources,
 )
+from domain.assistant.traced_tests import pick_traced
 from domain.core.events import copy_fields
 from domain.failures.first_failures import FirstFailure
 from domain.failures.log_explanations import Excerpt
@@ -63,8 +64,6 @@ MAX_SIGNATURES = 60
 """Number of different failures of a build that are counted."""
 EXAMPLES = 3
 """Number of results of each of them that are looked at, at most."""
-MAX_TRACED = 3
-"""Number of failed tests whose beginning and earlier failures are searched."""
 ASSESSED_RUNS = 200
 MAX_SIMILAR = 5
 """Number of failures of other tests with similar messages."""
@@ -229,7 +228,7 @@ async def _add_starts(
     connection: AsyncConnection, failures: Sequence[FailedTest], build_id: int, question: Question
 ) -> list[FailedTest]:
     """Adds where the first few tests, each with another signature, began to fail."""
-    traced = {one.result_id for one in _pick_traced(failures, question)}
+    traced = {one.result_id for one in pick_traced(failures, question)}
     found: list[FailedTest] = []
     for one in failures:
         start = None
@@ -237,14 +236,6 @@ async def _add_starts(
             start = await first_failures.find(connection, one.case_id, build_id, one.result_id)
         found.append(one if start is None else msgspec.structs.replace(one, first_bad=_to_start(start)))
     return found
-
-
-def _pick_traced(failures: Sequence[FailedTest], question: Question) -> list[FailedTest]:
-    """Returns the first few tests: those that the question is about, then those with another signature each."""
-    by_signature = {one.signature or one.name: one for one in reversed(failures)}
-    chosen = {one.result_id for one in by_signature.values()}
-    asked = {one.result_id for one in failures if is_asked(question, one.result_id, one.name)}
-    return sorted(failures, key=lambda one: (one.result_id not in asked, one.result_id not in chosen))[:MAX_TRACED]
 
 
 def _to_start(found: FirstFailure) -> FailureStart:
@@ -281,7 +272,7 @@ async def _fetch_past(
     failures of other tests.
     """
     texts: dict[int, tuple[FailedTest, FailureText]] = {}
-    for one in _pick_traced(failures, question):
+    for one in pick_traced(failures, question):
         notable = histories[one.case_id].notable if one.case_id in histories else ()
         failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
         newest = sorted(failed, reverse=True)[:MAX_PAST_BUILDS]
@@ -303,7 +294,7 @@ async def _fetch_past(
     )
     similar: list[PastFailure] = []
     known = {past.signature for past in equal}
-    for one in _pick_traced(failures, question):
+    for one in pick_traced(failures, question):
         if one.signature not in known:
             similar += await fetch_similar(connection, question.project_id, one, build_id)
     return (*equal, *{past.result_id: past for past in similar}.values())

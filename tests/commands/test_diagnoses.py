@@ -1,12 +1,34 @@
 """Cause of a failed build, given the causes of its failures and its log."""
 
+from itertools import permutations
+
 import pytest
 
-from domain.assistant.answers import Question
-from domain.assistant.diagnoses import Diagnosis, diagnose
-from domain.assistant.evidence import BuildFacts, Evidence, excerpt_log
+from domain.assistant.answers import Answer, Question
+from domain.assistant.builtin_answers import answer
+from domain.assistant.diagnoses import FAR_MORE, Diagnosis, diagnose
+from domain.assistant.evidence import (
+    BuildFacts,
+    Evidence,
+    FailedTest,
+    FailureGroup,
+    FailureStart,
+    IssueFacts,
+    TestRecord,
+    excerpt_log,
+    with_sources,
+)
 
 COMMAND_FAILED = BuildFacts(9812, 3, "Nightly", "failed", "command_failed", exit_code=1)
+
+TESTS_FAILED = BuildFacts(9812, 3, "Nightly", "failed", "tests_failed", commit_sha="badc0de", failed=3)
+BEGAN = FailureStart(9812, "badc0de", 9810, "600d", 1, "commit")
+DISK_FULL = FailedTest(
+    1, 1, "t::snapshot", "OSError: [Errno 28] No space left on device", signature="d", first_bad=BEGAN
+)
+TOTAL = FailedTest(2, 2, "t::total", "AssertionError: [1] != [2]", signature="t", first_bad=BEGAN)
+TAX = FailedTest(3, 3, "t::tax", "AssertionError: StopIteration not raised", signature="x", first_bad=BEGAN)
+FLAKY = FailedTest(4, 4, "t::queue", "AssertionError: 3 != 4", signature="q", record=TestRecord(90, 9, 0.98, 0.1, 0.0))
 
 
 def diagnose_log(*lines: str) -> Diagnosis:
@@ -22,3 +44,89 @@ def test_what_a_command_would_print_is_not_what_it_printed(echo: str) -> None:
     assert "space" not in found.cause.root_cause
     printed = diagnose_log(f"{echo}{command}", "ERROR: No space left on device", "==> Exit code 3")
     assert printed.cause.classification == "infra"
+
+
+def find_evidence(*tests: FailedTest, failed: int = 3, **sizes: int) -> Evidence:
+    build = TESTS_FAILED if failed == 3 else BuildFacts(9812, 3, "Nightly", "failed", "tests_failed", failed=failed)
+    groups = tuple(FailureGroup(test.signature, sizes.get(test.signature, 1), test.message) for test in tests)
+    question = Question("diagnosis", 12, build_id=9812)
+    issues = (IssueFacts(7, "Cents are lost", "product_bug"),)
+    return with_sources(Evidence(question, build=build, failures=tests, groups=groups, issues=issues))
+
+
+def find_claim(found: Answer, words: str) -> tuple[str, bool]:
+    return next((one.text, one.is_guess) for one in found.claims if words in one.text)
+
+
+@pytest.mark.parametrize(
+    "tests", list(permutations((DISK_FULL, TOTAL, TAX))), ids=lambda one: "".join(test.signature for test in one)
+)
+def test_what_came_with_a_commit_is_the_cause_whatever_the_order(tests: tuple[FailedTest, ...]) -> None:
+    found = answer(find_evidence(*tests))
+    assert (found.classification, found.affected_tests) == ("product_bug", 2)
+    assert "commit badc0de" in found.text
+    assert found.next_step is None or found.next_step.action != "rerun"
+    text, is_guess = find_claim(found, "probably have this cause")
+    assert {"t::total", "t::tax"} <= set(text.replace(".", "").replace(",", "").split())
+    assert is_guess
+    others, is_guess = find_claim(found, "other causes")
+    assert "a problem of the infrastructure" in others
+    assert not is_guess
+
+
+@pytest.mark.parametrize(("other", "size"), [(DISK_FULL, FAR_MORE - 1), (FLAKY, 40)], ids=["disk", "flaky"])
+def test_what_came_with_a_commit_counts_before_what_a_second_run_may_mend(other: FailedTest, size: int) -> None:
+    found = diagnose(find_evidence(other, TOTAL, **{other.signature: size}))
+    assert found.cause.root_cause == TOTAL.message
+    assert found.affected == 1
+
+
+def test_a_full_disk_that_nearly_all_failures_name_is_the_cause_but_the_commit_is_named() -> None:
+    found = answer(find_evidence(DISK_FULL, TOTAL, d=FAR_MORE))
+    assert found.classification == "infra"
+    text, is_guess = find_claim(found, "other causes")
+    assert "since build 9812 on commit badc0de" in text
+    assert not is_guess
+    assert "commit:badc0de" in found.sources
+
+
+def test_a_commit_is_named_before_other_causes() -> None:
+    flaky = [
+        FailedTest(10 + n, 10 + n, f"t::flaky_{n}", f"E{n}", signature=f"f{n}", record=FLAKY.record) for n in range(5)
+    ]
+    known = FailedTest(
+        9, 9, "t::known", "1", signature="k", known_issue_id=7, classification="product_bug", classified_by="rule"
+    )
+    found = answer(find_evidence(*flaky, known, TOTAL, failed=9, k=2))
+    text, is_guess = find_claim(found, "other causes")
+    assert text.index("since build 9812 on commit badc0de") < text.index("flakiness")
+    assert text.endswith("and 3 more.")
+    assert is_guess, "a defect of the product may be the one of the known issue"
+
+
+def test_failures_that_began_in_other_builds_may_have_other_causes() -> None:
+    before = FailedTest(
+        3,
+        3,
+        "t::tax",
+        "AssertionError: 3 != 4",
+        signature="x",
+        first_bad=FailureStart(9811, "b", 9810, "a", 2, "commit"),
+    )
+    found = answer(find_evidence(TOTAL, before))
+    assert (found.affected_tests, find_claim(found, "other causes")[1]) == (1, True)
+
+
+def test_the_commit_of_a_crash_is_named() -> None:
+    crash = FailedTest(5, 5, "t::crash", "NullPointerException", signature="n", first_bad=BEGAN)
+    found = answer(find_evidence(crash))
+    text, _ = find_claim(found, "up to badc0de")
+    assert text.startswith("t::crash last passed in build 9810 and first failed in build 9812")
+
+
+@pytest.mark.parametrize(
+    ("failed", "sentence"), [(3, "2 other failures were not looked at."), (2, "1 other failure was not looked at.")]
+)
+def test_failures_that_were_not_looked_at_are_counted(failed: int, sentence: str) -> None:
+    assert sentence in answer(find_evidence(TOTAL, failed=failed)).text
+    assert "looked at" not in answer(find_evidence(TOTAL, failed=failed, t=failed)).text

@@ -63,7 +63,7 @@ def summarize(evidence: Evidence) -> Iterator[AnswerClaim]:
     if build.status == "failed":
         found = diagnose(evidence)
         yield next(claims.describe_cause(found))
-        yield from claims.describe_others(evidence, found)
+        yield from claims.describe_others(found)
     flaky = find_flaky(evidence)
     if flaky:
         verb = "appears" if len(flaky) == 1 else "appear"
@@ -84,10 +84,13 @@ def _explain(evidence: Evidence, build: BuildFacts, found: Diagnosis) -> Iterato
     yield claims.describe_build(build)
     yield from claims.describe_group(evidence)
     yield from claims.describe_cause(found)
+    yield from claims.describe_cause_start(found)
     if found.cause.classification not in ("infra", "flaky", "no_defect"):
         yield from claims.describe_changes(evidence, found.tests)
     yield from claims.describe_tests(found)
-    yield from claims.describe_others(evidence, found)
+    yield from claims.describe_others(found)
+    if evidence.groups:  # not if it is about some tests only
+        yield from claims.describe_unseen(evidence, found)
     if evidence.failures:
         yield from claims.describe_uncounted(build)
     for past in claims.describe_past(evidence, found.tests or evidence.failures):

@@ -9,7 +9,7 @@ import msgspec
 
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, log_ref
 from domain.assistant.evidence import build_ref as ref_of_build
-from domain.assistant.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, ProbableCause, judge
+from domain.assistant.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, OF_CODE, ProbableCause, judge
 from domain.failures.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
 from domain.failures.log_signals import clean, drop_commands, signal_of
 from domain.triage import Classification
@@ -21,6 +21,10 @@ FROM_LOG = 0.95
 """Share of a kind's confidence that is left if the log, and not a test, has its words."""
 MIXED = 0.55
 """Share of the confidence that is left if all other failures have other causes."""
+FAR_MORE = 3
+"""How many times more failures of the infrastructure than of a commit there must be for the infrastructure to be the
+cause of the build: then those that came with the commit may follow from the others.
+"""
 
 CODE_SIGNALS: Mapping[str, float] = {
     "test_failure": 0.6,
@@ -86,7 +90,11 @@ class Diagnosis(msgspec.Struct, frozen=True):
     affected: int = 0
     """Number of failed results of the build that have the cause, as far as their signatures say so."""
     others: tuple[ProbableCause, ...] = ()
-    """Causes of other failures of the build."""
+    """Causes of other failures of the build: first those that came with a commit, then those of most failures."""
+    is_joined: bool = False
+    """Whether failures have one cause only because they began in the same build."""
+    looked_at: int = 0
+    """Number of failed results of the build whose causes were judged, as far as their signatures say so."""
 
     @property
     def confidence(self) -> float:
@@ -95,28 +103,68 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Returns the most likely cause of a failed build."""
-    judged = [(test, judge(evidence, test)) for test in evidence.failures]
+    single = [(test, judge(evidence, test)) for test in evidence.failures]
     of_log = _find_in_log(evidence)
-    if not judged:
+    if not single:
         return Diagnosis(of_log or _by_reason(evidence))
+    judged = _join_by_start(single)
     weights = _weigh(evidence, judged)
-    best = max(weights, key=lambda key: (weights[key], -list(weights).index(key)))
-    cause = next(cause for _, cause in judged if cause.key == best)
+    order = _rank(judged, weights)
+    causes = {cause.key: cause for _, cause in judged}
+    best, total = order[0], sum(weights.values())
+    cause, share = causes[best], weights[best] / total
     tests = tuple(test for test, other in judged if other.key == best)
-    others = {other.key: other for _, other in judged if other.key != best}
-    share = weights[best] / sum(weights.values())
     if of_log is not None and cause.confidence <= ASSERTION_ONLY and of_log.classification == "infra":
         confidence = max(0.5, of_log.confidence - 0.2)
         return Diagnosis(
-            msgspec.structs.replace(of_log, confidence=confidence), evidence.failures, sum(weights.values())
+            msgspec.structs.replace(of_log, confidence=confidence), evidence.failures, total, looked_at=total
         )
     confidence = cause.confidence * (MIXED + (1 - MIXED) * share)
+    others = [causes[key] for key in order[1:]]
     return Diagnosis(
         msgspec.structs.replace(cause, confidence=round(min(HIGHEST_CONFIDENCE, confidence), 2)),
         tests,
         weights[best],
-        tuple(others.values()),
+        tuple(sorted(others, key=lambda other: other.began is None)),
+        is_joined=len({one.key for (_, one), (_, other) in zip(single, judged, strict=True) if other.key == best}) > 1,
+        looked_at=total,
     )
+
+
+def _join_by_start(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:
+    """Gives defects of the product that began in the same build one cause, the most certain one of them: one commit has
+    probably broken them. Leaves out those of known issues, whose cause is known.
+    """
+    groups: dict[int, list[tuple[FailedTest, ProbableCause]]] = {}
+    for test, cause in judged:
+        if cause.classification == "product_bug" and cause.began is not None and test.known_issue_id is None:
+            groups.setdefault(cause.began.build_id, []).append((test, cause))
+    joined: dict[str, ProbableCause] = {}
+    for group in groups.values():
+        _, first = min(group, key=lambda one: (-one[1].confidence, one[0].name))
+        joined |= {cause.key: first for _, cause in group}
+    return [(test, joined.get(cause.key, cause)) for test, cause in judged]
+
+
+def _rank(judged: Sequence[tuple[FailedTest, ProbableCause]], weights: Mapping[str, int]) -> list[str]:
+    """Returns the keys of the causes, that of the build first, whatever the order of the failures. What came with a
+    commit counts before flakiness, and before failures of the infrastructure if these are not FAR_MORE: it fails again
+    when the build is run again.
+    """
+    causes = {cause.key: cause for _, cause in judged}
+    names = {key: min(test.name for test, cause in judged if cause.key == key) for key in causes}
+    order = sorted(
+        causes,
+        key=lambda key: (-weights[key], causes[key].began is None, -causes[key].confidence, names[key]),
+    )
+    first = next((key for key in order if causes[key].began is not None), None)
+    if first is None or causes[order[0]].classification in OF_CODE:
+        return order
+    infra = sum(weights[key] for key in order if causes[key].classification == "infra")
+    began = sum(weights[key] for key in order if causes[key].began is not None)
+    if causes[order[0]].classification == "infra" and infra >= FAR_MORE * began:
+        return order
+    return [first, *(key for key in order if key != first)]
 
 
 def _find_in_log(evidence: Evidence) -> ProbableCause | None:

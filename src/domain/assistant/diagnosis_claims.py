@@ -11,6 +11,7 @@ from domain.assistant.evidence import (
     ChangeFacts,
     Evidence,
     FailedTest,
+    FailureStart,
     build_ref,
     case_ref,
     commit_ref,
@@ -18,7 +19,7 @@ from domain.assistant.evidence import (
     log_ref,
     test_ref,
 )
-from domain.assistant.failure_causes import is_flaky_by_history
+from domain.assistant.failure_causes import ProbableCause, is_flaky_by_history
 from domain.failures.log_signals import drop_commands
 from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
@@ -101,23 +102,57 @@ def describe_tests(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
     named = ", ".join(test.name for test in tests[:MAX_NAMED])
     more = f" and {diagnosis.affected - MAX_NAMED:,} more" if diagnosis.affected > MAX_NAMED < len(tests) else ""
     verb = "has" if diagnosis.affected == 1 else "have"
+    what = f"{count(diagnosis.affected, 'failure')} {verb} this cause"
+    if diagnosis.is_joined:
+        what = f"{diagnosis.affected:,} failures probably have this cause, since they began in the same build"
     yield AnswerClaim(
-        f"{count(diagnosis.affected, 'failure')} {verb} this cause: {named}{more}.",
-        tuple(test_ref(test) for test in tests[:MAX_NAMED]),
+        f"{what}: {named}{more}.", tuple(test_ref(test) for test in tests[:MAX_NAMED]), is_guess=diagnosis.is_joined
     )
 
 
-def describe_others(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
-    """Says which other causes failures of the build have."""
+def describe_others(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
+    """Says which other causes failures of the build have. That is a guess if the causes are, or if they may be one."""
     if not diagnosis.others:
         return
-    texts = [
-        f"{NAMES[cause.classification] if cause.classification else 'unknown'} ({_shorten(cause.root_cause)})"
-        for cause in diagnosis.others[:MAX_NAMED]
-    ]
-    refs = tuple(ref for cause in diagnosis.others[:MAX_NAMED] for ref in cause.refs)
+    shown, cause_class = diagnosis.others[:MAX_NAMED], diagnosis.cause.classification
+    is_guess = any(cause.is_guess or cause.classification == cause_class for cause in diagnosis.others)
     more = f", and {len(diagnosis.others) - MAX_NAMED} more" if len(diagnosis.others) > MAX_NAMED else ""
-    yield AnswerClaim(f"Other failures of the build have other causes: {'; '.join(texts)}{more}.", refs)
+    yield AnswerClaim(
+        f"Other failures of the build {'may have' if is_guess else 'have'} other causes:"
+        f" {'; '.join(map(_describe_other, shown))}{more}.",
+        tuple(dict.fromkeys(ref for cause in shown for ref in (*cause.refs, *_refs_of_start(cause.began)))),
+        is_guess=is_guess,
+    )
+
+
+def _describe_other(cause: ProbableCause) -> str:
+    name = NAMES[cause.classification] if cause.classification else "unknown"
+    return f"{name} ({_shorten(cause.root_cause)}){_since(cause.began)}"
+
+
+def _since(began: FailureStart | None) -> str:
+    if began is None or not began.commit_sha:
+        return ""
+    return f", since build {began.build_id} on commit {began.commit_sha[:12]}"
+
+
+def _refs_of_start(began: FailureStart | None) -> tuple[str, ...]:
+    return () if began is None or not began.commit_sha else (commit_ref(began.commit_sha),)
+
+
+def describe_unseen(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
+    """Says how many failures of the build were not looked at."""
+    build = evidence.build
+    if build is not None and diagnosis.looked_at and (unseen := build.failed - diagnosis.looked_at) > 0:
+        verb = "was" if unseen == 1 else "were"
+        yield AnswerClaim(f"{count(unseen, 'other failure')} {verb} not looked at.", (build_ref(build.id),))
+
+
+def describe_cause_start(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
+    """Says with which commit the cause came, if the reason for the cause does not."""
+    cause = diagnosis.cause
+    if cause.began is not None and not set(_refs_of_start(cause.began)) <= set(cause.why_refs):
+        yield from describe_start(next(test for test in diagnosis.tests if test.first_bad == cause.began))
 
 
 def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:

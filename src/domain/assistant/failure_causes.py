@@ -14,6 +14,7 @@ import msgspec
 from domain.assistant.evidence import (
     Evidence,
     FailedTest,
+    FailureStart,
     PastFailure,
     case_ref,
     describe_probability,
@@ -46,6 +47,8 @@ SEARCHED_TRACE = 1_000
 MAX_LINE = 300
 """Number of characters of a line that a root cause shows."""
 
+OF_CODE: tuple[Classification, ...] = ("product_bug", "test_bug")
+"""Classifications of failures that stay until somebody changes the code."""
 FIXES: dict[Classification, str] = {
     "product_bug": "Look at the change since the last build that passed, and correct the code or the expectation",
     "infra": "Check the machine and the services that the tests call, then run the build again",
@@ -71,12 +74,14 @@ class ProbableCause(msgspec.Struct, frozen=True):
     """Sentences on why this is the cause."""
     why_refs: tuple[str, ...] = ()
     is_guess: bool = False
+    began: FailureStart | None = None
+    """Where the failure came with a commit, if the code of the product or of the test is the cause."""
 
 
 def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
     """Returns the most likely cause of one failure."""
     found = find_kind(_text_of(test))  # once, since it takes a millisecond
-    return (
+    cause = (
         _by_decision(evidence, test, found)
         or _by_past(evidence, test, found)
         or _by_estimate(test, found)
@@ -87,6 +92,9 @@ def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
         or _by_test_mistake(test)
         or _by_assertion(test)
     )
+    if cause.classification in OF_CODE and test.first_bad is not None and test.first_bad.cause == "commit":
+        return msgspec.structs.replace(cause, began=test.first_bad)
+    return cause
 
 
 def _by_decision(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
