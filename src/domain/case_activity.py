@@ -5,7 +5,7 @@ are sorted and filtered by it.
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence, Set
 from heapq import nsmallest
-from itertools import chain, compress, islice
+from itertools import chain, islice
 from typing import Literal
 
 import msgspec
@@ -164,7 +164,9 @@ class Activity:
 
     def drop(self, case_ids: Set[int]) -> None:
         """Drops these test cases."""
-        self.keep(set(compress(self._cases.ids(), self._cases.runs)) - case_ids)
+        self._notable = {case_id: self._notable[case_id] for case_id in self._notable.keys() - case_ids}
+        columns = zip(self._cases.ids(), self._others, strict=True)
+        self._others = [0 if case_id in case_ids else runs for case_id, runs in columns]
 
     def select(
         self, sort: Sort, only: Only | None, position: tuple[int, int] | None, limit: int

@@ -54,6 +54,7 @@ from projections.results_runs import (
     RunNotes,
     SuspectRow,
     change_outcome,
+    correct_outcome,
     reset_outcome,
 )
 
@@ -150,9 +151,12 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
                     if status == FAILED or flaky:
                         yield SuspectRow, (case_id,)
             yield from chunk_keys(recorded.event)
-        case ResultsReplaced(case_ids=case_ids):
+            if recorded.event.replaced:
+                yield BuildOutcomeRow, (recorded.event.build_id,)
+        case ResultsReplaced(build_id=build_id, case_ids=case_ids):
             yield from ((CaseStatsRow, (case_id,)) for case_id in case_ids)
             yield from chunk_keys(recorded.event)
+            yield BuildOutcomeRow, (build_id,)
         case ReportRecorded(build_id=build_id, replaces=replaces):
             yield BuildOutcomeRow, (build_id,)
             if replaces is not None:
@@ -186,13 +190,16 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
             yield from _stats(event, rows)
+            if event.replaced:
+                yield correct_outcome(event, rows)
         case ResultsReplaced():
             yield from _stats_without(event, rows)
+            yield correct_outcome(event, rows)
         case ReportRecorded():
             if event.replaces is not None and (report := rows.get(ReportRow, event.replaces)) is not None:
                 yield msgspec.structs.replace(report, is_replaced=True)
             yield copy_fields(ReportRow, event, recorded_at=event.at)
-            yield from change_outcome(event, rows)
+            yield change_outcome(event, rows)
         case BuildRequeued():
             yield from reset_outcome(event, rows)
         case JobDeleted():

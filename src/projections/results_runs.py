@@ -29,6 +29,8 @@ _MINUTE = timedelta(minutes=1)
 
 IS_BROKEN = f"passed + failed >= {BROKEN_MIN_RESULTS} AND failed > {BROKEN_SHARE}::float8 * (passed + failed)"
 """SQL condition that a build is broken, as `domain.run_histories` defines it."""
+IS_DOUBTFUL = f"(is_corrected OR ({IS_BROKEN}))"
+"""SQL condition that a failure of a build may not count."""
 
 
 class NotableRunRow(Row, frozen=True):
@@ -59,18 +61,20 @@ class SuspectRow(Row, frozen=True):
     noted: Int
     """Number of such runs since the build `mark`."""
     mark: int
-    """Id of a build. When `noted` exceeds KEPT_RUNS, the runs up to this build are deleted."""
+    """Id of a build with such a run. When `noted` exceeds KEPT_RUNS, the runs up to this build are deleted."""
 
 
 class BuildOutcomeRow(Row, frozen=True):
     """Numbers of passed and failed results of a build, which show whether the build was broken."""
 
-    table = Table("build_outcomes", VERSION, key=("build_id",), indexes=(f"(project_id) WHERE {IS_BROKEN}",))
+    table = Table("build_outcomes", VERSION, key=("build_id",), indexes=(f"(project_id) WHERE {IS_DOUBTFUL}",))
     build_id: int
     job_id: Int
     project_id: int
-    passed: Int
-    failed: Int
+    passed: Int = 0
+    failed: Int = 0
+    is_corrected: bool = False
+    """Whether results of the build were withdrawn or replaced."""
 
 
 def run_id(case_id: int, build_id: int) -> int:
@@ -156,17 +160,27 @@ class RunNotes:
         self._suspects[case_id] = noted
 
 
-def change_outcome(event: ReportRecorded, rows: Rows) -> Iterator[BuildOutcomeRow]:
-    known = rows.get(BuildOutcomeRow, event.build_id)
-    passed, failed = (0, 0) if known is None else (known.passed, known.failed)
+def change_outcome(event: ReportRecorded, rows: Rows) -> BuildOutcomeRow:
+    known = _outcome_of(event, rows)
     # A report that replaces another one has numbers to add, which may be negative.
-    yield BuildOutcomeRow(event.build_id, event.job_id, event.project_id, passed + event.passed, failed + event.failed)
+    return msgspec.structs.replace(known, passed=known.passed + event.passed, failed=known.failed + event.failed)
 
 
 def reset_outcome(event: BuildRequeued, rows: Rows) -> Iterator[BuildOutcomeRow]:
     """Yields an empty outcome, since the results of a lost attempt do not count."""
     if rows.get(BuildOutcomeRow, event.build_id) is not None:
-        yield BuildOutcomeRow(event.build_id, event.job_id, event.project_id, 0, 0)
+        yield msgspec.structs.replace(_outcome_of(event, rows), passed=0, failed=0)
+
+
+def correct_outcome(event: ResultsRecorded | ResultsReplaced, rows: Rows) -> BuildOutcomeRow:
+    return msgspec.structs.replace(_outcome_of(event, rows), is_corrected=True)
+
+
+def _outcome_of(
+    event: ReportRecorded | BuildRequeued | ResultsRecorded | ResultsReplaced, rows: Rows
+) -> BuildOutcomeRow:
+    known = rows.get(BuildOutcomeRow, event.build_id)
+    return known or BuildOutcomeRow(event.build_id, event.job_id, event.project_id)
 
 
 def _flags(stats: CaseStatsRow, *, retried: bool) -> int:

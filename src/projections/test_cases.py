@@ -13,11 +13,13 @@ from projections.engine.binary_copy import unpack_array
 from projections.engine.queries import fetch_all, fetch_column
 from projections.results_cases import TestCaseRow
 from projections.results_days import CHUNK, SINCE_DAY, RunTotals
-from projections.results_runs import IS_BROKEN, BuildOutcomeRow, NotableRunRow, SuspectRow, build_of
+from projections.results_runs import IS_BROKEN, IS_DOUBTFUL, BuildOutcomeRow, NotableRunRow, SuspectRow, build_of
 from store.postgres.queries import Source, fetch_rows
 
 JOBS_AT_ONCE = 20
 """Number of jobs whose runs one query reads, so that the rows of many tests in many jobs are not in memory at once."""
+MAX_SINGLE = 2_000
+"""Number of test cases up to which it is faster to look at the runs of each than at all runs of the project."""
 
 
 async def fetch_runs(source: Source, job_ids: Sequence[int], since_day: int) -> CaseRuns:
@@ -51,14 +53,24 @@ async def fetch_runs(source: Source, job_ids: Sequence[int], since_day: int) -> 
 
 async def find_failed_of_project(source: Source, project_id: int) -> set[int]:
     """Returns the test cases of a project that have ever failed or passed on a retry only. Leaves out broken builds."""
-    query = f"SELECT build_id FROM {BuildOutcomeRow.table} WHERE project_id = %(project)s AND {IS_BROKEN}"
-    broken = await fetch_column(source, query, {"project": project_id})
+    query = f"SELECT build_id FROM {BuildOutcomeRow.table} WHERE project_id = %(project)s AND {IS_DOUBTFUL}"
+    doubtful = await fetch_column(source, query, {"project": project_id})
     query = (
-        f"SELECT array_send(array_agg(case_id)) FROM (SELECT DISTINCT (id >> 32)::int AS case_id"
-        f"  FROM {NotableRunRow.table} WHERE project_id = %(project)s AND flags & %(failing)s <> 0"
-        "   AND id & %(builds)s <> ALL (%(broken)s::bigint[])) found"
+        "SELECT array_send(array_agg(case_id::int) FILTER (WHERE mark <> ALL (%(doubtful)s::bigint[]))),"
+        " array_agg(case_id) FILTER (WHERE mark = ANY (%(doubtful)s::bigint[]))"
+        f" FROM {SuspectRow.table} WHERE project_id = %(project)s"
     )
-    ((sent,),) = await fetch_rows(source, query, {"project": project_id, "broken": broken, **_CONSTANTS})
+    ((sent, others),) = await fetch_rows(source, query, {"project": project_id, "doubtful": doubtful})
+    failed = set() if sent is None else set(unpack_array(sent, "i"))
+    if others is None or len(others) <= MAX_SINGLE:
+        return failed | await find_failed(source, others or [])
+    query = (
+        "SELECT array_send(array_agg(case_id)) FROM (SELECT DISTINCT (id >> 32)::int AS case_id"
+        f"  FROM {NotableRunRow.table} WHERE project_id = %(project)s AND flags & %(failing)s <> 0"
+        "   AND id & %(builds)s NOT IN"
+        f"    (SELECT build_id FROM {BuildOutcomeRow.table} WHERE project_id = %(project)s AND {IS_BROKEN})) found"
+    )
+    ((sent,),) = await fetch_rows(source, query, {"project": project_id, **_CONSTANTS})
     return set() if sent is None else set(unpack_array(sent, "i"))
 
 

@@ -65,16 +65,22 @@ async def test_runs_since_a_day(connection: AsyncConnection) -> None:
 
 @pytest.mark.parametrize("is_broken", [False, True])
 async def test_tests_that_have_failed(connection: AsyncConnection, is_broken: bool) -> None:
-    """One failed, one only failed in a build that may be broken, one passed, and the failure of one was withdrawn."""
-    withdrawn = ran(3, PASSED, PASSED, PASSED, FAILED)
+    """One failed before and one after a build that may be broken, one in that build only; the failure of one was
+    withdrawn, and one passed.
+    """
+    withdrawn = ran(4, PASSED, PASSED, PASSED, FAILED, PASSED)
     await happens(
         connection,
-        ran(1, FAILED, PASSED, PASSED, PASSED),
-        ran(2, FAILED, FAILED, PASSED, PASSED),
+        ran(1, FAILED, PASSED, PASSED, PASSED, PASSED),
+        ran(2, FAILED, FAILED, FAILED, PASSED, PASSED),
         report(2, 0, 5 if is_broken else 4),
+        ran(3, PASSED, FAILED, PASSED, PASSED, PASSED),
         withdrawn,
         replaced(withdrawn),
     )
-    failed = {FIRST} if is_broken else {FIRST, FIRST + 1}
-    assert await test_cases.find_failed_of_project(connection, 1) == failed
-    assert await test_cases.find_failed(connection, range(FIRST, FIRST + 4)) == failed
+    failed = {FIRST, FIRST + 1} if is_broken else {FIRST, FIRST + 1, FIRST + 2}
+    for most in (0, 2_000):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(test_cases, "MAX_SINGLE", most)
+            assert await test_cases.find_failed_of_project(connection, 1) == failed
+    assert await test_cases.find_failed(connection, range(FIRST, FIRST + 5)) == failed

@@ -14,7 +14,7 @@ from domain.core.columns import Int32s
 from domain.core.events import Event
 from domain.jobs import JobDeleted
 from domain.results import FAILED as FAILED_RESULT
-from domain.results import FLIPPED, PASSED, SKIPPED, commit_number
+from domain.results import FLIPPED, PASSED, SKIPPED, Replaced, commit_number
 from domain.run_histories import KEPT_RUNS, NotableRun, RunHistory
 from domain.test_health import FAILED, RETRIED, SAME_COMMIT
 from projections.results import PROJECTION
@@ -303,6 +303,14 @@ def report(build_id: int, passed: int, failed: int, **fields: Any) -> ReportReco
     return ReportRecorded(
         first_result_id=build_id * 100, cases=passed + failed, passed=passed, failed=failed, **ids, **counts, **fields
     )
+
+
+def test_a_build_with_withdrawn_results_is_corrected() -> None:
+    failed = block(1, FAILED_RESULT)
+    rows = given(failed, report(1, 0, 1), replaced(failed)).when(PROJECTION)
+    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 1, 0, 1, is_corrected=True)
+    rows = given(failed, block(1, PASSED, replaced=[Replaced(0, 100, FAILED_RESULT)]), report(1, 1, 0)).when(PROJECTION)
+    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 1, 1, 0, is_corrected=True)
 
 
 def test_reports_add_up_to_the_outcome_of_a_build() -> None:
