@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 
 from store.postgres.caller_turns import CallerTurns
 
-REST = 4.0
-"""Length of the rest after a turn, as a multiple of the turn: the work gets a fifth of the time. On busy processors,
+REST = 8.0
+"""Length of the rest after a turn, as a multiple of the turn: the work gets a ninth of the time. On busy processors,
 turns take longer, and so do the rests.
 """
-MAX_REST_S = 0.2
+MAX_REST_S = 0.4
 """Longest rest, in seconds, so that the work goes on however busy the processors are."""
 
 
