@@ -17,6 +17,7 @@ from api.diagnoses import (
     NextStepView,
     counted_question,
     find_end,
+    refuse_beyond_limits,
     to_claims,
     to_next_step,
     wait_for_answer,
@@ -157,10 +158,11 @@ class ChatController(Controller):
 @asynccontextmanager
 async def asked_question(ctx: RequestContext, data: ChatMessage) -> AsyncIterator[AskInquiry]:
     """Context manager around the wait for an answer. Asks first, and yields the command that has asked. Raises what
-    `counted_question`, `make_question` and `checked_replay` raise.
+    `counted_question`, `refuse_beyond_limits`, `make_question` and `checked_replay` raise.
     """
     async with checked_replay(ctx), counted_question(ctx):
         async with take_turn(ctx.request, ctx.services.question_turns):
+            await refuse_beyond_limits(ctx)
             command = await make_question(ctx, data)
             await ctx(command)
         yield command

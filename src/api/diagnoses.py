@@ -196,6 +196,7 @@ class DiagnosisController(Controller):
             end = await find_end(ctx, asked["inquiry_id"])
         if end is None:
             async with counted_question(ctx):
+                await refuse_beyond_limits(ctx)
                 command = AskInquiry(**asked)
                 await ctx(command)
                 end = await wait_for_answer(request, ctx, command, ANSWER_TIMEOUT_S)
@@ -239,31 +240,41 @@ class DiagnosisController(Controller):
 
 @asynccontextmanager
 async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
-    """Context manager around a request that asks a worker. Raises TooManyRequests if too many questions of the caller
-    have no answer yet: of those that the read model shows, or of those that this process has just received. Raises
-    Unavailable if those of all users together are too many.
+    """Context manager around a request that asks a worker. Raises TooManyRequests if this process handles too many of
+    the caller.
     """
     user_id, questions = ctx.user.user_id, ctx.services.questions
-    has_model = ctx.services.model_policy.provider != "builtin"
-    limit = MAX_OPEN_FOR_MODEL if has_model else MAX_OPEN_QUESTIONS
     questions[user_id] += 1
     try:
-        unanswered = await inquiries.count_open_by_user(ctx.source, ("chat", "diagnosis"))
-        if questions[user_id] > limit or unanswered.get(user_id, 0) >= limit:
-            raise TooManyRequests(
-                f"{limit} of your questions have no answer yet; wait for one, then ask again.", RETRY_AFTER_S
-            )
-        if max(questions.total() - 1, sum(unanswered.values())) >= MAX_OPEN_IN_ALL:
-            raise Unavailable(
-                f"{MAX_OPEN_IN_ALL} questions wait for an answer, so nothing was asked. Ask again later;"
-                " GET /ai/summary/{build_id} does not wait for them.",
-                RETRY_AFTER_S,
-            )
+        refuse_too_many(ctx, questions[user_id] - 1, questions.total() - 1)
         yield
     finally:
         questions[user_id] -= 1
         if not questions[user_id]:
             del questions[user_id]
+
+
+async def refuse_beyond_limits(ctx: RequestContext) -> None:
+    """Raises TooManyRequests if the read model shows too many unanswered questions of the caller, and Unavailable if it
+    does so of all users together.
+    """
+    unanswered = await inquiries.count_open_by_user(ctx.source, ("chat", "diagnosis"))
+    refuse_too_many(ctx, unanswered.get(ctx.user.user_id, 0), sum(unanswered.values()))
+
+
+def refuse_too_many(ctx: RequestContext, of_caller: int, in_all: int) -> None:
+    has_model = ctx.services.model_policy.provider != "builtin"
+    limit = MAX_OPEN_FOR_MODEL if has_model else MAX_OPEN_QUESTIONS
+    if of_caller >= limit:
+        raise TooManyRequests(
+            f"{limit} of your questions have no answer yet; wait for one, then ask again.", RETRY_AFTER_S
+        )
+    if in_all >= MAX_OPEN_IN_ALL:
+        raise Unavailable(
+            f"{MAX_OPEN_IN_ALL} questions wait for an answer, so nothing was asked. Ask again later;"
+            " GET /ai/summary/{build_id} does not wait for them.",
+            RETRY_AFTER_S,
+        )
 
 
 async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence, Answer]:
