@@ -35,10 +35,9 @@ from domain.assistant.traced_tests import pick_traced
 from domain.core.events import copy_fields
 from domain.failures.first_failures import FirstFailure
 from domain.failures.log_explanations import Excerpt
-from domain.phrases import first_line
+from domain.failures.telling_words import find_telling_words
 from domain.results import FAILED
 from domain.run_histories import RunHistory
-from domain.search import find_query_words
 from domain.test_health import FAILED as RUN_FAILED
 from domain.test_health import assess
 from projections import build_groups, builds, first_failures, results_queries, test_health
@@ -67,12 +66,6 @@ EXAMPLES = 3
 ASSESSED_RUNS = 200
 MAX_SIMILAR = 5
 """Number of failures of other tests with similar messages."""
-SIMILAR_WORDS, MIN_SIMILAR_WORDS = 6, 3
-"""Number of words that these messages have in common with the one of the build: so many of its longest ones, and this
-many at least.
-"""
-MAX_LINE = 300
-"""Number of characters of a message's first line from which these words are taken."""
 TAIL_LINES = 2_000
 """Number of lines at the end of a log that are read if no worker has explained the log yet."""
 
@@ -303,14 +296,12 @@ async def _fetch_past(
 async def fetch_similar(
     connection: AsyncConnection, project_id: int, failure: FailedTest, build_id: int
 ) -> tuple[PastFailure, ...]:
-    """Returns earlier failures of other tests whose messages have the longest words of this one's first line."""
-    line = first_line(failure.message)[:MAX_LINE]
-    words = [word for word in find_query_words(line) if not any(letter.isdigit() for letter in word)]
-    longest = sorted(words, key=len, reverse=True)[:SIMILAR_WORDS]
-    if len(longest) < MIN_SIMILAR_WORDS:
+    """Returns earlier failures of other tests whose messages have the telling words of this one."""
+    words = find_telling_words(failure.message)
+    if not words:
         return ()
     found = await passages.find_with_all_words(
-        connection, project_id, longest, before_build=build_id, other_than=failure.case_id, limit=MAX_SIMILAR
+        connection, project_id, words, before_build=build_id, other_than=failure.case_id, limit=MAX_SIMILAR
     )
     # The passages of a build that was deleted are deleted later.
     existing = await test_health.find_existing_builds(connection, [item.build_id for item in found])

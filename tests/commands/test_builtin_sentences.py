@@ -3,6 +3,7 @@
 import pytest
 
 from domain.assistant.evidence import BuildFacts, ChangeFacts, FailureStart, IssueFacts, LogExcerpt, PastFailure
+from domain.triage import Source
 from tests.commands.test_builtin_answers import ASSERTION, ask, make_test
 
 CHANGE = ChangeFacts("badc0de", 9810, 9811, "Round sums", "Ann", ("src/cart.py",), 1)
@@ -52,6 +53,15 @@ def test_only_earlier_failures_that_are_like_those_of_the_answer_are_named() -> 
     text = ask(make_test(signature=alike.signature), past=(other, alike)).text
     assert "A similar failure is that of test_2 in build 9000: wrong sum." in text
     assert "test_3" not in text
+
+
+@pytest.mark.parametrize(("by", "is_named"), [("user", True), ("rule", True), ("statistics", False), ("ai", False)])
+def test_only_what_people_and_rules_have_said_is_an_earlier_classification(by: Source, is_named: bool) -> None:
+    signature = "0123456789abcdef"
+    past = PastFailure(7, 9000, "test_1", ASSERTION, True, signature, "test_bug", by)
+    text = ask(make_test(signature=signature), past=(past,)).text
+    assert "The same failure was in 1 earlier build, at last in 9000" in text
+    assert ("9000, classified as test_bug." in text) is is_named
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from domain.assistant.evidence import (
     log_ref,
     test_ref,
 )
-from domain.assistant.failure_causes import ProbableCause, is_flaky_by_history
+from domain.assistant.failure_causes import DECIDED, ProbableCause, is_flaky_by_history
 from domain.failures.log_signals import drop_commands
 from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
@@ -266,7 +266,9 @@ def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[A
     ]
     found = [equal for equal in groups if equal][:MAX_NAMED]
     for equal in found:
-        classified = next((f", classified as {past.classification}" for past in equal if past.classification), "")
+        classified = next(
+            (f", classified as {past.classification}" for past in equal if past.classified_by in DECIDED), ""
+        )
         builds = sorted({past.build_id for past in equal}, reverse=True)
         what = "The same failure" if len(found) == 1 else f"The failure of {equal[0].name}"
         least = "at least " if len(builds) >= MAX_PAST_BUILDS else ""

@@ -1,0 +1,31 @@
+"""Words of a failure's message by which failures of other tests with a similar message are found."""
+
+import re
+
+from domain.phrases import first_line
+from domain.search import find_query_words
+
+MAX_LINE = 300
+"""Number of characters of a message's first line from which the words are taken."""
+MAX_WORDS, MIN_TELLING = 6, 3
+"""Number of words that similar messages have in common: so many of the longest ones, and among these at least so many
+that tell something.
+"""
+_GENERAL = re.compile(
+    r"a|actual|also|an|and|another|any|are|as|assert|asserted|assertion|at|attribute|be|been|but|by|can|caused"
+    r"|comparison|condition|equal|equality|equals|error|errors|exception|expect|expectation|expected|expecting"
+    r"|fail|failed|fails|failure|failures|false|for|found|from|given|got|had|has|have|in|instead|into|is|it|its"
+    r"|java|junit|lang|left|match|matches|no|none|nonetype|not|null|object|of|on|opentest4j|or|org|python"
+    r"|raised|received|result|return|returned|returns|right|runtime|so|than|that|the|then|this|to|true|type"
+    r"|undefined|unexpected|value|values|was|were|with"
+)
+"""Words that messages of all kinds of failures have. Messages with no others in common are not similar."""
+
+
+def find_telling_words(message: str) -> list[str]:
+    """Returns the longest words of the first line of a message, without numbers. Returns none if too few of them tell
+    what failed.
+    """
+    words = find_query_words(first_line(message)[:MAX_LINE])
+    longest = sorted((word for word in words if not any(map(str.isdigit, word))), key=len, reverse=True)[:MAX_WORDS]
+    return longest if sum(_GENERAL.fullmatch(word) is None for word in longest) >= MIN_TELLING else []
