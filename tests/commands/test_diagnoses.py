@@ -130,3 +130,60 @@ def test_the_commit_of_a_crash_is_named() -> None:
 def test_failures_that_were_not_looked_at_are_counted(failed: int, sentence: str) -> None:
     assert sentence in answer(find_evidence(TOTAL, failed=failed)).text
     assert "looked at" not in answer(find_evidence(TOTAL, failed=failed, t=failed)).text
+
+
+COLLECTION = """\
+ImportError while importing test module '/srv/shop/tests/test_cart.py'.
+Hint: make sure your test modules/packages have valid Python names.
+Traceback:
+/usr/lib/python3.11/importlib/__init__.py:126: in import_module
+    return _bootstrap._gcd_import(name[level:], package, level)
+tests/test_cart.py:1: in <module>
+    from shop import cart
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "classification", "title"),
+    [
+        (
+            "shop/cart.py:1: in <module>\n    import decimals\nE   ModuleNotFoundError: No module named 'decimals'",
+            "product_bug",
+            "A module that is imported does not exist",
+        ),
+        ('E     File "/srv/shop/cart.py", line 3\nE   SyntaxError: invalid syntax', "product_bug", "does not compile"),
+        (
+            "shop/cart.py:4: in <module>\n    x = {}['y']\nE   pkg.SettingError: 'y'",
+            "product_bug",
+            "code that they import",
+        ),
+        ("E   ModuleNotFoundError: No module named 'shop'", "test_bug", "Tests could not be loaded"),
+        ("tests/conftest.py:4: in <module>\nE   ValueError: y", "test_bug", "Tests could not be loaded"),
+    ],
+)
+def test_the_file_that_raised_an_error_says_whether_tests_or_what_they_import_is_wrong(
+    raised: str, classification: str, title: str
+) -> None:
+    test = FailedTest(6, 6, "tests/test_cart.py", "collection failure", COLLECTION + raised, signature="c")
+    of_test, of_log = diagnose(find_evidence(test)).cause, diagnose_log(*(COLLECTION + raised).splitlines()).cause
+    error = raised.rpartition("E   ")[2]
+    for found in (of_test, of_log):
+        assert found.classification == classification
+        assert title in found.root_cause
+        assert error in found.root_cause
+
+
+def test_a_killed_process_does_not_say_that_memory_was_short() -> None:
+    found = diagnose_log("working", "==> Exit code 137")
+    assert found.cause.classification == "infra"
+    assert "perhaps" in found.cause.root_cause
+    assert found.confidence < 0.6
+    known = diagnose_log("Out of memory: Killed process 81 (python)", "==> Exit code 137")
+    assert "perhaps" not in known.cause.root_cause
+    assert known.confidence > 0.8
+
+
+def test_the_last_line_before_the_end_says_more_than_passed_tests() -> None:
+    found = diagnose_log("6 passed, 1 deselected in 0.2s", "coverage 61% is below 80%", "==> Exit code 1")
+    assert found.cause.root_cause == "The command of the job failed: coverage 61% is below 80%"
+    assert found.cause.is_guess

@@ -11,7 +11,7 @@ from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, LogExcer
 from domain.assistant.evidence import build_ref as ref_of_build
 from domain.assistant.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, OF_CODE, ProbableCause, judge
 from domain.failures.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
-from domain.failures.log_signals import clean, drop_commands, signal_of
+from domain.failures.log_signals import clean, drop_commands, is_progress, signal_of
 from domain.triage import Classification
 
 HIGHEST_CONFIDENCE = 0.97
@@ -275,7 +275,8 @@ def _describe_failure(excerpt: LogExcerpt) -> str:
     found = [*heads[:1], *([max(details, key=lambda one: one[0])[1]] if details else [])]
     if not found:
         signals = [(signal.weight, line) for line, signal in lines if signal is not None]
-        found = [max(signals, key=lambda one: one[0])[1]] if signals else [line for line, _ in lines[:1]]
+        going_on = [line for line, _ in lines if not is_progress(line)]
+        found = [max(signals, key=lambda one: one[0])[1]] if signals else going_on[-1:]
     return ": ".join(dict.fromkeys(found))[:MAX_LINE] or "no message"
 
 

@@ -236,6 +236,20 @@ TEST_FILE = re.compile(
 """Names of files with tests, in stack traces."""
 
 
+_LOADED_CODE_FAILS = make_kind(
+    "loaded_code_fails",
+    "product_bug",
+    "Tests could not be loaded, since code that they import fails",
+    "Correct the code that fails, or its dependencies",
+    r"",
+    0.68,
+)
+_RAISED = re.compile(
+    r"^(?:E {1,8})?((?:\w{1,60}\.){0,8}\w{0,60}(?:Error|Exception): (?!Failed to import test).*)", re.MULTILINE
+)
+"""Line with the error of a traceback."""
+
+
 def find_kind(text: str) -> KindMatch | None:
     """Returns the first of KINDS whose words the text has; None if it has none. Leaves out words of infrastructure and
     flakiness in lines of failed assertions, which check the code, whatever they compare.
@@ -244,10 +258,24 @@ def find_kind(text: str) -> KindMatch | None:
         for match in islice(kind.pattern.finditer(text), MAX_MATCHES):
             line = _line_at(text, match.start())
             if kind.classification not in ("infra", "flaky") or ASSERTION.search(line) is None:
-                return KindMatch(
+                found = KindMatch(
                     kind, _with_detail(text, match.start(), line), _find_file_line(text, match.start(), line)
                 )
+                return _add_raised(text, match.end(), found) if kind.name == "collection" else found
     return None
+
+
+def _add_raised(text: str, position: int, found: KindMatch) -> KindMatch:
+    """Adds the error for which tests could not be loaded. If a file without tests raised it, that code is the cause."""
+    raised = _RAISED.search(text, position)
+    if raised is None:
+        return found
+    file_line = _find_file_line(text, raised.start(), "")
+    if not file_line or TEST_FILE.search(file_line) or "conftest" in file_line:
+        known = found.line if raised[1] in found.line else f"{_line_at(text, position)} {raised[1]}"
+        return KindMatch(found.kind, known, found.file_line)
+    of_line = (kind for kind in OF_CODE if kind.classification == "product_bug" and kind.pattern.search(raised[1]))
+    return KindMatch(next(of_line, _LOADED_CODE_FAILS), raised[1], file_line)
 
 
 def _line_at(text: str, position: int) -> str:

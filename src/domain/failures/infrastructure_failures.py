@@ -58,10 +58,18 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         "A process ran out of memory (OOM)",
         "Give the process or the machine more memory, or run fewer tests in parallel",
         r"\bout of memory\b|\bOutOfMemory|\bcannot allocate memory\b|\bENOMEM\b|\bheap limit\b|\boom[-_ ]?kill"
-        r"|^\s{0,8}MemoryError\b|\bGC overhead limit\b|\bstd::bad_alloc\b|\bexit(?:ed)?(?: with)?(?: (?:code"
-        r"|status):?)? 137\b"
-        r"|\bKilled$|\bKilled process\b|\bsignal: killed\b|\breturncode -9\b|\bwas killed by signal (?:9|SIGKILL)\b",
+        r"|^\s{0,8}MemoryError\b|\bGC overhead limit\b|\bstd::bad_alloc\b",
         0.88,
+        is_machine=True,
+    ),
+    make_kind(
+        "killed",
+        "infra",
+        "A process was killed (SIGKILL), perhaps since the machine ran out of memory",
+        "Look into the system log of the machine for what killed the process, such as a lack of memory (OOM)",
+        r"\bexit(?:ed)?(?: with)?(?: (?:code|status):?)? 137\b|\bKilled$|\bKilled process\b|\bsignal: killed\b"
+        r"|\breturncode -9\b|\bwas killed by signal (?:9|SIGKILL)\b",
+        0.6,
         is_machine=True,
     ),
     make_kind(
