@@ -17,7 +17,7 @@ from api.projects import find_visible_project
 from api.test_health import first_day
 from domain.core.errors import NotFound
 from domain.run_histories import MINUTES_OF_DAY, RunHistory, count_failing
-from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+from domain.test_health import FAILED, LEFT_OUT, RETRIED
 from projections import emerging, test_health
 from projections.emerging import Emergence
 from projections.test_health import MAX_SUSPECTS, CaseHistory
@@ -180,9 +180,7 @@ def compare(case: CaseHistory, window: int, detected_at: datetime | None) -> Eme
 
 
 def find_first_failing(history: RunHistory) -> int:
-    return next(
-        run.build_id for run in history.notable if run.flags & (FAILED | RETRIED) and not run.flags & BROKEN_BUILD
-    )
+    return next(run.build_id for run in history.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT)
 
 
 def to_detection(row: Emergence) -> Detection:

@@ -23,7 +23,7 @@ from domain.case_activity import Activity, CaseActivity, Only, Sort, sum_up
 from domain.core.errors import Invalid, NotFound
 from domain.results import STATUSES, ResultStatus
 from domain.run_histories import RunHistory
-from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED
 from projections import jobs, results_history, test_cases, test_health
 from projections.results_cases import TestCaseRow
 from projections.test_health import MAX_SUSPECTS
@@ -51,6 +51,10 @@ class TestCaseItem(msgspec.Struct):
     """
     failed_runs: int
     """Number of these runs that failed."""
+    other_branches: int
+    """Number of these failed runs that were on other branches than the default ones of their jobs. They count neither
+    as flips nor as the newest run, since the branch may be broken.
+    """
     retried_runs: int
     """Number of these runs that passed on a retry only."""
     flips: int
@@ -240,6 +244,7 @@ def only_of_job(
         activity,
         runs=max(len(notable), runs - (len(of_job) - len(notable))),
         failed_runs=sum(run.flags & FAILED != 0 for run in notable),
+        other_branches=sum(run.flags & OTHER_BRANCH != 0 for run in notable),
         retried_runs=sum(run.flags & RETRIED != 0 for run in notable),
     )
 

@@ -18,7 +18,19 @@ from api.http.types import MAX_ID, to_view
 from api.projects import find_visible_project
 from commands.reports.parser.signature import mask
 from domain.run_histories import RunHistory, count_failing
-from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT, Action, Assessment, Risk, Trend, assess
+from domain.test_health import (
+    BROKEN_BUILD,
+    FAILED,
+    LEFT_OUT,
+    OTHER_BRANCH,
+    RETRIED,
+    SAME_COMMIT,
+    Action,
+    Assessment,
+    Risk,
+    Trend,
+    assess,
+)
 from projections import test_health
 from projections.results_days import day_of
 from projections.test_health import MAX_SUSPECTS, CaseHistory, FailureText
@@ -91,8 +103,10 @@ class HealthItem(msgspec.Struct):
     """Number of these runs that passed on a retry only."""
     broken_builds: int
     """Number of these runs that do not count, because most tests of their builds failed."""
+    other_branches: int
+    """Number of these runs that do not count, because they failed on another branch than the job's default one."""
     assessed_runs: int
-    """Number of the newest of these runs, on which the health is based. Runs of broken builds are left out."""
+    """Number of the newest of these runs, on which the health is based. Runs that do not count are left out."""
 
 
 class HealthList(msgspec.Struct):
@@ -129,6 +143,8 @@ class RunOfNote(msgspec.Struct):
     """Whether the run has the same job and commit as the run before."""
     broken_build: bool
     """Whether most tests of the build failed, so that the run does not count."""
+    other_branch: bool
+    """Whether the run failed on another branch than the job's default one, so that it does not count."""
     passes_before: int
     """Number of passed runs between this run and the one before it in the list, or before the first one."""
 
@@ -230,8 +246,7 @@ def pick_worst(histories: Sequence[tuple[CaseHistory, RunHistory]], limit: int) 
     def key(pair: tuple[CaseHistory, RunHistory]) -> tuple[bool, float, int]:
         case, history = pair
         failing, runs = count_failing(history)
-        is_failing = bool(history.notable) and history.notable[-1].number >= history.runs
-        return not is_failing, -failing / max(1, runs), case.id
+        return history.find_failing() is None, -failing / max(1, runs), case.id
 
     return nsmallest(limit, histories, key)
 
@@ -275,7 +290,8 @@ def to_item(case: CaseHistory, history: RunHistory) -> HealthItem:
         failed_runs=sum(run.flags & FAILED != 0 for run in history.notable),
         retried_runs=sum(run.flags & RETRIED != 0 for run in history.notable),
         broken_builds=sum(run.flags & BROKEN_BUILD != 0 for run in history.notable),
-        assessed_runs=assessed.runs - sum(run.flags & BROKEN_BUILD != 0 for run in assessed.notable),
+        other_branches=sum(run.flags & OTHER_BRANCH != 0 for run in history.notable),
+        assessed_runs=assessed.runs - sum(run.flags & LEFT_OUT != 0 for run in assessed.notable),
     )
 
 
@@ -314,6 +330,9 @@ def recommend(item: HealthItem, patterns: Sequence[FailurePattern], days: int) -
     if item.broken_builds:
         verb = "does" if item.broken_builds == 1 else "do"
         sentence += f" {item.broken_builds} of them {verb} not count, since most tests of their builds failed."
+    if item.other_branches:
+        verb = "does" if item.other_branches == 1 else "do"
+        sentence += f" {item.other_branches} of them {verb} not count, being on other branches than the default one."
     if patterns:
         sentence += f" The most frequent failure: {patterns[0].message}"
     return sentence
@@ -331,6 +350,7 @@ def to_evidence(history: RunHistory) -> list[RunOfNote]:
                 retried=run.flags & RETRIED != 0,
                 same_commit=run.flags & SAME_COMMIT != 0,
                 broken_build=run.flags & BROKEN_BUILD != 0,
+                other_branch=run.flags & OTHER_BRANCH != 0,
                 passes_before=max(0, run.number - before - 1),
             )
         )

@@ -167,6 +167,7 @@ class StartBuild(Command):
             "cache_ref": find_cache_ref(branch, self.trigger, is_chosen),
             "job_title": job.title,
             "untrusted": self.is_untrusted,
+            "off_default_branch": self.is_untrusted or branch != job.default_branch,
             "repository": self.fork_url or job.repository,
         }
         queued = self.event(BuildQueued, job, configuration=configuration, **more)

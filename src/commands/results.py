@@ -14,7 +14,7 @@ from commands.reports.reading import Match, ReportRead
 from commands.selected_tests import mark_ran, warn_of_others
 from commands.verdicts import describe_late, join_sentences
 from domain.artifacts import is_found_by_wildcard, number_path
-from domain.builds import AnyBuild, Assigned, Finished, ReportRecorded, Running, commit_of, status_of
+from domain.builds import AnyBuild, Assigned, BuildQueued, Finished, ReportRecorded, Running, commit_of, status_of
 from domain.core.columns import Int16s, Int32s
 from domain.core.errors import Conflict, TooLarge
 from domain.core.events import UNSTAMPED, AnyStream, Event, LoadedState
@@ -36,6 +36,7 @@ from domain.results import (
     count_no_more,
     results_stream,
 )
+from domain.run_lines import OTHER_BRANCHES, line_number
 from domain.triage import CERTAIN, CLASSIFICATIONS, ResultsClassifiedByRules
 
 MAX_REPORTS = 5_000
@@ -283,10 +284,16 @@ class RecordReport(Command):
             unreadable=report.is_unreadable,
             missing=report.is_missing,
             by_wildcard=is_found_by_wildcard(self.path, build.queued.configuration.artifacts),
+            line=find_line(build.queued),
             replaces=None if replaced is None else replaced.first_result_id,
             warnings=warnings if selected is None else [*warnings, *warn_of_others(selected, report)],
             selected_ran=None if selected is None else mark_ran(selected, report, left_out),
         )
+
+
+def find_line(queued: BuildQueued) -> int:
+    """Returns the number of a build's line, or what stands in place of one."""
+    return OTHER_BRANCHES if queued.off_default_branch else line_number(queued.job_id, queued.matrix)
 
 
 def place_report(

@@ -78,6 +78,7 @@ class BuildQueued(BuildEvent, frozen=True):
     """Path of the fork that an untrusted build's commit is in; empty if it is unknown."""
     cache_ref: str = ""
     """Ref in whose scope the build saves caches (`commands.build_caches`); empty in older events. Restarts copy it."""
+    off_default_branch: bool = False  # whether it is of a fork, or of another branch than the job's default one
 
 
 class BuildApproved(BuildEvent, frozen=True):
@@ -165,6 +166,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     """Whether a wildcard or folder of the job's artifacts found the file. False in older events."""
     lost_tests: bool = False
     """Whether the report says that it lacks results of tests. False in older events."""
+    line: int = 0  # number of the build's line (`domain.run_lines`), or what stands in place of one
 
 
 class BuildFinished(BuildEvent, frozen=True):

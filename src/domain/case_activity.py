@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from domain.run_histories import RunHistory
-from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED
 
 Sort = Literal["failures", "flaky", "newly_failing", "cost", "slowest", "runs", "id"]
 Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
@@ -23,6 +23,10 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     runs: int
     """Number of runs in the window, without the failed and retried ones of broken builds."""
     failed_runs: int = 0
+    other_branches: int = 0
+    """Number of these runs that were on other branches than the default ones of their jobs. They count neither as flips
+    nor as the newest run.
+    """
     retried_runs: int = 0
     """Number of these runs that passed on a retry only."""
     flips: int = 0
@@ -82,13 +86,15 @@ def sum_up(case_id: int, history: RunHistory, runs: int, duration_ms: int | None
     number of runs in the window. Leaves broken builds out.
     """
     runs = max(runs, len(history.notable))
-    broken = failed = retried = flips = streak = last = 0
+    broken = elsewhere = failed = retried = flips = streak = last = 0
     since: int | None = None
     for run in history.notable:
         if run.flags & BROKEN_BUILD:
             broken += 1
+        elif run.flags & OTHER_BRANCH:
+            elsewhere += 1
         elif run.flags & FAILED:
-            number = run.number - broken
+            number = run.number - broken - elsewhere
             if not failed or number > last + 1:
                 # The run before passed, unless there is none.
                 flips += 1 if number <= history.runs - runs + 1 else 2
@@ -96,15 +102,16 @@ def sum_up(case_id: int, history: RunHistory, runs: int, duration_ms: int | None
             failed, streak, last = failed + 1, streak + 1, number
         elif run.flags & RETRIED:
             retried += 1
-    is_failing = failed > 0 and last >= history.runs - broken
+    is_failing = failed > 0 and last >= history.runs - broken - elsewhere
     return CaseActivity(
         id=case_id,
         runs=runs - broken,
-        failed_runs=failed,
+        failed_runs=failed + elsewhere,
+        other_branches=elsewhere,
         retried_runs=retried,
         flips=flips - is_failing,
         failing_streak=streak if is_failing else 0,
-        failing_since=since if is_failing and streak < runs - broken else None,
+        failing_since=since if is_failing and streak < runs - broken - elsewhere else None,
         duration_ms=duration_ms,
     )
 

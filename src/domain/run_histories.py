@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, DriftState, observe, observe_passes
+from domain.test_health import BROKEN_BUILD, FAILED, LEFT_OUT, RETRIED, DriftState, observe, observe_passes
 
 MINUTES_OF_DAY = 24 * 60
 KEPT_RUNS = 200
@@ -59,6 +59,15 @@ class RunHistory(msgspec.Struct, frozen=True):
             return self
         return self.newest(self.runs - self.notable[0].number + 1)
 
+    def find_failing(self) -> NotableRun | None:
+        """Returns the newest run that counts, if it failed."""
+        runs = self.runs
+        for run in reversed(self.notable):
+            if not run.flags & LEFT_OUT:
+                return run if run.flags & FAILED and run.number >= runs else None
+            runs -= 1
+        return None
+
     def to_bytes(self) -> bytes:
         """Returns one byte for each run, oldest first, as `domain.test_health.assess` takes them."""
         found = bytearray(self.runs)
@@ -88,10 +97,12 @@ def mark_broken(runs: Iterable[NotableRun], broken: Collection[int]) -> list[Not
 
 
 def count_failing(history: RunHistory) -> tuple[int, int]:
-    """Returns two numbers of runs: those that failed or passed on a retry only, and all. Leaves out broken builds."""
-    broken = sum(run.flags & BROKEN_BUILD != 0 for run in history.notable)
-    failing = sum(run.flags & (FAILED | RETRIED) != 0 and not run.flags & BROKEN_BUILD for run in history.notable)
-    return failing, history.runs - broken
+    """Returns two numbers of runs: those that failed or passed on a retry only, and all. Neither has runs that are left
+    out.
+    """
+    left_out = sum(run.flags & LEFT_OUT != 0 for run in history.notable)
+    failing = sum(run.flags & (FAILED | RETRIED) != 0 and not run.flags & LEFT_OUT for run in history.notable)
+    return failing, history.runs - left_out
 
 
 class Drift(NamedTuple):

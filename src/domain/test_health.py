@@ -25,6 +25,9 @@ SAME_COMMIT = 4
 """The run is of the same commit as the run before."""
 BROKEN_BUILD = 8
 """So many tests of the build failed that the run says nothing about this test. It is left out."""
+OTHER_BRANCH = 16
+"""The run failed on another branch than the default one, which may be broken. It is left out."""
+LEFT_OUT = BROKEN_BUILD | OTHER_BRANCH
 
 FLAKY_SHARE = 0.16
 """Share of tests that are flaky to some degree, at Google (Micco 2016)."""
@@ -112,7 +115,7 @@ _FAILURES = re.compile(rb"[\x01\x03\x05\x07]+[\x00\x02\x04\x06]?")
 
 
 def assess(runs: bytes) -> Assessment:
-    runs = _leave_out_broken_builds(runs)
+    runs = _leave_out(runs)
     weights, broken_shares = _compute_posterior(runs)
     broken = sum(weight * share for weight, share in zip(weights, broken_shares, strict=True))
     rate = sum(weight * rate for weight, rate in zip(weights, _RATES, strict=True)) - weights[0] * STABLE_RATE
@@ -145,14 +148,14 @@ def _recommend(flaky: float, broken: float, weights: Sequence[float]) -> Action:
     return "watch" if flaky >= WATCH_FROM else "none"
 
 
-def _leave_out_broken_builds(runs: bytes) -> bytes:
+def _leave_out(runs: bytes) -> bytes:
     if not runs or max(runs) < BROKEN_BUILD:
         return runs
     kept = bytearray()
     same = SAME_COMMIT
     for run in runs:
         same &= run
-        if not run & BROKEN_BUILD:
+        if not run & LEFT_OUT:
             kept.append(run & (FAILED | RETRIED) | same)
             same = SAME_COMMIT
     return bytes(kept)
@@ -319,7 +322,7 @@ class DriftState(msgspec.Struct, frozen=True):
 
 def observe(state: DriftState, run: int) -> DriftState:
     """Returns the state after one more run."""
-    if run & BROKEN_BUILD:
+    if run & LEFT_OUT:
         return state
     if run & (FAILED | RETRIED):
         return _observe_failure(state, 0 if run & RETRIED else state.streak + 1)

@@ -109,7 +109,8 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         )
         ids = _choose(groups, question)
         failures = await _fetch_failed_tests(connection, ranges, ids, question)
-    histories = await _fetch_histories(connection, failures)
+    of_branch = [build.id, *(earlier.id for earlier in evidence.earlier)]
+    histories = await _fetch_histories(connection, failures, of_branch)
     failures = await asyncio.to_thread(_add_records, failures, histories)
     failures = await _add_starts(connection, failures, build.id, question)
     return msgspec.structs.replace(
@@ -197,9 +198,11 @@ async def _fetch_failed_tests(
     ]
 
 
-async def _fetch_histories(connection: AsyncConnection, failures: Sequence[FailedTest]) -> dict[int, RunHistory]:
-    """Returns test case -> history of its runs."""
-    cases = await test_health.fetch_histories(connection, [one.case_id for one in failures])
+async def _fetch_histories(
+    connection: AsyncConnection, failures: Sequence[FailedTest], of_branch: Sequence[int]
+) -> dict[int, RunHistory]:
+    """Returns test case -> history of its runs, on the default branch and in the builds `of_branch`."""
+    cases = await test_health.fetch_histories(connection, [one.case_id for one in failures], asked=of_branch)
     return {case.id: case.history for case in cases}
 
 

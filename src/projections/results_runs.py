@@ -17,6 +17,7 @@ from domain.builds import BuildRequeued, ReportRecorded
 from domain.results import FAILED as FAILED_RESULT
 from domain.results import ResultsRecorded, ResultsReplaced
 from domain.run_histories import BROKEN_MIN_RESULTS, BROKEN_SHARE, KEPT_RUNS
+from domain.run_lines import NO_LINE
 from domain.test_health import FAILED, RETRIED, SAME_COMMIT
 from projections.engine.model import Change, Delete, DeleteRange, Int, Row, Rows, SmallInt, Table
 from projections.results_cases import MIXED, NO_RUN, VERSION, CaseStatsRow
@@ -67,7 +68,12 @@ class SuspectRow(Row, frozen=True):
 class BuildOutcomeRow(Row, frozen=True):
     """Numbers of passed and failed results of a build, which show whether the build was broken."""
 
-    table = Table("build_outcomes", VERSION, key=("build_id",), indexes=(f"(project_id) WHERE {IS_DOUBTFUL}",))
+    table = Table(
+        "build_outcomes",
+        VERSION,
+        key=("build_id",),
+        indexes=(f"(project_id) WHERE {IS_DOUBTFUL}", "(project_id, build_id) WHERE line > 0"),
+    )
     build_id: int
     job_id: Int
     project_id: int
@@ -75,6 +81,8 @@ class BuildOutcomeRow(Row, frozen=True):
     failed: Int = 0
     is_corrected: bool = False
     """Whether results of the build were withdrawn or replaced."""
+    line: Int = NO_LINE
+    """Number of the build's line (`domain.run_lines`), or what stands in place of one."""
 
 
 def run_id(case_id: int, build_id: int) -> int:
@@ -163,7 +171,8 @@ class RunNotes:
 def change_outcome(event: ReportRecorded, rows: Rows) -> BuildOutcomeRow:
     known = _outcome_of(event, rows)
     # A report that replaces another one has numbers to add, which may be negative.
-    return msgspec.structs.replace(known, passed=known.passed + event.passed, failed=known.failed + event.failed)
+    passed, failed = known.passed + event.passed, known.failed + event.failed
+    return msgspec.structs.replace(known, passed=passed, failed=failed, line=event.line or known.line)
 
 
 def reset_outcome(event: BuildRequeued, rows: Rows) -> Iterator[BuildOutcomeRow]:

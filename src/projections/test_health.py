@@ -4,7 +4,7 @@ the projection `results`.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import compress
 from operator import attrgetter
 from typing import Any
@@ -13,9 +13,11 @@ import msgspec
 
 from domain.failures.shared_failures import FailingRuns, find_failing
 from domain.results import FAILED
-from domain.run_histories import MINUTES_OF_DAY, NotableRun, RunHistory, is_broken, mark_broken
-from domain.test_health import BROKEN_BUILD, RETRIED
+from domain.run_histories import MINUTES_OF_DAY, NotableRun, RunHistory, is_broken
+from domain.run_lines import Lines
 from domain.test_health import FAILED as FAILED_RUN
+from domain.test_health import RETRIED
+from projections.build_lines import fetch_lines
 from projections.builds import BuildRow
 from projections.engine.binary_copy import unpack_array, unpack_halves
 from projections.engine.queries import fetch_all, fetch_one
@@ -91,7 +93,7 @@ async def fetch_recent_histories(
         case_id: [] for case_id in await asyncio.to_thread(_rank, case_ids, marks, limit, among)
     }
     is_wanted = list(map(found.__contains__, case_ids))
-    broken = await find_broken_builds(source, set(compress(builds, is_wanted)))
+    lines = await fetch_lines(source, [project_id], set(compress(builds, is_wanted)))
     query = (
         f"SELECT array_send(array_agg(case_id::int)), array_send(array_agg(runs)) FROM {CaseStatsRow.table}"
         " WHERE case_id = ANY (%(cases)s)"
@@ -102,12 +104,15 @@ async def fetch_recent_histories(
     def to_histories() -> dict[int, RunHistory]:
         columns = (compress(column, is_wanted) for column in (case_ids, numbers, builds, marks))
         for case_id, number, build, mark in zip(*columns, strict=True):
-            flags = mark & 7 | BROKEN_BUILD if build in broken else mark & 7
-            found[case_id].append(NotableRun(number, build, mark >> 3, flags))
+            found[case_id].append(NotableRun(number, build, mark >> 3, mark & 7))
         for notable in found.values():
             if len(notable) > 1:
                 notable.sort(key=attrgetter("number"))
-        return {case_id: RunHistory(notable, runs[case_id]) for case_id, notable in found.items() if case_id in runs}
+        return {
+            case_id: RunHistory(lines.arrange(notable, runs[case_id]), runs[case_id])
+            for case_id, notable in found.items()
+            if case_id in runs
+        }
 
     return await asyncio.to_thread(to_histories)
 
@@ -135,9 +140,11 @@ async def find_recently_failed(source: Source, project_id: int, window: int, lim
     return [case_id for (case_id,) in rows]
 
 
-async def fetch_histories(source: Source, case_ids: Sequence[int], since_minute: int = 0) -> list[CaseHistory]:
+async def fetch_histories(
+    source: Source, case_ids: Sequence[int], since_minute: int = 0, asked: Collection[int] = ()
+) -> list[CaseHistory]:
     """Returns test cases with all notable runs that are kept since a time, ordered by id. Leaves out test cases without
-    runs.
+    runs. `asked` has the ids of builds on the branch that somebody asks about, if it is not the default one.
     """
     query = (
         "SELECT k.case_id, c.project_id, c.node_id, c.suite, k.runs, n.ids, n.numbers, n.minutes, n.flags"
@@ -153,20 +160,21 @@ async def fetch_histories(source: Source, case_ids: Sequence[int], since_minute:
     for start in range(0, len(ordered), HISTORIES_AT_ONCE):
         parameters = {"cases": ordered[start : start + HISTORIES_AT_ONCE], "since": since_minute}
         rows = await fetch_rows(source, query, parameters)
-        broken = await find_broken_builds(source, {build_of(run) for *_, ids, _, _, _ in rows for run in ids or ()})
+        builds = {build_of(run) for *_, ids, _, _, _ in rows for run in ids or ()}
+        lines = await fetch_lines(source, {row[1] for row in rows}, builds, asked)
         # In a thread, since a test may have hundreds of such runs.
-        found += await asyncio.to_thread(_to_histories, rows, broken)
+        found += await asyncio.to_thread(_to_histories, rows, lines)
     return found
 
 
-def _to_histories(rows: Sequence[tuple[Any, ...]], broken: set[int]) -> list[CaseHistory]:
+def _to_histories(rows: Sequence[tuple[Any, ...]], lines: Lines) -> list[CaseHistory]:
     found: list[CaseHistory] = []
     for case_id, project_id, node_id, suite, runs, ids, numbers, minutes, bits in rows:
         notable = [
             NotableRun(number, build_of(run), minute, flags)
             for run, number, minute, flags in zip(ids or (), numbers or (), minutes or (), bits or (), strict=True)
         ]
-        history = RunHistory(mark_broken(notable, broken), runs)
+        history = RunHistory(lines.arrange(notable, runs), runs)
         found.append(CaseHistory(case_id, project_id, node_id, suite, history))
     return found
 

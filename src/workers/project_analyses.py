@@ -27,12 +27,9 @@ from domain.assistant.project_audits import (
 from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
 from domain.inquiries import JobType
 from domain.quarantine import filter_quarantined
-from domain.results import FAILED
-from domain.test_health import FAILED as RUN_FAILED
-from domain.test_health import Assessment, assess
+from domain.test_health import FAILED, Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
 from projections.results_days import day_of
-from projections.results_history import CaseRun
 from projections.results_queries import fetch_equal_failures, fetch_reports
 from projections.test_health import CaseHistory
 
@@ -52,6 +49,8 @@ MAX_ENTRIES = 1_000
 """Number of quarantine entries of an audit, the oldest ones."""
 MAX_SCANNED = 200
 """Number of failing tests that a search for regressions looks at, those that failed last."""
+RECENT_RUNS, MAX_RECENTLY_FAILED = 200, 1_000
+"""Numbers of runs, on any branch, and of tests among which it searches for these."""
 MAX_ASSESSED_RUNS = 1_000
 """Number of newest runs of a test by which it counts as flaky."""
 
@@ -153,28 +152,28 @@ class ProjectAnalyst:
         return _to_findings(answer, clusters, result, max(clusters[0].result_ids) if clusters else None)
 
     async def _scan(self, project_id: int, take_step: TakeStep) -> Findings:
-        case_ids = await test_health.find_recently_failed(self.pool, project_id, 1, MAX_SCANNED)
-        histories = await test_health.fetch_histories(self.pool, case_ids)
-        await take_step("failing_tests", f"{len(histories):,} tests failed in their newest run.")
-        failing = [found for case in histories if (found := await self._find_first_failure(case)) is not None]
+        case_ids = await test_health.find_recently_failed(self.pool, project_id, RECENT_RUNS, MAX_RECENTLY_FAILED)
+        cases = await test_health.fetch_histories(self.pool, case_ids)
+        failed = [(case, run) for case in cases if (run := case.history.find_failing()) is not None]
+        newest = sorted(failed, key=lambda pair: (-pair[1].minute, pair[0].id))[:MAX_SCANNED]
+        await take_step("failing_tests", f"{len(newest):,} tests failed in their newest run on a default branch.")
+        failing = [
+            found for case, run in newest if (found := await self._find_first_failure(case, run.build_id)) is not None
+        ]
         regressions = find_regressions(failing)
         await take_step("first_failures", f"{len(regressions):,} of them have failed since a commit.")
         answer = summarize_regressions(project_id, regressions, len(failing))
         result = {"regressions": msgspec.to_builtins(regressions), "tests_checked": len(failing)}
         return _to_findings(answer, failing, result, regressions[0].result_id if regressions else None)
 
-    async def _find_first_failure(self, case: CaseHistory) -> FailingTest | None:
-        newest = await self._find_newest_failure(case.id)
-        if newest is None:
+    async def _find_first_failure(self, case: CaseHistory, build_id: int) -> FailingTest | None:
+        """Returns where a test began to fail that failed in a build; None if the build was deleted."""
+        texts = await test_health.fetch_failure_texts(self.pool, case.id, [build_id], [])
+        if not texts:
             return None
-        first = await first_failures.find(self.pool, case.id, newest.build_id, newest.id)
+        first = await first_failures.find(self.pool, case.id, build_id, texts[0].result_id)
         probability = (await asyncio.to_thread(_assess, case)).flaky_probability
-        return FailingTest(case.id, case.node_id, newest.id, newest.message, probability, first)
-
-    async def _find_newest_failure(self, case_id: int) -> CaseRun | None:
-        """Returns the newest result of a test if it failed."""
-        runs = await results_history.fetch_history(self.pool, case_id, 1)
-        return runs[0] if runs and runs[0].status == FAILED else None
+        return FailingTest(case.id, case.node_id, texts[0].result_id, texts[0].message, probability, first)
 
     async def _find_flakes(
         self, project_id: int, now: datetime, quarantined: set[tuple[int, str]]
@@ -209,7 +208,7 @@ class ProjectAnalyst:
 
     async def _has_only_infrastructure(self, case: CaseHistory) -> bool:
         """Returns whether all failures of a test in the newest builds in which it failed are of the infrastructure."""
-        failed = sorted({run.build_id for run in case.history.notable if run.flags & RUN_FAILED}, reverse=True)
+        failed = sorted({run.build_id for run in case.history.notable if run.flags & FAILED}, reverse=True)
         texts = await test_health.fetch_failure_texts(self.pool, case.id, failed[:FAILED_BUILDS], [])
         return bool(texts) and all(find_cause_kind(text.message, "") == "infrastructure" for text in texts)
 

@@ -27,8 +27,8 @@ def junit(**results: str) -> bytes:
     return f'<testsuite name="s">{"".join(cases)}</testsuite>'.encode()
 
 
-def given_results(server: Server, job: int, **results: str) -> int:
-    build = given_build(server, job)
+def given_results(server: Server, job: int, branch: str = "main", **results: str) -> int:
+    build = given_build(server, job, branch=branch)
     upload(server.admin, build, junit(**results)).then(201)
     has_failed = any(result not in ("passed", "retried") for result in results.values())
     finish(server, build, "failed" if has_failed else "passed")
@@ -141,6 +141,44 @@ def test_broken_builds_do_not_count(server: Server) -> None:
     assert [run["broken_build"] for run in found["evidence"]] == [True]
     assert "1 of them does not count" in found["recommendation"]
     assert (found["runs"], found["assessed_runs"]) == (6, 5)
+
+
+def test_a_branch_that_is_broken_says_nothing_about_a_test(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    broken: list[int] = []
+    for number in range(12):
+        branch, total = ("pr-7", "3 != 4") if number in (7, 9, 11) else ("main", "passed")
+        build = given_results(server, job, branch, total=total, tax="passed")
+        broken += [build] if branch == "pr-7" else []
+    server.wait_until_projected()
+    item = next(test for test in health_of(server, project) if test["failed_runs"])
+    assert (item["failed_runs"], item["other_branches"], item["is_flaky"]) == (3, 3, False)
+    assert item["recommended_action"] == "none"
+    found = server.admin.fetch(f"/ai/tests/{item['test_id']}/health")
+    assert [run["other_branch"] for run in found["evidence"]] == [True] * 3
+    assert "3 of them do not count, being on other branches" in found["recommendation"]
+    diagnosis = server.admin.when("POST", "/ai/diagnose", json={"build_id": broken[-1]}).then(200)
+    assert diagnosis["classification"] == "product_bug"
+    assert "quarantine" not in str(diagnosis["next_step"])
+    (listed,) = server.admin.fetch("/test-cases", project_id=project, sort="failures", limit=1)["results"]
+    assert (listed["failed_runs"], listed["other_branches"], listed["failing_streak"]) == (3, 3, 0)
+    assert server.admin.fetch("/test-cases", project_id=project, only="failing")["results"] == []
+
+
+def test_passes_of_other_branches_do_not_mend_the_default_branch(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    for number in range(12):
+        given_results(server, job, "main" if number < 6 or number % 2 else "pr-7", total="passed", tax="passed")
+    for number in range(6):
+        branch, total = ("pr-7", "passed") if number % 2 else ("main", "3 != 4")
+        given_results(server, job, branch, total=total, tax="passed")
+    server.wait_until_projected()
+    item = next(test for test in health_of(server, project) if test["failed_runs"])
+    assert (item["recommended_action"], item["is_flaky"]) == ("investigate", False)
+    (listed,) = server.admin.fetch("/test-cases", project_id=project, only="newly_failing")["results"]
+    assert listed["failing_streak"] == 3
 
 
 def test_statistics_survive_the_deletion_of_builds(server: Server) -> None:

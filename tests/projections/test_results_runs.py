@@ -314,9 +314,9 @@ def test_a_build_with_withdrawn_results_is_corrected() -> None:
 
 
 def test_reports_add_up_to_the_outcome_of_a_build() -> None:
-    rows = given(report(1, 3, 1), report(1, 0, 4), report(1, 2, -2, replaces=100)).when(PROJECTION)
-    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 1, 5, 3)
+    reports = report(1, 3, 1, line=77), report(1, 0, 4), report(1, 2, -2, replaces=100)
+    rows = given(*reports).when(PROJECTION)
+    assert rows.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 1, 5, 3, line=77)
     lost = BuildRequeued(build_id=1, job_id=5, project_id=1, node_id=1, attempt=1, reason="agent_lost")
-    assert given(report(1, 0, 9), lost, report(1, 9, 0)).when(PROJECTION).one(BuildOutcomeRow) == BuildOutcomeRow(
-        1, 5, 1, 9, 0
-    )
+    after = given(report(1, 0, 9, line=77), lost, report(1, 9, 0)).when(PROJECTION)
+    assert after.one(BuildOutcomeRow) == BuildOutcomeRow(1, 5, 1, 9, 0, line=77)
