@@ -98,7 +98,7 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         same_commit=await build_groups.fetch_same_commit(connection, build),
         group=await build_groups.fetch_failed_others(connection, build),
     )
-    if build.status not in ("failed", "aborted"):
+    if build.status not in ("failed", "aborted") and not (build.known_issues or build.quarantined):
         return evidence
     groups: list[_EqualResults] = []
     failures: list[FailedTest] = []

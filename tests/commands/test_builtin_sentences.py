@@ -28,6 +28,10 @@ def test_a_reply_about_a_build_that_passed_names_failures_that_did_not_count(mes
     build = BuildFacts(9813, 3, "Nightly", "passed", passed=10, quarantined=2, known_issues=1)
     text = ask(kind="chat", build=build, message=message).text
     assert "It did not fail. Of its failures, 2 quarantined and 1 known to the reporter did not count." in text
+    tests = [make_test(number=number, is_quarantined=True) for number in (1, 2)]
+    found = ask(*tests, kind="chat", build=build, message=message)
+    assert "did not count: tests/test_cart.py::test_1, tests/test_cart.py::test_2 and 1 more." in found.text
+    assert {"build:9813", "test:1001", "test:1002"} <= set(found.sources)
 
 
 def test_a_change_is_named_by_what_shows_the_changed_file() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from domain.assistant.answers import NextStep, Question
 from domain.assistant.diagnoses import Diagnosis
-from domain.assistant.evidence import BuildFacts, Evidence, FailedTest
+from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, FailureStart
 from domain.assistant.failure_causes import ProbableCause
 from domain.assistant.next_steps import LEAST_CONFIDENCE, find_next_step
 from domain.triage import Classification
@@ -74,3 +74,14 @@ def test_a_new_failure_becomes_a_known_issue(classification: Classification) -> 
     assert find_step(classification) is None
     assert find_step(classification, make_test(), make_test(known_issue_id=7)) is None
     assert find_step(classification, make_test(signature="")) is None
+
+
+def test_the_commit_of_a_new_failure_is_named_before_a_known_issue() -> None:
+    began = FailureStart(9812, "badc0de", 9811, "600d", 1, "commit")
+    cause = ProbableCause("key", "product_bug", "Sums are wrong", "Correct them", 0.7, (), "", began=began)
+    evidence = Evidence(QUESTION, build=BuildFacts(9812, 3, "Nightly", "failed", "tests_failed"))
+    for is_joined, what in ((False, "make it a known issue"), (True, "make the first of these failures a known issue")):
+        step = find_next_step(evidence, Diagnosis(cause, (make_test(),), 1, is_joined=is_joined))
+        assert step is not None
+        assert step.text.startswith("Look at commit badc0de, with which it began.")
+        assert what in step.text

@@ -203,7 +203,7 @@ def _describe_unfailed(evidence: Evidence, build: BuildFacts) -> Iterator[Answer
         yield AnswerClaim("It has not ended yet, so there is no failure to explain.", (build_ref(build.id),))
     elif build.status == "passed":
         yield AnswerClaim("It did not fail.", (build_ref(build.id),))
-        yield from claims.describe_uncounted(build)
+        yield from claims.describe_uncounted(build, evidence.failures)
         if names := find_names_of_tests(evidence.question.message):
             named = " and ".join(names[: claims.MAX_NAMED])
             yield AnswerClaim(f"Nothing was looked up about {named}: {NAME_A_BUILD}", (build_ref(build.id),))

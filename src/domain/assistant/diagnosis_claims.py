@@ -285,15 +285,21 @@ def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[A
         )
 
 
-def describe_uncounted(build: BuildFacts) -> Iterator[AnswerClaim]:
-    """Says how many failures of the build do not count against it."""
+def describe_uncounted(build: BuildFacts, named: Sequence[FailedTest] = ()) -> Iterator[AnswerClaim]:
+    """Says how many failures of the build do not count against it, and names the first of them that are given."""
     parts = [
         f"{number:,} {text}"
         for number, text in ((build.quarantined, "quarantined"), (build.known_issues, "known to the reporter"))
         if number
     ]
     if parts:
-        yield AnswerClaim(f"Of its failures, {' and '.join(parts)} did not count.", (build_ref(build.id),))
+        shown = named[:MAX_NAMED]
+        more = build.quarantined + build.known_issues - len(shown)
+        names = ", ".join(test.name for test in shown) + (f" and {more:,} more" if more > 0 else "")
+        yield AnswerClaim(
+            f"Of its failures, {' and '.join(parts)} did not count{f': {names}' if shown else ''}.",
+            (build_ref(build.id), *map(test_ref, shown)),
+        )
 
 
 def has_passed_on_commit(test: FailedTest) -> bool:

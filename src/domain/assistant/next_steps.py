@@ -60,6 +60,11 @@ def _make_known(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:
         "classification": cause.classification,
         "signature": test.signature,
     }
-    return NextStep(
-        "known_issue", "Make it a known issue, so that later failures are recognised.", "POST", "/known-issues", body
-    )
+    what = "the first of these failures" if diagnosis.is_joined else "it"
+    text = f"Make {what} a known issue, so that later failures are recognised."
+    if cause.began is not None and cause.began.commit_sha:
+        text = (
+            f"Look at commit {cause.began.commit_sha[:12]}, with which it began. If that takes longer, make {what}"
+            " a known issue, so that later failures are recognised."
+        )
+    return NextStep("known_issue", text, "POST", "/known-issues", body)
