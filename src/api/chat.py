@@ -217,7 +217,8 @@ async def find_subject(
     ctx: RequestContext, data: ChatMessage, earlier: InquiryRow | None
 ) -> tuple[ChatSubject | None, int | None]:
     """Returns what a question is about, and the result of a test if it is about one. In this order: what the request
-    says, what the message names, what the conversation was about, and the only project that the caller can read.
+    says, what the message names, what the conversation was about, the only project that the caller can read, and the
+    only one with a test that the message names.
     """
     if data.test_id is not None:
         result = await find_visible_result(ctx, data.test_id)
@@ -229,12 +230,10 @@ async def find_subject(
         return ChatSubject(build.project_id, build.job_id, build.id), None
     projects = ctx.user.projects
     async with ctx.reading() as connection:
-        subject = await chat_subjects.find_subject(connection, projects, data.message)
-        before = None if earlier is None else earlier.project_id
-        if subject is None and earlier is not None and before is not None and ctx.user.may("read", before):
-            subject = ChatSubject(before, earlier.job_id, earlier.build_id)
-        if subject is None:
-            subject = await chat_subjects.find_only_project(connection, projects)
+        before = None
+        if earlier is not None and earlier.project_id is not None and ctx.user.may("read", earlier.project_id):
+            before = ChatSubject(earlier.project_id, earlier.job_id, earlier.build_id)
+        subject = await chat_subjects.find_subject(connection, projects, data.message, before)
         if subject is not None:
             subject = await chat_subjects.choose_build(connection, subject, data.message)
     return subject, None if subject is None else subject.result_id

@@ -11,7 +11,15 @@ from psycopg import AsyncConnection
 
 from domain.assistant.answers import BuildChoice
 from domain.assistant.chat_intents import BUILD_INTENTS, find_intent
-from domain.assistant.chat_mentions import find_names_of_tests, names_test
+from domain.assistant.chat_mentions import find_build_numbers, find_names_of_tests, names_test
+from domain.assistant.chat_names import (
+    Thing,
+    find_branch_words,
+    find_marked_names,
+    find_misspelt,
+    names,
+    remove_name,
+)
 from projections import builds, results_history
 from projections.build_groups import fetch_counting
 from projections.builds import BuildRow
@@ -22,10 +30,12 @@ from projections.search import TestDocument
 from projections.search_queries import SearchQuery
 from store.postgres.queries import Source, fetch_row, fetch_rows, fetch_rows_planned
 
-MIN_NAME = 3
-"""Number of characters of a name from which on it is looked for in messages."""
 MAX_NAMED = 50
-"""Number of jobs, and of projects, that a message may name. The longest names count."""
+"""Number of jobs, and of projects, that a message may name: first those of the conversation, then the longest names."""
+MAX_BRANCH_BUILDS = 2_000
+"""Number of newest builds in which a branch is looked for."""
+MAX_TESTS_OF_PROJECTS = 200
+"""Number of tests with the words of a name that are looked at if the project is not known."""
 MAX_NUMBERS = 50
 """Number of builds that a message may name. The first ones count."""
 MAX_TESTS = 5
@@ -33,6 +43,7 @@ MAX_TESTS = 5
 MAX_FOUND = 20
 """Number of failed tests with the words of such a name that are looked at, those that failed last."""
 MAX_ID_DIGITS = 15
+_ID = rf"\d{{1,{MAX_ID_DIGITS}}}"
 _BUILD = re.compile(rf"(?:\bbuild ?(?:#|no\.?|number)? ?|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
 
 
@@ -43,11 +54,34 @@ class ChatSubject(msgspec.Struct, frozen=True):
     build_choice: BuildChoice = ""
     result_id: int | None = None
     """Result of the test that the message names, if it names one and a failure of it was found."""
+    is_missing: bool = False
+    """Whether the message names a build, a job or a project that does not exist."""
+    rest: str = ""
+    """The message without the names of jobs and projects that were found: names of branches may be in it."""
 
 
-async def find_subject(source: Source, projects: Sequence[int] | None, message: str) -> ChatSubject | None:
-    """Returns what a message names: a build by its number; or else a job; or else a project. None if it names none of
-    these. `projects` are those that the caller may read; None for all.
+class Candidate(msgspec.Struct, frozen=True):
+    """A project or a job whose name may be in a message."""
+
+    thing: Thing
+    id: int
+    project_id: int
+    name: str
+
+
+class NamedSubject(msgspec.Struct, frozen=True):
+    subject: ChatSubject | None
+    rest: str
+    """The message without the names that were found."""
+
+
+async def find_subject(
+    source: AsyncConnection, projects: Sequence[int] | None, message: str, earlier: ChatSubject | None = None
+) -> ChatSubject | None:
+    """Returns what a message is about: a build that it names by its number; or else a job that it names; or else a
+    project that it names; or else what the conversation was `earlier` about; or else the only project; or else the only
+    one with the tests that it names. None if there is none of these. `projects` are those that the caller may read;
+    None for all.
     """
     if numbers := _find_numbers(message):
         query = (
@@ -56,23 +90,18 @@ async def find_subject(source: Source, projects: Sequence[int] | None, message: 
         )
         if row := await fetch_row(source, query, {"ids": numbers, "projects": _listed(projects)}):
             return ChatSubject(*row)
-    parameters = {"projects": _listed(projects), "message": message.lower()}
-    named = f"length(name) >= {MIN_NAME} AND strpos(%(message)s, lower(name)) > 0"
-    query = (
-        f"SELECT id, lower(name) FROM {ProjectRow.table} WHERE {named} AND {_IS_VISIBLE.replace('project_id', 'id')}"
-        f" ORDER BY length(name) DESC, id LIMIT {MAX_NAMED}"
+    named = await _find_named(source, projects, message, earlier)
+    subject = named.subject or earlier
+    subject = subject or await find_only_project(source, projects)
+    subject = subject or await _find_project_of_tests(source, projects, message)
+    if subject is None:
+        return None
+    is_missing = bool(find_build_numbers(message)) or any(
+        one.thing != "branch" for one in find_marked_names(named.rest)
     )
-    rows = await fetch_rows(source, query, parameters)
-    by_project = {project_id: len(name) for project_id, name in rows if _is_named(name, message)}
-    query = (
-        f"SELECT id, project_id, lower(name) FROM {JobRow.table} WHERE {named} AND {_IS_VISIBLE}"
-        f" ORDER BY length(name) DESC, id LIMIT {MAX_NAMED}"
-    )
-    jobs = [job for job in await fetch_rows(source, query, parameters) if _is_named(job[2], message)]
-    if jobs:
-        job_id, project_id, _ = max(jobs, key=lambda job: (by_project.get(job[1], 0), len(job[2]), job[0]))
-        return ChatSubject(project_id, job_id)
-    return ChatSubject(max(by_project, key=lambda one: (by_project[one], one))) if by_project else None
+    if not is_missing and named.subject is None and find_intent(message) != "unknown":
+        is_missing = await _has_misspelt_job(source, subject.project_id, named.rest)
+    return msgspec.structs.replace(subject, is_missing=is_missing, rest=named.rest)
 
 
 async def find_only_project(source: Source, projects: Sequence[int] | None) -> ChatSubject | None:
@@ -83,38 +112,152 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
 
 
 async def choose_build(source: AsyncConnection, subject: ChatSubject, message: str) -> ChatSubject:
-    """Returns the subject with the build that the question is about if only a job or a project is known: the newest one
-    in which a test failed that the message names; or else the newest one that passed or failed, is not of a fork and
-    ran all tests. If that is of a matrix whose builds did not all pass, returns the one with the most failed tests,
-    never one that passed. A question about a project stays one if it can be answered without a build.
+    """Returns the subject with the build that the question is about if nobody has named one: the newest one of a branch
+    that the message names; or else the newest one in which a test failed that it names; or else the newest one. Those
+    passed or failed, are not of a fork and ran all tests. If the newest one is of a matrix whose builds did not all
+    pass, returns the one with the most failed tests, never one that passed. A question about a project stays one if it
+    can be answered without a build. If something that the message names does not exist, a build is only offered.
     """
-    if subject.build_id is not None or (subject.job_id is None and not _asks_about_build(message)):
+    if subject.is_missing:
+        return await _offer_build(source, subject)
+    of_branch = await _find_newest_of_branch(source, subject)
+    if of_branch is None and any(one.thing == "branch" for one in find_marked_names(subject.rest)):
+        return await _offer_build(source, subject)
+    if subject.build_id is not None:
+        before = await builds.find(source, subject.build_id)
+        if of_branch is None or before is None or before.branch == of_branch.branch:
+            return subject
+    if of_branch is None and subject.job_id is None and not _asks_about_build(message):
         return subject
-    failure = await _find_newest_failure(source, subject, message)
+    failure = await _find_newest_failure(source, subject, message, of_branch)
     if failure is not None:
         is_alone = len(find_names_of_tests(message)) == 1
         result_id = failure.result_id if is_alone else None
         return ChatSubject(failure.project_id, failure.job_id, failure.build_id, "newest_failure", result_id)
-    of = "job_id = %(job)s" if subject.job_id is not None else "project_id = %(project)s"
-    query = (
-        f"SELECT * FROM {BuildRow.table} WHERE {of} AND status IN ('passed', 'failed') AND NOT untrusted"
-        " AND selected_tests IS NULL ORDER BY id DESC LIMIT 1"
-    )
-    newest = await fetch_one(source, BuildRow, query, {"job": subject.job_id, "project": subject.project_id})
+    newest = of_branch or await _find_newest(source, subject)
     if newest is None:
         return subject
     group = [] if newest.group_id is None else await fetch_counting(source, newest.group_id)
     worst = find_worst(group)
     if worst is not None:
         return ChatSubject(subject.project_id, worst.job_id, worst.id, "most_failures")
-    return ChatSubject(subject.project_id, newest.job_id, newest.id, "newest")
+    choice: BuildChoice = "newest" if of_branch is None else "newest_of_branch"
+    return ChatSubject(subject.project_id, newest.job_id, newest.id, choice)
+
+
+async def _find_named(
+    source: AsyncConnection, projects: Sequence[int] | None, message: str, earlier: ChatSubject | None
+) -> NamedSubject:
+    """Returns the job that a message names, or else the project. A job is one of the project that the message names,
+    and rather of the one that the conversation was about than of another.
+    """
+    ids = [int(one.name) for one in find_marked_names(message) if re.fullmatch(_ID, one.name)]
+    near = None if earlier is None else earlier.project_id
+    parameters = {"projects": _listed(projects), "message": message.lower(), "ids": ids, "near": near}
+    is_named = "(strpos(%(message)s, lower(name)) > 0 OR id = ANY (%(ids)s))"
+    query = (
+        f"SELECT id, id, name FROM {ProjectRow.table} WHERE {is_named} AND {_IS_VISIBLE.replace('project_id', 'id')}"
+        f" ORDER BY (id = %(near)s) DESC NULLS LAST, length(name) DESC, id LIMIT {MAX_NAMED}"
+    )
+    all_projects = [Candidate("project", *row) for row in await fetch_rows(source, query, parameters)]
+    query = (
+        f"SELECT id, project_id, name FROM {JobRow.table} WHERE {is_named} AND {_IS_VISIBLE}"
+        " ORDER BY (project_id = %(near)s OR project_id = ANY (%(named)s)) DESC NULLS LAST, length(name) DESC, id"
+        f" LIMIT {MAX_NAMED}"
+    )
+    named_projects = [one.id for one in all_projects]
+    rows = await fetch_rows(source, query, parameters | {"named": named_projects})
+    return choose_named((*all_projects, *(Candidate("job", *row) for row in rows)), message, near)
+
+
+def choose_named(things: Sequence[Candidate], message: str, near: int | None) -> NamedSubject:
+    """Returns the job among the things that a message names, or else the project. `near` is the project that the
+    conversation was about. Longer names count first: what is a part of one is no name of its own.
+    """
+    rest, found = message, list[Candidate]()
+    for name in sorted({one.name.lower() for one in things}, key=lambda name: (-len(name), name)):
+        equal = [one for one in things if one.name.lower() == name and names(rest, one.thing, name)]
+        found += equal
+        rest = remove_name(rest, name) if equal else rest
+    numbered = {(one.thing, one.name) for one in find_marked_names(rest)}
+    by_id = [one for one in things if (one.thing, str(one.id)) in numbered]
+    for one in by_id:
+        rest = remove_name(rest, str(one.id))
+    found += by_id
+    by_project = {one.project_id: len(one.name) for one in reversed(found) if one.thing == "project"}
+    jobs = [one for one in found if one.thing == "job"]
+    inside = [job for job in jobs if not by_project or job.project_id in by_project]
+    if inside:
+        job = max(
+            inside, key=lambda one: (by_project.get(one.project_id, 0), one.project_id == near, len(one.name), one.id)
+        )
+        return NamedSubject(ChatSubject(job.project_id, job.id), rest)
+    if not by_project:
+        return NamedSubject(None, rest)
+    project = max(by_project, key=lambda one: (by_project[one], one == near, one))
+    # A job of another project is none of this one.
+    return NamedSubject(ChatSubject(project), message if jobs else rest)
+
+
+async def _has_misspelt_job(source: AsyncConnection, project_id: int, message: str) -> bool:
+    """Returns whether a message has almost the name of a job of the project."""
+    query = f"SELECT name FROM {JobRow.table} WHERE project_id = %(project)s ORDER BY id DESC LIMIT {MAX_NAMED}"
+    rows = await fetch_rows(source, query, {"project": project_id})
+    return any(find_misspelt(message, name) is not None for (name,) in rows)
+
+
+async def _find_project_of_tests(
+    source: AsyncConnection, projects: Sequence[int] | None, message: str
+) -> ChatSubject | None:
+    """Returns the only project with the first test that a message names and that there is; None if there are others."""
+    for name in find_names_of_tests(message)[:MAX_TESTS]:
+        searched = SearchQuery.parse(name)
+        if not searched.words:
+            continue
+        query = (
+            f"SELECT project_id, name FROM {TestDocument.table} WHERE words @@ %(words)s::text::tsquery"
+            f" AND {_IS_VISIBLE} LIMIT {MAX_TESTS_OF_PROJECTS}"
+        )
+        parameters = {"words": searched.to_tsquery("&"), "projects": _listed(projects)}
+        rows = await fetch_rows_planned(source, query, parameters)
+        if found := {project_id for project_id, test in rows if names_test(message, test)}:
+            return ChatSubject(found.pop()) if len(found) == 1 else None
+    return None
+
+
+async def _offer_build(source: AsyncConnection, subject: ChatSubject) -> ChatSubject:
+    """Returns the newest build of the job, or of the project, as one that exists."""
+    newest = await _find_newest(source, subject)
+    if newest is None:
+        return ChatSubject(subject.project_id, build_choice="offered")
+    return ChatSubject(subject.project_id, newest.job_id, newest.id, "offered")
+
+
+async def _find_newest(source: AsyncConnection, subject: ChatSubject) -> BuildRow | None:
+    return await fetch_one(source, BuildRow, f"SELECT * {_NEWEST.format(_of(subject))} LIMIT 1", _ids(subject))
+
+
+async def _find_newest_of_branch(source: AsyncConnection, subject: ChatSubject) -> BuildRow | None:
+    """Returns the newest build of a branch that the message names, the first one that has builds. Only the newest
+    builds of the job, or of the project, are looked at.
+    """
+    words = find_branch_words(subject.rest)
+    if not words:
+        return None
+    newest = f"SELECT id, lower(branch) AS branch {_NEWEST.format(_of(subject))} LIMIT {MAX_BRANCH_BUILDS}"
+    query = (
+        f"SELECT b.* FROM ({newest}) found JOIN {BuildRow.table} b ON b.id = found.id"
+        " WHERE found.branch = ANY (%(words)s)"
+        " ORDER BY array_position(%(words)s::text[], found.branch), b.id DESC LIMIT 1"
+    )
+    return await fetch_one(source, BuildRow, query, _ids(subject) | {"words": words})
 
 
 async def _find_newest_failure(
-    source: AsyncConnection, subject: ChatSubject, message: str
+    source: AsyncConnection, subject: ChatSubject, message: str, of_branch: BuildRow | None
 ) -> results_history.ResultOrigin | None:
     """Returns the newest failure of the first test that a message names and that has failed in the project, and in the
-    job if one is known. Failures of forks do not count.
+    job if one is known. Failures of forks do not count, nor those of other branches than that of the build.
     """
     for name in find_names_of_tests(message)[:MAX_TESTS]:
         searched = SearchQuery.parse(name)
@@ -129,7 +272,12 @@ async def _find_newest_failure(
             if names_test(message, test):
                 origin = await results_history.find_origin(source, result_id)
                 build = None if origin is None else await builds.find(source, origin.build_id)
-                if build is not None and not build.untrusted and subject.job_id in (None, build.job_id):
+                if (
+                    build is not None
+                    and not build.untrusted
+                    and subject.job_id in (None, build.job_id)
+                    and (of_branch is None or build.branch == of_branch.branch)
+                ):
                     return origin
     return None
 
@@ -153,9 +301,18 @@ def _find_numbers(message: str) -> list[int]:
     return list(dict.fromkeys(map(int, found)))[:MAX_NUMBERS]
 
 
-def _is_named(name: str, message: str) -> bool:
-    """Returns whether the message has the name, in lower case, as words of its own: not `api` in `capital`."""
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message.lower()) is not None
+_NEWEST = (
+    f"FROM {BuildRow.table} WHERE {{}} AND status IN ('passed', 'failed') AND NOT untrusted AND selected_tests IS NULL"
+    " ORDER BY id DESC"
+)
+
+
+def _of(subject: ChatSubject) -> str:
+    return "job_id = %(job)s" if subject.job_id is not None else "project_id = %(project)s"
+
+
+def _ids(subject: ChatSubject) -> dict[str, object]:
+    return {"job": subject.job_id, "project": subject.project_id}
 
 
 _IS_VISIBLE = "(%(projects)s::bigint[] IS NULL OR project_id = ANY (%(projects)s))"

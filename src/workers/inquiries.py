@@ -14,8 +14,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from commands.handler import CommandContext, Handler
 from commands.inquiries import AnswerInquiry, FailInquiry, TakeInquiryStep
-from domain.assistant.answers import Answer, AnswerClaim, Question
-from domain.assistant.builtin_answers import answer
+from domain.assistant.answers import Question
+from domain.assistant.builtin_answers import answer, answer_without_project
 from domain.core.errors import Erased, Unavailable
 from domain.core.events import Damaged, Recorded
 from domain.inquiries import INQUIRY, JOB_TYPES, Inquiry, InquiryAnswered, InquiryAsked, JobType, find_job_type
@@ -44,9 +44,6 @@ SWEEP_INTERVAL_S = 60.0
 SWEPT_AT_ONCE = 100
 MAX_EARLIER = 4
 """Number of earlier messages of a conversation that an answer takes into account."""
-WHICH_PROJECT = (
-    "It is not clear which project the question is about. Name a build, a job or a project, or send a `build_id`."
-)
 FAILURE = "The assistant could not answer because of an error of the server. Ask again, or tell the operator."
 OVERDUE = "The assistant has not answered in an hour. Ask again, or tell the operator."
 
@@ -98,7 +95,7 @@ class InquiryAnswerer:
         kind, project_id = find_job_type(inquiry.kind), inquiry.project_id
         done: AnswerInquiry | None
         if project_id is None:
-            done = AnswerInquiry(inquiry.inquiry_id, Answer((AnswerClaim(WHICH_PROJECT),)))
+            done = AnswerInquiry(inquiry.inquiry_id, answer_without_project(inquiry.message))
         elif kind is None:
             done = await self._reply(inquiry, project_id)
         else:

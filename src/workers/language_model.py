@@ -78,6 +78,8 @@ class AnswerWriter:
         """
         if self.language_model is None:
             return Authored(builtin)
+        if evidence.question.build_choice == "offered":
+            return Authored(builtin, fell_back="What the question names does not exist, so no model was asked.")
         # In threads, since texts of the evidence take up to 0.5 s to mask, and others of this process must go on.
         prompt = await asyncio.to_thread(build_prompt, evidence, builtin)
         if not prompt.refs:

@@ -173,6 +173,36 @@ def test_a_named_test_is_looked_up_where_it_failed_last(opened: Server) -> None:
     assert "Nothing is known here about test_unknown" in unknown["reply"]
 
 
+def test_an_answer_is_about_what_was_asked(opened: Server, web: Project, other: Project) -> None:
+    project = given_project(opened)
+    member = opened.make_user("viewer", {project: "read"})
+    builds = []
+    for job, test in (("Tests", "test_only_here"), ("Vault", "test_of_both")):
+        build = given_build(opened, given_job(opened, project, name=job), branch="main", commit_sha="d4" * 20)
+        report = f'<testsuite name="s"><testcase classname="t" name="{test}"><failure message="no"/></testcase>'
+        upload(opened.admin, build, f"{report}</testsuite>".encode()).then(201)
+        finish(opened, build, "failed")
+        opened.wait_until_projected()
+        builds.append(build)
+    tests, vault = builds
+    by_test = ask(opened.admin, "Why did test_only_here fail?")
+    assert f"build:{tests}" in by_test["sources"]
+    again = ask(member, "Which tests failed?", session_id=ask(member, "Why?", build_id=vault)["session_id"])
+    assert "test_of_both" in again["reply"]
+    for message, missing in (
+        (f"Why did build {2**40} fail in job Tests?", f"No build {2**40} was found that you can read."),
+        (f"Why did build {other.build} fail?", f"No build {other.build} was found that you can read."),
+        (f"Why did job {other.job_name.split()[0]} fail?", "No job Nightly was found that you can read."),
+        ("Why is Vualt red?", "No job Vualt was found that you can read; there is a job Vault."),
+        ("Why is the feature branch of the Tests job red?", "No branch feature of job Tests was found"),
+    ):
+        reply = ask(member, message)
+        newest = tests if "Tests" in message else vault
+        assert reply["reply"].startswith(missing), message
+        assert (reply["sources"], reply["next_step"]) == ([f"build:{newest}"], None)
+    assert ask(opened.admin, f"Why did build {2**40} fail?")["reply"].startswith(f"No build {2**40} was found")
+
+
 def test_a_conversation_goes_on(member: Client, web: Project) -> None:
     first = ask(member, "Why did this build fail?", build_id=web.build)
     second = ask(member, "Which tests failed?", session_id=first["session_id"])

@@ -1,12 +1,13 @@
 """Chat replies to messages that name tests and builds: they are about these, or say that they are not."""
 
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
 from domain.assistant.answers import Answer, BuildChoice, Question
-from domain.assistant.builtin_answers import answer
+from domain.assistant.builtin_answers import answer, answer_without_project
 from domain.assistant.chat_mentions import MAX_NAMES, find_build_numbers, find_names_of_tests, names_test
 from domain.assistant.evidence import (
     BuildFacts,
@@ -161,6 +162,35 @@ def test_a_reply_says_that_it_is_about_another_build() -> None:
     project = ask("Why did build 99 fail?", build=None, project=ProjectFacts(12, 7, 2, 6)).text
     assert project.startswith("No build 99 was found that you can read.")
     assert "not about" not in ask("Why did build 8 fail?").text
+
+
+@pytest.mark.parametrize(
+    "message", ["Why did build 999999 fail?", "Fix job Vualt", "Which tests of Unti tests failed?"]
+)
+def test_another_build_is_offered_but_not_explained(message: str) -> None:
+    question = Question("chat", 12, build_id=8, message=message, build_choice="offered")
+    reply = ask(message, question=question)
+    first, second = reply.claims
+    assert re.match(r"No (build 999999|job Vualt|job Unti tests) was found", first.text)
+    assert "build 8 of job Unit tests, which failed" in second.text
+    assert (reply.classification, reply.next_step, reply.sources) == (None, None, ["build:8"])
+
+
+def test_a_reply_names_the_branch_that_was_asked_about() -> None:
+    question = Question("chat", 12, build_id=8, message="Why is x red?", build_choice="newest_of_branch")
+    reply = ask("", question=question, build=msgspec.structs.replace(BUILD, branch="x"))
+    assert reply.text.startswith("This is about build 8 of job Unit tests, the newest of branch x that has ended.")
+
+
+def test_the_slowest_test_is_not_one_that_failed() -> None:
+    reply = ask("What is the slowest test?")
+    assert "/test-cases?project_id=12&sort=slowest" in reply.text
+    assert "test_discount" not in reply.text
+
+
+def test_a_question_about_no_project_says_what_was_not_found() -> None:
+    assert answer_without_project("Why did build 99 fail?").text.startswith("No build 99 was found that you can read.")
+    assert answer_without_project("Why?").text.startswith("It is not clear which project")
 
 
 def test_a_question_about_a_build_is_not_answered_about_a_project_silently() -> None:

@@ -1,13 +1,15 @@
-"""Choice of the build that a question is about if nobody has named one."""
+"""Choice of the project, job and build that a question is about."""
 
 from datetime import UTC, datetime
 from typing import Any
+
+import pytest
 
 from domain.builds import BuildFinished, BuildQueued, Verdict
 from projections import builds
 from projections.build_groups import fetch_earlier
 from projections.builds import BuildRow
-from projections.chat_subjects import ChatSubject, choose_build, find_worst
+from projections.chat_subjects import Candidate, ChatSubject, choose_build, choose_named, find_worst
 from projections.engine.engine import Engine, ensure_tables
 from testhide.processes import Core
 from tests.projections.toys import recorded
@@ -46,6 +48,68 @@ async def test_a_build_of_some_tests_says_nothing_about_the_job(parts: Core) -> 
         assert [earlier.id for earlier in await fetch_earlier(connection, newest)] == [11, 10]
 
 
+SHOP, DOCS = Candidate("project", 1, 1, "Shop"), Candidate("project", 2, 2, "Tests of docs")
+IN_SHOP = (Candidate("job", 11, 1, "Tests"), Candidate("job", 12, 1, "Nightly"), Candidate("job", 13, 1, "Lint shop"))
+IN_DOCS = (Candidate("job", 21, 2, "Tests"), Candidate("job", 22, 2, "Nightly"), Candidate("job", 23, 2, "Docs"))
+
+
+@pytest.mark.parametrize(
+    ("message", "near", "project", "job"),
+    [
+        ("Which tests failed?", None, None, None),
+        ("Which tests failed?", 1, None, None),
+        ("Which tests of Shop are flaky?", None, 1, None),
+        ("Which tests of docs are flaky?", None, 2, None),
+        ("Is job Tests of Shop red?", None, 1, 11),
+        ("Is job Tests red?", 2, 2, 21),
+        ("Is job Tests red?", 1, 1, 11),
+        ("Why is the nightly red?", 1, 1, 12),
+        ("Why is lint shop red?", 2, 1, 13),
+        ("Why is job 22 red?", 1, 2, 22),
+        ("Why are the docs red?", 1, 2, 23),
+    ],
+)
+def test_what_a_message_names(message: str, near: int | None, project: int | None, job: int | None) -> None:
+    found = choose_named((SHOP, DOCS, *IN_SHOP, *IN_DOCS), message, near).subject
+    assert found == (None if project is None else ChatSubject(project, job))
+
+
+def test_a_job_of_another_project_than_the_named_one_is_not_found() -> None:
+    found = choose_named((SHOP, IN_DOCS[1]), "Why is job Nightly of Shop red?", None)
+    assert found.subject == ChatSubject(1)
+    assert "Nightly" in found.rest
+    assert "Nightly" not in choose_named((SHOP, *IN_SHOP), "Why is job Nightly of Shop red?", None).rest
+
+
+async def test_a_question_about_a_branch(parts: Core) -> None:
+    async with parts.pool.connection() as connection:
+        await ensure_tables(connection, [builds.PROJECTION])
+        events = [
+            *build_events(10, "failed", branch="Feature/pay"),
+            *build_events(11, "failed"),
+            *build_events(12, "passed"),
+        ]
+        await Engine(connection, (builds.PROJECTION,), announce=False).apply(recorded(*events), 0)
+        for message, build, choice in (
+            ("Why is feature/pay red?", 10, "newest_of_branch"),
+            ("Why is the feature/pay branch red?", 10, "newest_of_branch"),
+            ("Why is main red?", 12, "newest_of_branch"),
+            ("Why is it red?", 12, "newest"),
+            ("Why is branch release red?", 12, "offered"),
+        ):
+            for subject in (ChatSubject(1, 5, rest=message), ChatSubject(1, rest=message)):
+                chosen = await choose_build(connection, subject, message)
+                assert (chosen.build_id, chosen.build_choice) == (build, choice), message
+        asked = {"And on main?": 12, "And on feature/pay?": 10, "And what now?": 11}
+        for message, build in asked.items():
+            before = ChatSubject(1, 5, 10 if build == 12 else 11, rest=message)
+            assert (await choose_build(connection, before, message)).build_id == build, message
+        stays = ChatSubject(1, 5, 11, rest="Is main red?")
+        assert (await choose_build(connection, stays, "Is main red?")).build_id == 11
+        missing = ChatSubject(1, 5, 11, is_missing=True)
+        assert (await choose_build(connection, missing, "Why?")).build_choice == "offered"
+
+
 def build_events(number: int, status: Verdict, **fields: Any) -> list[BuildQueued | BuildFinished]:
     ids: dict[str, Any] = {"build_id": number, "job_id": 5, "project_id": 1}
-    return [BuildQueued(**ids, branch="main", **fields), BuildFinished(**ids, status=status)]
+    return [BuildQueued(**ids | {"branch": "main"} | fields), BuildFinished(**ids, status=status)]

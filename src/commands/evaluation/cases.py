@@ -16,7 +16,7 @@ import msgspec
 
 from commands.evaluation.facts import BUILD_ID, PROJECT_ID, CaseFacts, make_evidence
 from domain.assistant import builtin_answers
-from domain.assistant.answers import Answer, Question
+from domain.assistant.answers import Answer, BuildChoice, Question
 from domain.assistant.evidence import Evidence
 from domain.assistant.grading import ExpectedAnswer, ExpectedHealth, Grade, grade_answer, grade_health
 from domain.evals import Suite, SuiteChoice
@@ -88,11 +88,14 @@ class ChatCase(QuestionCase, frozen=True, tag="chat"):
     message: str
     earlier: tuple[tuple[str, str], ...] = ()
     """Earlier messages of the conversation, the oldest first, each with its reply."""
+    build_choice: BuildChoice = ""
 
     @property
     def question(self) -> Question:
         build_id = BUILD_ID if self.facts.build is not None else None
-        return Question("chat", PROJECT_ID, build_id, message=self.message, earlier=self.earlier)
+        return Question(
+            "chat", PROJECT_ID, build_id, message=self.message, earlier=self.earlier, build_choice=self.build_choice
+        )
 
 
 Case = HealthCase | DiagnosisCase | ChatCase

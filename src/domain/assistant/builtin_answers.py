@@ -11,6 +11,7 @@ from domain.assistant import diagnosis_claims as claims
 from domain.assistant.answers import Answer, AnswerClaim
 from domain.assistant.chat_intents import BUILD_INTENTS, Intent, find_intent
 from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers, find_names_of_tests
+from domain.assistant.chat_names import describe_missing
 from domain.assistant.diagnoses import Diagnosis, diagnose
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
 from domain.assistant.failure_causes import is_flaky_by_history
@@ -28,6 +29,10 @@ CAPABILITIES = (
 LANGUAGE = "It understands English only."
 NAME_A_BUILD = "name a build, such as build 12, or a job, whose newest build counts then."
 WHOLE_PROJECT = "What follows is about the whole project."
+WHICH_PROJECT = (
+    "It is not clear which project the question is about. Name a build, a job or a project, or send a `build_id`."
+)
+NOT_FOUND = "What the question names was not found among what you can read."
 
 
 def answer(evidence: Evidence) -> Answer:
@@ -38,6 +43,12 @@ def answer(evidence: Evidence) -> Answer:
     if question.kind == "chat":
         return _reply_to_message(evidence)
     return answer_diagnosis(evidence)
+
+
+def answer_without_project(message: str) -> Answer:
+    """Returns the reply to a chat message of which it is not known which project it is about."""
+    missing = describe_missing(message)
+    return Answer((*((AnswerClaim(missing),) if missing else ()), AnswerClaim(WHICH_PROJECT)))
 
 
 def answer_diagnosis(evidence: Evidence) -> Answer:
@@ -120,20 +131,34 @@ def _reply_to_message(evidence: Evidence) -> Answer:
     reply = _reply(evidence, intent)
     if intent == "unknown":
         return reply
-    if build is not None:
-        reply = msgspec.structs.replace(reply, claims=(*_name_chosen_build(evidence, build, intent), *reply.claims))
+    if evidence.question.build_choice == "offered" or (build is None and find_build_numbers(message)):
+        return Answer(tuple(_offer(evidence, message)))
+    if build is None:
+        return reply
+    reply = msgspec.structs.replace(reply, claims=(*_name_chosen_build(evidence, build, intent), *reply.claims))
     numbers = find_build_numbers(message)
-    others = [str(number) for number in numbers if build is None or number != build.id]
+    others = [str(number) for number in numbers if number != build.id]
     if others:
         named = f"build {others[0]}" if len(others) == 1 else f"builds {', '.join(others[:-1])} and {others[-1]}"
-        if build is None:
-            verb = "was" if len(others) == 1 else "were"
-            claim = AnswerClaim(f"No {named} {verb} found that you can read.")
-        else:
-            claim = AnswerClaim(f"This answer is about build {build.id}, not about {named}.", (build_ref(build.id),))
-        step = reply.next_step if build is not None and build.id in numbers else None
+        claim = AnswerClaim(f"This answer is about build {build.id}, not about {named}.", (build_ref(build.id),))
+        step = reply.next_step if build.id in numbers else None
         return msgspec.structs.replace(reply, claims=(claim, *reply.claims), next_step=step)
     return reply
+
+
+def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
+    """Says that what the message names does not exist, and which build does. Another build is not explained instead."""
+    build = evidence.build
+    yield AnswerClaim(describe_missing(message, "" if build is None else build.job) or NOT_FOUND)
+    if build is None:
+        yield AnswerClaim(f"To ask about another one, {NAME_A_BUILD}")
+        return
+    on = f" on branch {build.branch}" if build.branch else ""
+    yield AnswerClaim(
+        f"The newest build there is: build {build.id} of job {build.job}{on}, which {build.status}. Ask about it by its"
+        " number if you mean that one.",
+        (build_ref(build.id),),
+    )
 
 
 def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) -> Iterator[AnswerClaim]:
@@ -149,6 +174,10 @@ def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) ->
             why = "the one with the most failed tests among the newest builds of its matrix that did not pass"
         case "newest_failure":
             why = "the newest in which this test failed"
+        case "newest_of_branch":
+            why = f"the newest of branch {build.branch} that has ended"
+        case "offered":
+            return
     yield AnswerClaim(f"This is about build {build.id} of job {build.job}, {why}.", (build_ref(build.id),))
     if intent in ("flaky", "history", "changed", "duration"):
         yield from claims.describe_group(evidence)
@@ -159,6 +188,9 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
     if intent == "unknown":
         ref = () if build is None else (build_ref(build.id),)
         return Answer((AnswerClaim(f"The assistant does not know how to answer that. {CAPABILITIES} {LANGUAGE}", ref),))
+    if intent == "times":
+        slowest = f"GET /api/v3/test-cases?project_id={evidence.question.project_id}&sort=slowest"
+        return Answer((AnswerClaim(f"How long single tests take is not looked up here. {slowest} lists them."),))
     if build is None:
         if evidence.project is None:
             return Answer((AnswerClaim(f"No build was found that the question may be about. {CAPABILITIES}"),))

@@ -5,7 +5,7 @@ intents.
 import re
 from typing import Literal
 
-Intent = Literal["flaky", "history", "changed", "next", "tests", "duration", "summary", "why", "unknown"]
+Intent = Literal["flaky", "history", "changed", "next", "times", "tests", "duration", "summary", "why", "unknown"]
 
 BUILD_INTENTS: tuple[Intent, ...] = ("why", "changed", "next", "tests", "duration")
 """Intents of questions that can only be answered about a build."""
@@ -46,6 +46,20 @@ _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
         ),
     ),
     (
+        "times",
+        re.compile(
+            r"\b(?:slow(?:er|est)?|fast(?:er|est)?|longest|quickest|time-consuming) (?:\w+ ){0,3}(?:tests?|cases?)\b"
+            r"|\b(?:tests?|cases?)\b (?:\w+ ){0,3}(?:slow(?:er|est)?|longest|fast(?:er|est)?|quickest)\b"
+        ),
+    ),
+    (
+        "summary",
+        re.compile(
+            r"\b(?:which|what|list|how many|show)\b.{0,40}\b(?:tests?|cases?) (?:\w+ ){0,3}"
+            r"(?:pass(?:ed|es)?|skipped|ran|run)\b"
+        ),
+    ),
+    (
         "tests",
         re.compile(r"\b(?:which|what|list|how many|show)\b.{0,40}\b(?:tests?|cases?|failures|failed|failing)\b"),
     ),
@@ -54,7 +68,8 @@ _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
         "summary",
         re.compile(
             r"\b(?:summar(?:y|ize|ise|izes|ized)|overview|tl;?dr|in short|status|what happened|tell me about|describe"
-            r"|recap|result of|how did|how (?:is|are|was|were)|health|pass rate|report|trend)\b"
+            r"|recap|result of|how did|how (?:is|are|was|were)|healthy?|report|trend"
+            r"|pass(?:ed|es|ing)?|green|succe\w{2,6}|finished|(?:is|was|are|were) (?:\w+ ){1,5}(?:ok|okay|fine))\b"
         ),
     ),
     (

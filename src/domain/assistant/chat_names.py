@@ -1,0 +1,180 @@
+"""Names of projects, jobs and branches in a chat message.
+
+A name whose words are all words of questions, such as `Tests`, is meant only if the message says so: `job Tests`, `the
+Tests job`, or in quotes. All patterns take linear time: each begins at the beginning of a word only.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from domain.assistant.chat_mentions import find_build_numbers
+
+Thing = Literal["project", "job", "branch"]
+
+MIN_NAME = 3
+"""Number of characters of a name from which on it counts wherever it is in a message."""
+MIN_MISSPELT = 5
+"""Number of letters of a word from which on it may be a misspelt name."""
+MAX_WORDS = 100
+"""Number of words of a message that may be names of branches. The first ones count."""
+_WORDS = """
+a about action actions after again all already also always an and any anything are as at avoid back bad be because
+been before began begin being best better between big both branch branches break breaking broke broken bug bugs
+build builds but by can case cases cause causes change changed changes check checks commit commits compare could
+crash crashed current currently day days did diff difference do does done down duration each earlier either else
+end ended ending ends error errors ever every explain fail failed failing fails failure failures fast faster fine
+finish finished first fix fixed flake flakes flaky for from get gets getting go goes going good got green had hang
+hanging hangs happen happened happening happens has have healthy help here history how i if in inside into
+investigate is issue issues it its job jobs just know known last late lately latest least left less list log logs
+long look made make many me mean merge minutes month more most much my need new newest next no none not nothing now
+of off often ok old on once one only open or other our out over overall pass passed passes passing pending please
+previous problem problems project projects pull quarantine queue queued random randomly rate reason recent recently
+red report reports request rerun result results retry right run running runs said same say see seen should show
+since skip skipped slow slower slowest so some stable start started starting starts state stats status still stop
+stopped stuck succeed succeeded success suite suites summary take taken takes tell test testing tests than that the
+their them then there these they this those ticket time timeout to today together too took trend trends try two
+under unstable until up us use very was we week weeks well went were what when where whether which while who whole
+why will with without work worked working works worse would wrong yes yesterday yet you your
+"""
+"""Words that questions have, whatever they are about."""
+_QUESTION_WORDS = frozenset(_WORDS.split())
+_NAMES_OF_JOBS = frozenset(("build", "builds", "check", "checks", "report", "reports", "test", "tests"))
+"""Words of questions that are also names, if they are marked as such and begin with a capital letter."""
+_DETERMINERS = "the|this|that|these|those|my|our|your|its|their|a|an|any|every|each|which|what|whose|no|all|some|per"
+_NO_NAMES = frozenset(("called", "default", "id", "main", "name", "named", "number", "own", "parent", "such"))
+"""Words that say which branch or job is meant without naming it, besides those of questions."""
+_NAME = r"[\w][\w./-]*"
+_OPENING, _CLOSING = "[\"'“‘`]", "[\"'”’`]"
+_AFTER = re.compile(
+    rf"(?:\b(?P<article>{_DETERMINERS}) )?\b(?P<thing>project|job|branch):? (?:(?:called|named) )?"
+    rf"(?:{_OPENING}(?P<quoted>[^\"'“”‘’`]{{1,100}}){_CLOSING}|(?P<name>{_NAME}))",
+    re.IGNORECASE,
+)
+_BEFORE = re.compile(
+    rf"(?:{_OPENING}(?P<quoted>[^\"'“”‘’`]{{1,100}}){_CLOSING}|\b(?:{_DETERMINERS}) (?P<name>{_NAME}))"
+    r" (?P<thing>project|job|branch)\b",
+    re.IGNORECASE,
+)
+_ORDER: tuple[Thing, ...] = ("branch", "job", "project")
+
+
+class NamedThing(msgspec.Struct, frozen=True):
+    thing: Thing
+    name: str
+
+
+def names(message: str, thing: Thing, name: str) -> bool:
+    """Returns whether a message has the name, as words of its own: not `api` in `capital`. A short name, or one of
+    words that questions have, must be marked as one.
+    """
+    text, word = message.lower(), re.escape(name.lower())
+    if len(name) >= MIN_NAME and not _is_common(name):
+        return re.search(rf"(?<!\w){word}(?!\w)", text) is not None
+    return (
+        re.search(
+            rf"\b{thing}:? (?:(?:called|named) )?{_OPENING}?{word}(?!\w)|(?<!\w){word}{_CLOSING}? {thing}\b"
+            rf"|{_OPENING}{word}{_CLOSING}",
+            text,
+        )
+        is not None
+    )
+
+
+def remove_name(message: str, name: str) -> str:
+    """Returns a message with a mark instead of each mention of the name."""
+    return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\N{BULLET}", message, flags=re.IGNORECASE)
+
+
+def find_marked_names(message: str) -> tuple[NamedThing, ...]:
+    """Returns what a message says to be the name of a project, a job or a branch, such as `job Nightly` and `the
+    release branch`: branches first, then jobs, then projects.
+    """
+    text = " ".join(message.split())
+    found = dict.fromkeys((*_find_after(text), *_find_before(text)))
+    return tuple(sorted(found, key=lambda named: _ORDER.index(named.thing)))
+
+
+def find_branch_words(message: str) -> list[str]:
+    """Returns the words of a message that may be names of branches, in lower case."""
+    words = [word.strip("./-").lower() for word in re.findall(_NAME, message)]
+    marked = [named.name.lower() for named in find_marked_names(message) if named.thing == "branch"]
+    return list(dict.fromkeys((*marked, *(word for word in words if word not in _QUESTION_WORDS))))[:MAX_WORDS]
+
+
+def find_misspelt(message: str, name: str) -> str | None:
+    """Returns the words of a message that are the name but for one letter, or for two that are swapped. None if the
+    message has none, or has the name itself.
+    """
+    words, size = re.findall(r"[\w./-]*\w", message), len(name.split())
+    for start in range(max(0, len(words) - size + 1)):
+        written = " ".join(words[start : start + size])
+        if not _is_common(written) and _is_misspelt(written.lower(), name.lower()):
+            return written
+    return None
+
+
+def describe_missing(message: str, job: str = "") -> str:
+    """Returns a sentence that says that what a message names was not found: builds; or else what is marked as a name;
+    or else what is almost the name of the job. Empty if the message names nothing.
+    """
+    numbers = [str(number) for number in find_build_numbers(message)]
+    if numbers:
+        what = f"build {numbers[0]}" if len(numbers) == 1 else f"builds {', '.join(numbers[:-1])} and {numbers[-1]}"
+        return f"No {what} {'was' if len(numbers) == 1 else 'were'} found that you can read."
+    if marked := find_marked_names(message):
+        what = " of ".join(f"{named.thing} {named.name}" for named in marked)
+        return f"No {what} was found that you can read."
+    if job and (written := find_misspelt(message, job)) is not None:
+        return f"No job {written} was found that you can read; there is a job {job}."
+    return ""
+
+
+def _find_after(text: str) -> Iterable[NamedThing]:
+    for match in _AFTER.finditer(text):
+        thing: Thing = match["thing"].lower()  # type: ignore[assignment]
+        if match["quoted"] is not None:
+            yield NamedThing(thing, match["quoted"])
+            continue
+        name = match["name"].rstrip("./-")
+        # `the job hangs` has no name, but `job hangs` and `the job Hangs` have one.
+        if _may_name(name) and (match["article"] is None or not name.islower()):
+            yield NamedThing(thing, name)
+
+
+def _find_before(text: str) -> Iterable[NamedThing]:
+    for match in _BEFORE.finditer(text):
+        name = match["quoted"] or match["name"].rstrip("./-")
+        if match["quoted"] is not None or _may_name(name):
+            yield NamedThing(match["thing"].lower(), name)  # type: ignore[arg-type]
+
+
+def _may_name(word: str) -> bool:
+    if word.istitle() and word.lower() in _NAMES_OF_JOBS:
+        return True
+    return bool(word) and word.lower() not in _QUESTION_WORDS | _NO_NAMES
+
+
+def _is_common(name: str) -> bool:
+    """Returns whether all words of a name are words of questions."""
+    return all(word in _QUESTION_WORDS for word in re.findall(r"\w+", name.lower()))
+
+
+def _is_misspelt(written: str, name: str) -> bool:
+    if min(len(written), len(name)) < MIN_MISSPELT or abs(len(written) - len(name)) > 1 or written[0] != name[0]:
+        return False
+    start = _count_equal(written, name)
+    if start == min(len(written), len(name)):
+        return False  # another form of the word, such as its plural
+    end = _count_equal(written[start:][::-1], name[start:][::-1])
+    one, other = written[start : len(written) - end], name[start : len(name) - end]
+    return max(len(one), len(other)) <= 1 or (len(one) == 2 and one == other[::-1])
+
+
+def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
+    """Returns the number of characters at the beginning that are equal."""
+    return next(
+        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
