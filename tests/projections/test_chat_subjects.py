@@ -112,4 +112,5 @@ async def test_a_question_about_a_branch(parts: Core) -> None:
 
 def build_events(number: int, status: Verdict, **fields: Any) -> list[BuildQueued | BuildFinished]:
     ids: dict[str, Any] = {"build_id": number, "job_id": 5, "project_id": 1}
-    return [BuildQueued(**ids | {"branch": "main"} | fields), BuildFinished(**ids, status=status)]
+    queued: dict[str, Any] = ids | {"branch": "main"} | fields
+    return [BuildQueued(**queued), BuildFinished(**ids, status=status)]
