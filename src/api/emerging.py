@@ -16,10 +16,10 @@ from api.http.types import MAX_ID
 from api.projects import find_visible_project
 from api.test_health import first_day
 from domain.core.errors import NotFound
-from domain.run_histories import MINUTES_OF_DAY, RunHistory, count_failing
+from domain.run_histories import MINUTES_OF_DAY, RunHistory, count_failing, follow
 from domain.test_health import FAILED, LEFT_OUT, RETRIED
 from projections import emerging, test_health
-from projections.emerging import Emergence
+from projections.emerging import Emergence, EmergenceRow
 from projections.test_health import MAX_SUSPECTS, CaseHistory
 
 
@@ -152,9 +152,9 @@ class EmergingController(Controller):
         return Response([to_detection(row) for row in found], headers=headers)
 
 
-def compare(case: CaseHistory, window: int, detected_at: datetime | None) -> EmergingTest | None:
+def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> EmergingTest | None:
     """Compares the last `window` runs of a test with those before. Returns None if there are none before, or if none of
-    the last ones failed.
+    the last ones failed. `detected` is the recorded rise, which may have begun before these runs.
     """
     history = case.history.without_unknown()
     recent, baseline = history.newest(window), history.before_newest(window)
@@ -170,17 +170,22 @@ def compare(case: CaseHistory, window: int, detected_at: datetime | None) -> Eme
         baseline_rate=round(rate_before, 4),
         recent_rate=round(rate, 4),
         delta=round(rate - rate_before, 4),
-        first_seen_build=find_first_failing(recent),
+        first_seen_build=find_first_failing(history, recent) if detected is None else detected.first_build_id,
         baseline_runs=runs_before,
         recent_runs=runs,
         recent_failing=failing,
-        detected=detected_at is not None,
-        detected_at=detected_at,
+        detected=detected is not None,
+        detected_at=None if detected is None else detected.detected_at,
     )
 
 
-def find_first_failing(history: RunHistory) -> int:
-    return next(run.build_id for run in history.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT)
+def find_first_failing(history: RunHistory, recent: RunHistory) -> int:
+    """Returns the build with which a rise began that is not recorded: where the evidence for it begins, which may be
+    before the recent runs.
+    """
+    return follow(history).first_build_id or next(
+        run.build_id for run in recent.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT
+    )
 
 
 def to_detection(row: Emergence) -> Detection:

@@ -92,7 +92,9 @@ def parse_types(text: str | None) -> list[SearchType]:
         return list(TYPES)
     names = {name.strip() for name in text.split(",")}
     if unknown := sorted(names - set(TYPES)):
-        raise Invalid.field("types", f"must be some of {', '.join(TYPES)}, separated by commas, not {unknown[0]!r}")
+        raise Invalid.field(
+            "types", f"must be some of {', '.join(TYPES)}, separated by commas, not {', '.join(map(repr, unknown))}"
+        )
     return [type for type in TYPES if type in names]
 
 

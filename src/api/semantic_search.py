@@ -118,7 +118,8 @@ class SemanticSearchController(Controller):
 
 def to_results(rankings: Sequence[Sequence[PassageRank]], words: Sequence[str], limit: int) -> list[SemanticResult]:
     """Fuses rankings: that by words, and that by vectors if there is one. Passages that are equally relevant by their
-    words are in the order of the ranking by vectors.
+    words are in the order of the ranking by vectors. If no passage has a word of the query, the scores are multiplied
+    by the similarity, so that a query of another subject gets low ones.
     """
     by_words, *by_vectors = rankings
     similarity = {item.id: item.relevance for ranking in by_vectors for item in ranking}
@@ -126,6 +127,8 @@ def to_results(rankings: Sequence[Sequence[PassageRank]], words: Sequence[str], 
     rankings = [ordered, *by_vectors]
     found = {item.id: item for ranking in rankings for item in ranking}
     scores = fuse([[item.id for item in ranking] for ranking in rankings])
+    if not by_words:
+        scores = {id: score * similarity[id] for id, score in scores.items()}
     return [
         SemanticResult(
             item.type, item.subject_id, round(score, 4), make_snippet(item.text, words), item.build_id, item.result_id

@@ -145,7 +145,7 @@ class TestCaseController(Controller):
         header `Link: rel="next"` leads to the next page. Either `project_id` or `job_id` is required.
         """
         if (project_id is None) == (job_id is None):
-            raise Invalid.field("project_id", "or `job_id` is required, and not both")
+            raise Invalid.field("project_id", "is required, or `job_id` instead of it; not both")
         position = None if after is None else parse_position(after)
         await find_project_of(ctx, project_id, job_id)  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:

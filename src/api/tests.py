@@ -84,6 +84,7 @@ class ReportView(msgspec.Struct):
     failed: int
     skipped: int
     duration_s: int
+    """Sum of the durations of the tests in seconds. The build may have taken longer or, with parallel tests, less."""
     known_issues: int
     classified_by_rules: int
     """Number of failures that match a known issue of this server. They do fail the build."""

@@ -100,4 +100,6 @@ def to_trend_item(day: TrendDay) -> TrendItem:
         day,
         pass_rate=round(day.passed / judged, 4) if judged else None,
         flake_rate=round(day.flaky_results / day.results, 4) if day.results else None,
+        duration_s=None if day.duration_s is None else round(day.duration_s, 3),
+        time_to_green_s=None if day.time_to_green_s is None else round(day.time_to_green_s, 3),
     )

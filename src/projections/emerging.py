@@ -11,7 +11,7 @@ from domain.projects import ProjectDeleted
 from projections.engine.model import Change, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import fetch_all
 from projections.results_cases import TestCaseRow
-from store.postgres.queries import Source, fetch_rows
+from store.postgres.queries import Source
 
 VERSION = 1
 
@@ -125,10 +125,8 @@ async def fetch_page(
     return await fetch_all(source, Emergence, query, parameters)
 
 
-async def find_open(source: Source, case_ids: Sequence[int]) -> dict[int, datetime]:
-    """Returns, for those of the test cases whose flakiness has emerged and is not settled, when that was detected."""
-    query = (
-        f"SELECT test_case_id, detected_at FROM {EmergenceRow.table}"
-        " WHERE test_case_id = ANY (%(cases)s) AND settled_at IS NULL"
-    )
-    return dict(await fetch_rows(source, query, {"cases": list(case_ids)}))
+async def find_open(source: Source, case_ids: Sequence[int]) -> dict[int, EmergenceRow]:
+    """Returns test case -> emergence of its flakiness, for those of the test cases of which it is not settled."""
+    query = f"SELECT * FROM {EmergenceRow.table} WHERE test_case_id = ANY (%(cases)s) AND settled_at IS NULL"
+    rows = await fetch_all(source, EmergenceRow, query, {"cases": list(case_ids)})
+    return {row.test_case_id: row for row in rows}

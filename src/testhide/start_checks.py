@@ -68,10 +68,12 @@ async def open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> 
     """
     try:
         await ring.open()
+        # Without the question, PostgreSQL would log an error at the first start.
+        ((keys,),) = await fetch_rows(pool, "SELECT to_regclass('stored_events_keys')")
+        if keys is None:
+            return  # a new database, before its migration
         await log.data_keys.check_secret()
         await ring.follow()
-    except UndefinedTable:
-        return  # a new database, before its migration
     except RingDamaged as error:
         raise Fault(
             f"The key ring is damaged: {error}. Put back the rows of root_keys and root_key_wraps from a backup."

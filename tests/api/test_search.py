@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from api.search import parse_types
+from domain.core.errors import Invalid
 from tests.support.builders import finish, given_build, given_job, given_node, given_pool, given_project, upload
 from tests.support.http import Client
 from tests.support.server import Server
@@ -140,3 +142,9 @@ def test_a_deletion_is_final(server: Server) -> None:
     server.admin.when("DELETE", f"/projects/{deleted.project}").then(204)
     server.wait_until_projected()
     assert search(server.admin, deleted.word) == []
+
+
+def test_all_unknown_types_are_named() -> None:
+    with pytest.raises(Invalid, match="not 'bogus', 'robots'") as refused:
+        parse_types("build,robots,bogus")
+    assert "build, test, job" in str(refused.value)

@@ -10,11 +10,13 @@ from xml.sax.saxutils import escape, quoteattr
 import pytest
 from bench.support.paraphrases import HELD_OUT, OTHERS, PAIRS
 
+from api.semantic_search import to_results
 from commands.explanations import ExplainBuild
 from commands.handler import CommandContext, Handler
 from domain.failures.log_explanations import Excerpt
 from store.clock import utcnow
 from store.tables import passages
+from store.tables.passages import PassageRank
 from testhide.engines import Engines
 from testhide.processes import core
 from tests.support.builders import given_build, given_job, given_project, upload
@@ -179,3 +181,10 @@ def test_what_is_refused(server: Server, many: Failing) -> None:
         assert server.admin.get("/api/v3/ai/search", params=parameters).status_code == 422
     assert server.admin.get("/api/v3/ai/search", params={"q": "word", "project_id": 2**52}).status_code == 404
     assert search(server.admin, "--", many.project)["results"] is not None
+
+
+def test_a_query_without_any_of_its_words_gets_scores_by_similarity() -> None:
+    near, far = (PassageRank(id, "test", id, id, 1, "message", relevance) for id, relevance in ((1, 0.6), (2, 0.2)))
+    unknown = to_results([[], [near, far]], ["milkshake"], 5)
+    assert [(item.id, item.score) for item in unknown] == [(1, 0.3), (2, 0.0984)]
+    assert [item.score for item in to_results([[far], [near, far]], ["message"], 5)] == [0.9919, 0.5]

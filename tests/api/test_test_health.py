@@ -6,9 +6,14 @@ from typing import Any
 
 import pytest
 
+from api.emerging import compare
 from commands.flakiness import RecordChangedFlakiness
 from commands.handler import CommandContext, Handler
 from domain.flakiness import FlakinessEmerged, FlakinessSettled
+from domain.run_histories import NotableRun, RunHistory
+from domain.test_health import FAILED
+from projections.emerging import EmergenceRow
+from projections.test_health import CaseHistory
 from store.clock import utcnow
 from testhide.processes import core
 from tests.support.builders import finish, given_build, given_job, given_project, upload
@@ -277,3 +282,15 @@ def test_the_history_of_rises(server: Server, history: dict[str, Any]) -> None:
         assert answer.status_code == status, query
     trail = server.admin.fetch("/audit/events", project_id=project, limit=3)
     assert "fails more often since build" in str(trail)
+
+
+def test_a_rise_begins_where_the_evidence_for_it_does() -> None:
+    failing = [NotableRun(number, 1_000 + number, 0, FAILED) for number in range(106, 121)]
+    case = CaseHistory(7, 1, "t::late", "s", RunHistory(failing, 120))
+    found = compare(case, 10, None)
+    assert found is not None
+    assert (found.first_seen_build, found.recent_failing) == (1_106, 10)
+    recorded = EmergenceRow(1, 7, 1, 1_108, 1_104, utcnow(), 0, 90, 3, 8)
+    known = compare(case, 10, recorded)
+    assert known is not None
+    assert (known.first_seen_build, known.detected_at) == (1_104, recorded.detected_at)

@@ -1,13 +1,15 @@
 """Trends of jobs and projects over HTTP."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
+from api.trends import to_trend_item
 from projections.builds import BuildRow
+from projections.trends import TrendDay
 from tests.api.test_tests import FAILS, PASSES
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.server import Server
@@ -78,3 +80,8 @@ def test_days_are_checked(server: Server, job: int) -> None:
     assert len(trend(server, f"/jobs/{job}")) == 30
     assert server.admin.get(f"/api/v3/jobs/{10**9}/trend").status_code == 404
     assert server.admin.get(f"/api/v3/projects/{10**9}/trend").status_code == 404
+
+
+def test_durations_have_milliseconds() -> None:
+    item = to_trend_item(TrendDay(date(2026, 5, 20), 2, 1, 1, 0, 8.897988999999999, 4, 1, 0, 60.00000000001))
+    assert (item.duration_s, item.time_to_green_s) == (8.898, 60.0)
