@@ -13,7 +13,7 @@ from domain.assistant.answers import BuildChoice
 from domain.assistant.chat_intents import BUILD_INTENTS, find_intent
 from domain.assistant.chat_mentions import find_build_numbers, find_names_of_tests, names_test
 from domain.assistant.chat_names import (
-    Thing,
+    NameKind,
     find_branch_words,
     find_marked_names,
     find_misspelt,
@@ -60,10 +60,10 @@ class ChatSubject(msgspec.Struct, frozen=True):
     """The message without the names of jobs and projects that were found: names of branches may be in it."""
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Nameable(msgspec.Struct, frozen=True):
     """A project or a job whose name may be in a message."""
 
-    thing: Thing
+    kind: NameKind
     id: int
     project_id: int
     name: str
@@ -96,9 +96,7 @@ async def find_subject(
     subject = subject or await _find_project_of_tests(source, projects, message)
     if subject is None:
         return None
-    is_missing = bool(find_build_numbers(message)) or any(
-        one.thing != "branch" for one in find_marked_names(named.rest)
-    )
+    is_missing = bool(find_build_numbers(message)) or any(one.kind != "branch" for one in find_marked_names(named.rest))
     if not is_missing and named.subject is None and find_intent(message) != "unknown":
         is_missing = await _has_misspelt_job(source, subject.project_id, named.rest)
     return msgspec.structs.replace(subject, is_missing=is_missing, rest=named.rest)
@@ -121,7 +119,7 @@ async def choose_build(source: AsyncConnection, subject: ChatSubject, message: s
     if subject.is_missing:
         return await _offer_build(source, subject)
     of_branch = await _find_newest_of_branch(source, subject)
-    if of_branch is None and any(one.thing == "branch" for one in find_marked_names(subject.rest)):
+    if of_branch is None and any(one.kind == "branch" for one in find_marked_names(subject.rest)):
         return await _offer_build(source, subject)
     if subject.build_id is not None:
         before = await builds.find(source, subject.build_id)
@@ -159,7 +157,7 @@ async def _find_named(
         f"SELECT id, id, name FROM {ProjectRow.table} WHERE {is_named} AND {_IS_VISIBLE.replace('project_id', 'id')}"
         f" ORDER BY (id = %(near)s) DESC NULLS LAST, length(name) DESC, id LIMIT {MAX_NAMED}"
     )
-    all_projects = [Candidate("project", *row) for row in await fetch_rows(source, query, parameters)]
+    all_projects = [Nameable("project", *row) for row in await fetch_rows(source, query, parameters)]
     query = (
         f"SELECT id, project_id, name FROM {JobRow.table} WHERE {is_named} AND {_IS_VISIBLE}"
         " ORDER BY (project_id = %(near)s OR project_id = ANY (%(named)s)) DESC NULLS LAST, length(name) DESC, id"
@@ -167,25 +165,25 @@ async def _find_named(
     )
     named_projects = [one.id for one in all_projects]
     rows = await fetch_rows(source, query, parameters | {"named": named_projects})
-    return choose_named((*all_projects, *(Candidate("job", *row) for row in rows)), message, near)
+    return choose_named((*all_projects, *(Nameable("job", *row) for row in rows)), message, near)
 
 
-def choose_named(things: Sequence[Candidate], message: str, near: int | None) -> NamedSubject:
-    """Returns the job among the things that a message names, or else the project. `near` is the project that the
-    conversation was about. Longer names count first: what is a part of one is no name of its own.
+def choose_named(nameables: Sequence[Nameable], message: str, near: int | None) -> NamedSubject:
+    """Returns the job that a message names, or else the project. `near` is the project that the
+    conversation was about. Longer names count first: a part of a name is none of its own.
     """
-    rest, found = message, list[Candidate]()
-    for name in sorted({one.name.lower() for one in things}, key=lambda name: (-len(name), name)):
-        equal = [one for one in things if one.name.lower() == name and names(rest, one.thing, name)]
+    rest, found = message, list[Nameable]()
+    for name in sorted({one.name.lower() for one in nameables}, key=lambda name: (-len(name), name)):
+        equal = [one for one in nameables if one.name.lower() == name and names(rest, one.kind, name)]
         found += equal
         rest = remove_name(rest, name) if equal else rest
-    numbered = {(one.thing, one.name) for one in find_marked_names(rest)}
-    by_id = [one for one in things if (one.thing, str(one.id)) in numbered]
+    numbered = {(one.kind, one.name) for one in find_marked_names(rest)}
+    by_id = [one for one in nameables if (one.kind, str(one.id)) in numbered]
     for one in by_id:
         rest = remove_name(rest, str(one.id))
     found += by_id
-    by_project = {one.project_id: len(one.name) for one in reversed(found) if one.thing == "project"}
-    jobs = [one for one in found if one.thing == "job"]
+    by_project = {one.project_id: len(one.name) for one in reversed(found) if one.kind == "project"}
+    jobs = [one for one in found if one.kind == "job"]
     inside = [job for job in jobs if not by_project or job.project_id in by_project]
     if inside:
         job = max(

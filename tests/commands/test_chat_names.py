@@ -4,7 +4,7 @@ import pytest
 
 from domain.assistant.chat_intents import find_intent
 from domain.assistant.chat_names import (
-    Thing,
+    NameKind,
     describe_missing,
     find_branch_words,
     find_marked_names,
@@ -14,7 +14,7 @@ from domain.assistant.chat_names import (
 
 
 @pytest.mark.parametrize(
-    ("message", "thing", "name", "named"),
+    ("message", "kind", "name", "named"),
     [
         ("Which tests failed?", "job", "Tests", False),
         ("Why is Tests red?", "job", "Tests", False),
@@ -29,8 +29,8 @@ from domain.assistant.chat_names import (
         ("Why is job CI red?", "job", "CI", True),
     ],
 )
-def test_a_common_word_is_a_name_only_if_it_is_marked(message: str, thing: Thing, name: str, named: bool) -> None:
-    assert names(message, thing, name) is named
+def test_a_common_word_is_a_name_only_if_it_is_marked(message: str, kind: NameKind, name: str, named: bool) -> None:
+    assert names(message, kind, name) is named
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_common_word_is_a_name_only_if_it_is_marked(message: str, thing: Thing
     ],
 )
 def test_marked_names(message: str, marked: str) -> None:
-    assert ", ".join(f"{one.thing} {one.name}" for one in find_marked_names(message)) == marked
+    assert ", ".join(f"{one.kind} {one.name}" for one in find_marked_names(message)) == marked
 
 
 @pytest.mark.parametrize(

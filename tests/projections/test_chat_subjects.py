@@ -9,7 +9,7 @@ from domain.builds import BuildFinished, BuildQueued, Verdict
 from projections import builds
 from projections.build_groups import fetch_earlier
 from projections.builds import BuildRow
-from projections.chat_subjects import Candidate, ChatSubject, choose_build, choose_named, find_worst
+from projections.chat_subjects import ChatSubject, Nameable, choose_build, choose_named, find_worst
 from projections.engine.engine import Engine, ensure_tables
 from testhide.processes import Core
 from tests.projections.toys import recorded
@@ -48,9 +48,9 @@ async def test_a_build_of_some_tests_says_nothing_about_the_job(parts: Core) -> 
         assert [earlier.id for earlier in await fetch_earlier(connection, newest)] == [11, 10]
 
 
-SHOP, DOCS = Candidate("project", 1, 1, "Shop"), Candidate("project", 2, 2, "Tests of docs")
-IN_SHOP = (Candidate("job", 11, 1, "Tests"), Candidate("job", 12, 1, "Nightly"), Candidate("job", 13, 1, "Lint shop"))
-IN_DOCS = (Candidate("job", 21, 2, "Tests"), Candidate("job", 22, 2, "Nightly"), Candidate("job", 23, 2, "Docs"))
+SHOP, DOCS = Nameable("project", 1, 1, "Shop"), Nameable("project", 2, 2, "Tests of docs")
+IN_SHOP = (Nameable("job", 11, 1, "Tests"), Nameable("job", 12, 1, "Nightly"), Nameable("job", 13, 1, "Lint shop"))
+IN_DOCS = (Nameable("job", 21, 2, "Tests"), Nameable("job", 22, 2, "Nightly"), Nameable("job", 23, 2, "Docs"))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import msgspec
 
 from domain.assistant.chat_mentions import find_build_numbers
 
-Thing = Literal["project", "job", "branch"]
+NameKind = Literal["project", "job", "branch"]
 
 MIN_NAME = 3
 """Number of characters of a name from which on it counts wherever it is in a message."""
@@ -49,24 +49,24 @@ _NO_NAMES = frozenset(("called", "default", "id", "main", "name", "named", "numb
 _NAME = r"[\w][\w./-]*"
 _OPENING, _CLOSING = "[\"'“‘`]", "[\"'”’`]"
 _AFTER = re.compile(
-    rf"(?:\b(?P<article>{_DETERMINERS}) )?\b(?P<thing>project|job|branch):? (?:(?:called|named) )?"
+    rf"(?:\b(?P<article>{_DETERMINERS}) )?\b(?P<kind>project|job|branch):? (?:(?:called|named) )?"
     rf"(?:{_OPENING}(?P<quoted>[^\"'“”‘’`]{{1,100}}){_CLOSING}|(?P<name>{_NAME}))",
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
     rf"(?:{_OPENING}(?P<quoted>[^\"'“”‘’`]{{1,100}}){_CLOSING}|\b(?:{_DETERMINERS}) (?P<name>{_NAME}))"
-    r" (?P<thing>project|job|branch)\b",
+    r" (?P<kind>project|job|branch)\b",
     re.IGNORECASE,
 )
-_ORDER: tuple[Thing, ...] = ("branch", "job", "project")
+_ORDER: tuple[NameKind, ...] = ("branch", "job", "project")
 
 
-class NamedThing(msgspec.Struct, frozen=True):
-    thing: Thing
+class MarkedName(msgspec.Struct, frozen=True):
+    kind: NameKind
     name: str
 
 
-def names(message: str, thing: Thing, name: str) -> bool:
+def names(message: str, kind: NameKind, name: str) -> bool:
     """Returns whether a message has the name, as words of its own: not `api` in `capital`. A short name, or one of
     words that questions have, must be marked as one.
     """
@@ -75,7 +75,7 @@ def names(message: str, thing: Thing, name: str) -> bool:
         return re.search(rf"(?<!\w){word}(?!\w)", text) is not None
     return (
         re.search(
-            rf"\b{thing}:? (?:(?:called|named) )?{_OPENING}?{word}(?!\w)|(?<!\w){word}{_CLOSING}? {thing}\b"
+            rf"\b{kind}:? (?:(?:called|named) )?{_OPENING}?{word}(?!\w)|(?<!\w){word}{_CLOSING}? {kind}\b"
             rf"|{_OPENING}{word}{_CLOSING}",
             text,
         )
@@ -88,19 +88,19 @@ def remove_name(message: str, name: str) -> str:
     return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\N{BULLET}", message, flags=re.IGNORECASE)
 
 
-def find_marked_names(message: str) -> tuple[NamedThing, ...]:
+def find_marked_names(message: str) -> tuple[MarkedName, ...]:
     """Returns what a message says to be the name of a project, a job or a branch, such as `job Nightly` and `the
     release branch`: branches first, then jobs, then projects.
     """
     text = " ".join(message.split())
     found = dict.fromkeys((*_find_after(text), *_find_before(text)))
-    return tuple(sorted(found, key=lambda named: _ORDER.index(named.thing)))
+    return tuple(sorted(found, key=lambda named: _ORDER.index(named.kind)))
 
 
 def find_branch_words(message: str) -> list[str]:
     """Returns the words of a message that may be names of branches, in lower case."""
     words = [word.strip("./-").lower() for word in re.findall(_NAME, message)]
-    marked = [named.name.lower() for named in find_marked_names(message) if named.thing == "branch"]
+    marked = [named.name.lower() for named in find_marked_names(message) if named.kind == "branch"]
     return list(dict.fromkeys((*marked, *(word for word in words if word not in _QUESTION_WORDS))))[:MAX_WORDS]
 
 
@@ -125,30 +125,30 @@ def describe_missing(message: str, job: str = "") -> str:
         what = f"build {numbers[0]}" if len(numbers) == 1 else f"builds {', '.join(numbers[:-1])} and {numbers[-1]}"
         return f"No {what} {'was' if len(numbers) == 1 else 'were'} found that you can read."
     if marked := find_marked_names(message):
-        what = " of ".join(f"{named.thing} {named.name}" for named in marked)
+        what = " of ".join(f"{named.kind} {named.name}" for named in marked)
         return f"No {what} was found that you can read."
     if job and (written := find_misspelt(message, job)) is not None:
         return f"No job {written} was found that you can read; there is a job {job}."
     return ""
 
 
-def _find_after(text: str) -> Iterable[NamedThing]:
+def _find_after(text: str) -> Iterable[MarkedName]:
     for match in _AFTER.finditer(text):
-        thing: Thing = match["thing"].lower()  # type: ignore[assignment]
+        kind: NameKind = match["kind"].lower()  # type: ignore[assignment]
         if match["quoted"] is not None:
-            yield NamedThing(thing, match["quoted"])
+            yield MarkedName(kind, match["quoted"])
             continue
         name = match["name"].rstrip("./-")
         # `the job hangs` has no name, but `job hangs` and `the job Hangs` have one.
         if _may_name(name) and (match["article"] is None or not name.islower()):
-            yield NamedThing(thing, name)
+            yield MarkedName(kind, name)
 
 
-def _find_before(text: str) -> Iterable[NamedThing]:
+def _find_before(text: str) -> Iterable[MarkedName]:
     for match in _BEFORE.finditer(text):
         name = match["quoted"] or match["name"].rstrip("./-")
         if match["quoted"] is not None or _may_name(name):
-            yield NamedThing(match["thing"].lower(), name)  # type: ignore[arg-type]
+            yield MarkedName(match["kind"].lower(), name)  # type: ignore[arg-type]
 
 
 def _may_name(word: str) -> bool:
@@ -176,5 +176,5 @@ def _is_misspelt(written: str, name: str) -> bool:
 def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
     """Returns the number of characters at the beginning that are equal."""
     return next(
-        (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+        (position for position, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )
