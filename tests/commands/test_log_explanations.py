@@ -106,6 +106,39 @@ def test_a_command_that_is_repeated_is_no_part_of_an_excerpt_that_begins_after_i
     assert not drop_commands([echo])
 
 
+def test_the_first_error_of_pytest_is_shown_however_long_the_source_before_it() -> None:
+    source = [
+        "    def connect(address, timeout=None):",
+        '        """Raises the last error',
+        "        if it cannot connect.",
+    ]
+    log = [
+        "=================================== FAILURES ===================================",
+        "__________________________________ test_fetch __________________________________",
+        "",
+        "address = ('127.0.0.1', 9), timeout = 1, errors = None",
+        *source * 20,
+        ">       sock.connect(address)",
+        "E       ConnectionRefusedError: [Errno 111] Connection refused",
+        "",
+        "shop/client.py:81: ConnectionRefusedError",
+        "",
+        "During handling of the above exception, another exception occurred:",
+        *source * 20,
+        ">       raise URLError(error)",
+        "E       shop.URLError: error of the shop",
+        "shop/client.py:99: URLError",
+        "=========================== short test summary info ============================",
+        "FAILED tests/test_cart.py::test_fetch - shop.URLError: error of the shop",
+    ]
+    first, *others = explain(log)
+    assert "ConnectionRefusedError: [Errno 111]" in _shown(log, first)
+    assert first.reasons[0] == "test_failure"
+    assert not any("Raises the last error" in _shown(log, other) for other in others)
+    printed = [*log[:4], "----- Captured stdout call -----", "    OSError: No space left on device"]
+    assert "exception" in explain(printed)[0].reasons
+
+
 def test_excerpts_do_not_overlap_and_have_byte_offsets() -> None:
     log = [*SETUP, *FAILURES["jest"][0].splitlines(), "Ünïcode ✗", *FAILURES["gcc"][0].splitlines()]
     data = "".join(line + "\n" for line in log).encode()

@@ -27,9 +27,20 @@ from typing import Final
 
 import msgspec
 
-from domain.failures.log_signals import Reason, Signal, clean, is_command, is_frame, is_progress, looks_red, signal_of
+from domain.failures.log_signals import (
+    Reason,
+    Signal,
+    begins_pytest_failure,
+    clean,
+    is_command,
+    is_frame,
+    is_progress,
+    is_shown_source,
+    looks_red,
+    signal_of,
+)
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Version of the ranking. A new version may rank the same log differently."""
 MAX_EXCERPTS = 3
 MAX_LINES = 30
@@ -162,12 +173,18 @@ class Explainer:
         self._counts: dict[int, int] = {}
         self._progress = 0
         """Number of lines so far that say that the build goes on."""
+        self._traceback_end = 0
+        """Line at which a traceback of pytest ends at the latest, if one has begun."""
+        self._is_error_awaited = False
+        """Whether no error of that traceback has come yet."""
         self._outcome = -1
         """Last line that says how a step ended."""
 
     def add(self, text: str) -> None:
         line = clean(text)
-        signal = signal_of(line, looks_red(text)) if line else None
+        is_of_traceback = self._is_of_traceback(line)
+        is_source = is_of_traceback and not line.startswith("E")
+        signal = signal_of(line, looks_red(text)) if line and not is_source else None
         end = self._byte + (len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass")))
         self._before.append((self._byte, end, not line or is_command(line)))
         if signal is None and is_progress(line):
@@ -175,9 +192,28 @@ class Explainer:
         if signal is not None:
             self._add_signal(line, signal)
         elif (block := self._open) is not None:
-            self._go_on(block, line)
+            if is_of_traceback:
+                self._belongs(block)
+                self._extend(block)
+            else:
+                self._go_on(block, line)
         self._line += 1
         self._byte = end + 1
+
+    def _is_of_traceback(self, line: str) -> bool:
+        """Returns whether pytest shows the line as source code or as an error of a traceback. The first error is shown
+        in any case: it is the one from which others follow.
+        """
+        if begins_pytest_failure(line):
+            self._traceback_end, self._is_error_awaited = self._line + BLOCK_LINES, True
+        elif line.startswith(("==", "---")):
+            self._traceback_end = self._line
+        elif self._line < self._traceback_end and self._open is not None and line.startswith("E  "):
+            if self._is_error_awaited:
+                self._show(self._open, line)
+            self._is_error_awaited = False
+            return True
+        return self._line < self._traceback_end and is_shown_source(line)
 
     def _add_signal(self, line: str, signal: Signal) -> None:
         if signal.reason in ("outcome", "time_limit"):
@@ -193,9 +229,7 @@ class Explainer:
             block.strongest = self._line
             block.weight = signal.weight
             block.fingerprint = fingerprint(line)
-            if self._line - block.first >= MAX_LINES - 10:
-                first = self._begin(line, signal, after=block.first + 1)
-                block.first, block.first_byte, block.ends = first.first, first.first_byte, first.ends
+            self._show(block, line)
         else:
             block.extra += signal.weight
         block.reasons[signal.reason] = max(block.reasons.get(signal.reason, 0.0), signal.weight)
@@ -216,6 +250,12 @@ class Explainer:
         if signal.weight >= STRONG:
             return self._line - block.first >= (MAX_LINES if signal.reason == "source_error" else 3)
         return self._line - block.first >= BLOCK_LINES
+
+    def _show(self, block: _Block, line: str) -> None:
+        """Lets the excerpt of a block begin shortly before this line if it would end before it otherwise."""
+        if self._line - block.first >= MAX_LINES - 10:
+            first = self._begin(line, Signal(block.weight, block.leading), after=block.first + 1)
+            block.first, block.first_byte, block.ends = first.first, first.first_byte, first.ends
 
     def _begin(self, line: str, signal: Signal, after: int = 0) -> _Block:
         first = self._line

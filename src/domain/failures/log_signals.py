@@ -108,6 +108,8 @@ _COMMAND = re.compile(r"==> (?:Command: |Setup: |Build \d{1,20} of job )|\+{1,4}
 """Beginnings of the lines in which the agent repeats the commands and the name of a job, and a shell after `set -x` the
 commands that it runs.
 """
+_PYTEST_HEADER = re.compile(r"_{3,80} (?!_).{1,120} _{3,80}$")
+_SHOWN_SOURCE = re.compile(r" {4}|>  |_ _ |[A-Za-z_]\w{0,60} {1,60}= ")
 _ECHOED = re.compile(r"^\s{0,8}(?:\$|\+{1,4}|>|%|#) ")
 _WARNING = re.compile(r"\bwarn(?:ing)?s?\b|\bdeprecat|\[WARN|\bnotice\b|\bhint\b|\bnote:", re.IGNORECASE)
 _QUIET_LEVEL = re.compile(r"\[?\b(?:INFO|DEBUG|TRACE|FINE|VERBOSE|info|debug|trace)\b[\]: ]")
@@ -309,6 +311,20 @@ def is_command(line: str) -> bool:
 def drop_commands(lines: Iterable[str]) -> list[str]:
     """Returns the lines of a log that do not only repeat a command."""
     return [line for line in lines if not is_command(clean(line))]
+
+
+def begins_pytest_failure(line: str) -> bool:
+    """Returns whether a line that `clean` returned is the header of a failed test of pytest. pytest shows the source of
+    each function of the traceback after it, until a line with three marks such as `===`.
+    """
+    return _PYTEST_HEADER.match(line) is not None
+
+
+def is_shown_source(line: str) -> bool:
+    """Returns whether a line after pytest's header is of the source code, or an argument of a function: it says what
+    was run, and not what failed.
+    """
+    return _SHOWN_SOURCE.match(line) is not None
 
 
 def is_progress(line: str) -> bool:
