@@ -1,7 +1,16 @@
 """Tests that fail in the same builds, again and again, are found whatever their traces say."""
 
+import pytest
+
 from commands.reports.causes import EqualFailures, find_causes
-from domain.failures.shared_failures import FailingRuns, compare, find_builds_together, find_failing, group
+from domain.failures.shared_failures import (
+    FailingRuns,
+    compare,
+    find_builds_together,
+    find_chance,
+    find_failing,
+    group,
+)
 from domain.run_histories import NotableRun, RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 
@@ -31,6 +40,17 @@ def test_tests_that_fail_often_meet_by_chance() -> None:
     every_second, odd_ones = range(0, 60, 2), range(0, 60, 3)
     assert compare(failing(*every_second), failing(*odd_ones)) == 0
     assert compare(failing(*every_second), failing(*every_second)) == 0  # a lift of 2 only
+
+
+def test_a_test_that_fails_often_joins_no_cluster_by_chance() -> None:
+    pair, random = failing(10, 17, 31, 38, 42, runs=46), failing(12, 17, 29, 38, 42, runs=26)
+    assert group([pair, random, pair]) == [0, 1, 0]
+    assert find_chance(3, 5, 5, 26) == pytest.approx(0.0335, abs=0.0001)
+    assert find_chance(5, 5, 5, 26) < 0.0001
+    assert find_chance(0, 5, 5, 26) == pytest.approx(1)
+    assert find_chance(2, 5, 9, 9) == pytest.approx(1)  # the other test failed in all runs
+    assert find_chance(3, 90, 5, 26) == pytest.approx(1)  # runs of tests are counted apart
+    assert find_chance(300, 300, 300, 5_000) < 1e-9
 
 
 def test_broken_builds_and_later_builds_do_not_count() -> None:

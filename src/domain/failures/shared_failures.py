@@ -5,6 +5,7 @@ Kapfhammer and McMinn ("Systemic flakiness: an empirical analysis of co-occurrin
 them by hierarchical clustering with the Jaccard distance of the sets of runs in which tests failed. So does `group`.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
@@ -18,6 +19,8 @@ MIN_STREAKS = 2
 """Number of times that both must have begun to fail: two tests that broke one after the other fail together, too."""
 MIN_LIFT = 3.0
 """How many times more often than by chance, by their numbers of failures, both must have failed together."""
+MAX_CHANCE = 0.005
+"""Largest probability that tests that fail independently of each other, as often as both do, fail together so often."""
 MIN_SIMILARITY = 0.4
 """Mean similarity of the tests of two clusters from which they are one."""
 
@@ -54,7 +57,33 @@ def compare(one: FailingRuns, other: FailingRuns) -> float:
     by_chance = len(one.streaks) * len(other.streaks) / max(1, min(one.runs, other.runs))
     if len(together) < MIN_LIFT * by_chance:
         return 0.0
+    if find_chance(len(together), len(one.streaks), len(other.streaks), min(one.runs, other.runs)) > MAX_CHANCE:
+        return 0.0
     return len(together) / len(one.streaks.keys() | other.streaks.keys())
+
+
+def find_chance(together: int, one: int, other: int, runs: int) -> float:
+    """Returns how probable it is that two tests fail together in so many of their runs at least, if they fail `one` and
+    `other` times independently of each other (hypergeometric distribution).
+    """
+    runs = max(runs, one, other)
+    common = max(together, one + other - runs)
+    if common > min(one, other):
+        return 0.0
+    probability = math.exp(
+        _log_choose(one, common) + _log_choose(runs - one, other - common) - _log_choose(runs, other)
+    )
+    found = probability
+    while common < min(one, other) and probability > found * 1e-9:
+        probability *= (one - common) * (other - common) / ((common + 1) * (runs - one - other + common + 1))
+        found += probability
+        common += 1
+    return min(1.0, found)
+
+
+def _log_choose(of: int, chosen: int) -> float:
+    """Returns the logarithm of the number of ways to choose some of a number of things."""
+    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
 
 
 def group(tests: Sequence[FailingRuns]) -> list[int]:
