@@ -2,6 +2,7 @@
 
 from itertools import permutations
 
+import msgspec
 import pytest
 
 from domain.assistant.answers import Answer, Question
@@ -187,3 +188,18 @@ def test_the_last_line_before_the_end_says_more_than_passed_tests() -> None:
     found = diagnose_log("6 passed, 1 deselected in 0.2s", "coverage 61% is below 80%", "==> Exit code 1")
     assert found.cause.root_cause == "The command of the job failed: coverage 61% is below 80%"
     assert found.cause.is_guess
+
+
+@pytest.mark.parametrize(
+    ("line", "classification"),
+    [
+        ("WARNING: connection refused, retrying", "product_bug"),
+        ("connection refused, trying again (attempt 1 of 3)", "product_bug"),
+        ("ERROR: connection refused", "infra"),
+    ],
+)
+def test_a_warning_in_the_log_does_not_say_why_a_test_failed(line: str, classification: str) -> None:
+    test = FailedTest(6, 6, "t::total", "AssertionError: assert 1 == 2", signature="a")
+    evidence = find_evidence(test)
+    found = diagnose(msgspec.structs.replace(evidence, excerpts=excerpt_log(["began", line, "ok"])))
+    assert found.cause.classification == classification

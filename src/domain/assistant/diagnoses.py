@@ -37,6 +37,10 @@ CODE_SIGNALS: Mapping[str, float] = {
 """Strongest signal of an excerpt that speaks of the code -> confidence that the product is the cause."""
 UNKNOWN_LINES = 0.3
 """Confidence in the lines of an excerpt with other signals."""
+ERROR_WEIGHT = 3.0
+"""Weight of a line's signal below which the line is a warning, or says that something was tried again, unless it is of
+the end of a step. If tests have failed, such a line does not say why.
+"""
 DETAIL_SIGNALS = frozenset({"exception", "detail", "source_error", "system_error"})
 """Signals of lines that say what is wrong, rather than where."""
 _SAYS_NOTHING = re.compile(r"Traceback \(most recent|==> |\+ |\* What went wrong:")
@@ -104,9 +108,9 @@ class Diagnosis(msgspec.Struct, frozen=True):
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Returns the most likely cause of a failed build."""
     single = [(test, judge(evidence, test)) for test in evidence.failures]
-    of_log = _find_in_log(evidence)
     if not single:
-        return Diagnosis(of_log or _by_reason(evidence))
+        return Diagnosis(_find_in_log(evidence) or _by_reason(evidence))
+    of_log = _find_in_log(evidence, least_weight=ERROR_WEIGHT)
     judged = _join_by_start(single)
     weights = _weigh(evidence, judged)
     order = _rank(judged, weights)
@@ -167,12 +171,19 @@ def _rank(judged: Sequence[tuple[FailedTest, ProbableCause]], weights: Mapping[s
     return [first, *(key for key in order if key != first)]
 
 
-def _find_in_log(evidence: Evidence) -> ProbableCause | None:
+def _find_in_log(evidence: Evidence, least_weight: float = 0.0) -> ProbableCause | None:
+    """Returns the cause that the log names. Lines with weaker signals do not count, unless a step ends with them."""
     build = evidence.build
     if build is None:
         return None
     for excerpt in evidence.excerpts:
-        found = find_kind("\n".join(_from_failed_test(excerpt)))
+        signals = [(line, signal_of(clean(line))) for line in _from_failed_test(excerpt)]
+        lines = [
+            line
+            for line, signal in signals
+            if signal is None or signal.reason == "outcome" or signal.weight >= least_weight
+        ]
+        found = find_kind("\n".join(lines))
         if found is not None:
             return _cause_of_log(excerpt, found, log_ref(build, excerpt))
     return None
