@@ -156,7 +156,9 @@ anything = st.one_of(
     commands(UpdateKnownIssue, match=st.none()),
     commands(DeleteKnownIssue),
     commands(NoteSearch, found=st.just([(10_000, 2), (20_010, 1)])),
-    commands(AddToQuarantine, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
+    # Each id is drawn once: an entry of one job never takes the id of another job's.
+    commands(AddToQuarantine, job_id=st.just(1), now=st.just(UNSTAMPED)),
+    commands(AddToQuarantine, job_id=st.just(2), first_id=st.integers(11, 13), now=st.just(UNSTAMPED)),
     commands(RemoveFromQuarantine, job_id=st.integers(1, 2)),
     commands(RecordExpiry, job_id=st.integers(1, 2)),
     commands(RecordRecovery, job_id=st.integers(1, 2), now=st.just(UNSTAMPED)),
