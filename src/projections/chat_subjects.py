@@ -32,6 +32,8 @@ from store.postgres.queries import Source, fetch_row, fetch_rows, fetch_rows_pla
 
 MAX_NAMED = 50
 """Number of jobs, and of projects, that a message may name: first those of the conversation, then the longest names."""
+MAX_JOBS = 100
+"""Number of jobs whose names a message may have misspelt."""
 MAX_BRANCH_BUILDS = 2_000
 """Number of newest builds in which a branch is looked for."""
 MAX_TESTS_OF_PROJECTS = 200
@@ -91,15 +93,15 @@ async def find_subject(
         if row := await fetch_row(source, query, {"ids": numbers, "projects": _listed(projects)}):
             return ChatSubject(*row)
     named = await _find_named(source, projects, message, earlier)
-    subject = named.subject or earlier
+    is_missing = bool(find_build_numbers(message)) or any(one.kind != "branch" for one in find_marked_names(named.rest))
+    subject = named.subject
+    if subject is None and not find_build_numbers(message) and find_intent(message) != "unknown":
+        subject = await _find_misspelt_job(source, projects, named.rest, earlier)
+        is_missing = is_missing or subject is not None
+    subject = subject or earlier
     subject = subject or await find_only_project(source, projects)
     subject = subject or await _find_project_of_tests(source, projects, message)
-    if subject is None:
-        return None
-    is_missing = bool(find_build_numbers(message)) or any(one.kind != "branch" for one in find_marked_names(named.rest))
-    if not is_missing and named.subject is None and find_intent(message) != "unknown":
-        is_missing = await _has_misspelt_job(source, subject.project_id, named.rest)
-    return msgspec.structs.replace(subject, is_missing=is_missing, rest=named.rest)
+    return None if subject is None else msgspec.structs.replace(subject, is_missing=is_missing, rest=named.rest)
 
 
 async def find_only_project(source: Source, projects: Sequence[int] | None) -> ChatSubject | None:
@@ -197,11 +199,20 @@ def choose_named(nameables: Sequence[Nameable], message: str, near: int | None) 
     return NamedSubject(ChatSubject(project), message if jobs else rest)
 
 
-async def _has_misspelt_job(source: AsyncConnection, project_id: int, message: str) -> bool:
-    """Returns whether a message has almost the name of a job of the project."""
-    query = f"SELECT name FROM {JobRow.table} WHERE project_id = %(project)s ORDER BY id DESC LIMIT {MAX_NAMED}"
-    rows = await fetch_rows(source, query, {"project": project_id})
-    return any(find_misspelt(message, name) is not None for (name,) in rows)
+async def _find_misspelt_job(
+    source: AsyncConnection, projects: Sequence[int] | None, message: str, earlier: ChatSubject | None
+) -> ChatSubject | None:
+    """Returns the job whose name is almost in a message, rather one of the project of the conversation; None if there
+    is none among the newest jobs.
+    """
+    query = (
+        f"SELECT project_id, id, name FROM {JobRow.table} WHERE {_IS_VISIBLE}"
+        f" ORDER BY (project_id = %(near)s) DESC NULLS LAST, id DESC LIMIT {MAX_JOBS}"
+    )
+    near = None if earlier is None else earlier.project_id
+    rows = await fetch_rows(source, query, {"projects": _listed(projects), "near": near})
+    found = find_misspelt(message, [name for _, _, name in rows])
+    return None if found is None else ChatSubject(*rows[found[1]][:2])
 
 
 async def _find_project_of_tests(
@@ -224,7 +235,9 @@ async def _find_project_of_tests(
 
 
 async def _offer_build(source: AsyncConnection, subject: ChatSubject) -> ChatSubject:
-    """Returns the newest build of the job, or of the project, as one that exists."""
+    """Returns the build of the conversation as one that exists, or else the newest one of the job or project."""
+    if subject.build_id is not None:
+        return ChatSubject(subject.project_id, subject.job_id, subject.build_id, "offered")
     newest = await _find_newest(source, subject)
     if newest is None:
         return ChatSubject(subject.project_id, build_choice="offered")

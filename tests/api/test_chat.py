@@ -200,6 +200,8 @@ def test_an_answer_is_about_what_was_asked(opened: Server, web: Project, other: 
         newest = tests if "Tests" in message else vault
         assert reply["reply"].startswith(missing), message
         assert (reply["sources"], reply["next_step"]) == ([f"build:{newest}"], None)
+    misspelt = ask(opened.admin, "Why is Vualt red?", session_id=by_test["session_id"])
+    assert misspelt["reply"].startswith("No job Vualt was found")
     assert ask(opened.admin, f"Why did build {2**40} fail?")["reply"].startswith(f"No build {2**40} was found")
 
 

@@ -107,7 +107,7 @@ async def test_a_question_about_a_branch(parts: Core) -> None:
         stays = ChatSubject(1, 5, 11, rest="Is main red?")
         assert (await choose_build(connection, stays, "Is main red?")).build_id == 11
         missing = ChatSubject(1, 5, 11, is_missing=True)
-        assert (await choose_build(connection, missing, "Why?")).build_choice == "offered"
+        assert await choose_build(connection, missing, "Why?") == ChatSubject(1, 5, 11, "offered")
 
 
 def build_events(number: int, status: Verdict, **fields: Any) -> list[BuildQueued | BuildFinished]:

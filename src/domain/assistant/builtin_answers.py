@@ -155,8 +155,8 @@ def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
         return
     on = f" on branch {build.branch}" if build.branch else ""
     yield AnswerClaim(
-        f"The newest build there is: build {build.id} of job {build.job}{on}, which {build.status}. Ask about it by its"
-        " number if you mean that one.",
+        f"There is build {build.id} of job {build.job}{on}, which {build.status}: ask about it by its number if you"
+        " mean that one.",
         (build_ref(build.id),),
     )
 

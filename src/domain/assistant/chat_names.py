@@ -19,7 +19,7 @@ MIN_NAME = 3
 MIN_MISSPELT = 5
 """Number of letters of a word from which on it may be a misspelt name."""
 MAX_WORDS = 100
-"""Number of words of a message that may be names of branches. The first ones count."""
+"""Number of words of a message that may be names of branches, or misspelt names. The first ones count."""
 _WORDS = """
 a about action actions after again all already also always an and any anything are as at avoid back bad be because
 been before began begin being best better between big both branch branches break breaking broke broken bug bugs
@@ -44,7 +44,11 @@ _QUESTION_WORDS = frozenset(_WORDS.split())
 _NAMES_OF_JOBS = frozenset(("build", "builds", "check", "checks", "report", "reports", "test", "tests"))
 """Words of questions that are also names, if they are marked as such and begin with a capital letter."""
 _DETERMINERS = "the|this|that|these|those|my|our|your|its|their|a|an|any|every|each|which|what|whose|no|all|some|per"
-_NO_NAMES = frozenset(("called", "default", "id", "main", "name", "named", "number", "own", "parent", "such"))
+_BEFORE_NAMES = "about|did|does|for|from|in|is|of|on|was"
+"""Other words after which a name comes."""
+_NO_NAMES = frozenset(
+    ("another", "called", "default", "id", "main", "name", "named", "number", "own", "parent", "such")
+)
 """Words that say which branch or job is meant without naming it, besides those of questions."""
 _NAME = r"[\w][\w./-]*"
 _OPENING, _CLOSING = "[\"'“‘`]", "[\"'”’`]"
@@ -54,7 +58,7 @@ _AFTER = re.compile(
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
-    rf"(?:{_OPENING}(?P<quoted>[^\"'“”‘’`]{{1,100}}){_CLOSING}|\b(?:{_DETERMINERS}) (?P<name>{_NAME}))"
+    rf"(?:{_OPENING}(?P<quoted>[^\"'“”‘’`]{{1,100}}){_CLOSING}|\b(?:{_DETERMINERS}|{_BEFORE_NAMES}) (?P<name>{_NAME}))"
     r" (?P<kind>project|job|branch)\b",
     re.IGNORECASE,
 )
@@ -104,15 +108,18 @@ def find_branch_words(message: str) -> list[str]:
     return list(dict.fromkeys((*marked, *(word for word in words if word not in _QUESTION_WORDS))))[:MAX_WORDS]
 
 
-def find_misspelt(message: str, name: str) -> str | None:
-    """Returns the words of a message that are the name but for one letter, or for two that are swapped. None if the
-    message has none, or has the name itself.
+def find_misspelt(message: str, known: Sequence[str]) -> tuple[str, int] | None:
+    """Returns the first words of a message that are one of the known names but for one letter, or for two that are
+    swapped; and the index of that name. None if there are no such words.
     """
-    words, size = re.findall(r"[\w./-]*\w", message), len(name.split())
-    for start in range(max(0, len(words) - size + 1)):
-        written = " ".join(words[start : start + size])
-        if not _is_common(written) and _is_misspelt(written.lower(), name.lower()):
-            return written
+    words = re.findall(r"[\w./-]*\w", message)[:MAX_WORDS]
+    lowered = [name.lower() for name in known]
+    for size in sorted({len(name.split()) for name in known}):
+        for start in range(max(0, len(words) - size + 1)):
+            written = " ".join(words[start : start + size])
+            found = next((index for index, name in enumerate(lowered) if _is_misspelt(written.lower(), name)), None)
+            if found is not None and not _is_common(written):
+                return written, found
     return None
 
 
@@ -127,8 +134,8 @@ def describe_missing(message: str, job: str = "") -> str:
     if marked := find_marked_names(message):
         what = " of ".join(f"{named.kind} {named.name}" for named in marked)
         return f"No {what} was found that you can read."
-    if job and (written := find_misspelt(message, job)) is not None:
-        return f"No job {written} was found that you can read; there is a job {job}."
+    if job and (found := find_misspelt(message, [job])) is not None:
+        return f"No job {found[0]} was found that you can read; there is a job {job}."
     return ""
 
 
