@@ -203,3 +203,12 @@ def test_a_warning_in_the_log_does_not_say_why_a_test_failed(line: str, classifi
     evidence = find_evidence(test)
     found = diagnose(msgspec.structs.replace(evidence, excerpts=excerpt_log(["began", line, "ok"])))
     assert found.cause.classification == classification
+
+
+def test_the_reason_of_the_end_counts_where_only_the_agent_has_written_to_the_log() -> None:
+    detail = "The report report.xml is incomplete or cannot be read."
+    build = BuildFacts(9812, 3, "Nightly", "failed", "reports_unreadable", detail)
+    log = excerpt_log(["==> Command: make", "==> Exit code 0", f"==> Reports unreadable: {detail}"])
+    found = diagnose(Evidence(Question("diagnosis", 12, build_id=9812), build=build, excerpts=log)).cause
+    assert found.root_cause == f"A test report is missing or cannot be read, so results are missing: {detail[:-1]}"
+    assert found.refs == ("build:9812",)

@@ -225,14 +225,15 @@ def _by_reason(evidence: Evidence) -> ProbableCause:
     classification, root_cause, fix, confidence = _REASONS.get(
         build.reason or "", (None, "Nothing that was found says why", "Read the build's log", NO_EVIDENCE)
     )
-    if evidence.excerpts:
+    if evidence.excerpts and _describe_failure(evidence.excerpts[0]):
         beginning = f"{root_cause}: " if build.reason in _REASONS else ""
         return _guess_from_log(build, evidence.excerpts[0], classification, beginning, fix, confidence)
     code = f" (exit code {build.exit_code})" if build.exit_code else ""
+    detail = f": {build.detail.rstrip('.')[:MAX_LINE]}" if build.detail else ""
     return ProbableCause(
         f"reason {build.reason}",
         classification,
-        root_cause + code,
+        root_cause + code + detail,
         fix,
         confidence,
         (ref,),
@@ -275,7 +276,7 @@ def _guess_from_log(
 
 def _describe_failure(excerpt: LogExcerpt) -> str:
     """Returns the line of an excerpt that names the failed test, if there is one, with the line that says what is
-    wrong.
+    wrong; an empty text if only the agent has written lines.
     """
     shown = [line for line in _from_failed_test(excerpt) if line.strip() and not _SAYS_NOTHING.match(line.strip())]
     lines = [(_MARKS.sub("", line.strip()), signal_of(clean(line))) for line in shown]
@@ -288,7 +289,7 @@ def _describe_failure(excerpt: LogExcerpt) -> str:
         signals = [(signal.weight, line) for line, signal in lines if signal is not None]
         going_on = [line for line, _ in lines if not is_progress(line)]
         found = [max(signals, key=lambda one: one[0])[1]] if signals else going_on[-1:]
-    return ": ".join(dict.fromkeys(found))[:MAX_LINE] or "no message"
+    return ": ".join(dict.fromkeys(found))[:MAX_LINE]
 
 
 def _weigh(evidence: Evidence, judged: Sequence[tuple[FailedTest, ProbableCause]]) -> dict[str, int]:
