@@ -10,7 +10,7 @@ It is left out, if the job has builds on its default branch at all.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from itertools import zip_longest
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from domain.run_histories import MINUTES_OF_DAY, NotableRun
-from domain.test_health import BROKEN_BUILD, FAILED, LEFT_OUT, OTHER_BRANCH, RETRIED, SAME_COMMIT
+from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED, SAME_COMMIT
 
 NO_LINE, OTHER_BRANCHES, ASKED_BRANCH = 0, -1, -2
 """Numbers in place of a line: for builds of older releases, builds on other branches than the default one, and builds
@@ -43,82 +43,65 @@ class BuildOnLine(NamedTuple):
     line: int
     """Number of the build's line, or what stands in place of one."""
     is_broken: bool
+    following: int | None = None
+    """Next build of the line that is not broken; None for the last one."""
 
 
 class Lines:
-    """The builds of a project's lines, and what is known about the builds in which tests failed."""
+    """What is known about the builds with notable runs."""
 
     def __init__(
-        self,
-        outcomes: Mapping[int, BuildOnLine],
-        builds: Iterable[tuple[int, int, int]],
-        asked: Collection[int] = (),
-        *,
-        now: int,
+        self, builds: Mapping[int, BuildOnLine], jobs: Collection[int], asked: Collection[int], now: int
     ) -> None:
-        """`outcomes` are those of the builds with notable runs. `builds` has the build id, the job id and the line of
-        each build of a line; broken builds can be left out. `asked` has the ids of builds on the branch that somebody
-        asks about. `now` is the time in minutes since 1970.
+        """`jobs` are those with builds on their default branches. `asked` has the ids of builds on the branch that
+        somebody asks about. `now` is the time in minutes since 1970.
         """
-        self._outcomes, self._now = outcomes, now
-        self._asked = {build for build in asked if build in outcomes and outcomes[build].line == OTHER_BRANCHES}
-        by_line: dict[int, list[int]] = {ASKED_BRANCH: [*asked] if self._asked else []}
-        self._jobs: set[int] = set()
-        """Jobs with builds on their default branches."""
-        for build_id, job_id, line in builds:
-            by_line.setdefault(line, []).append(build_id)
-            self._jobs.add(job_id)
-        self._following: dict[int, int | None] = {}
-        """Build -> next build of its line; None for the last one."""
-        for of_line in by_line.values():
-            ordered = sorted(of_line)
-            self._following.update(zip_longest(ordered, ordered[1:]))
+        self._builds, self._jobs = dict(builds), jobs
+        self._open_since = now - OPEN_DAYS * MINUTES_OF_DAY
+        ordered = sorted(asked)
+        for build_id, following in zip_longest(ordered, ordered[1:]):
+            if (build := builds.get(build_id)) is not None and build.line == OTHER_BRANCHES:
+                self._builds[build_id] = build._replace(line=ASKED_BRANCH, following=following)
 
     def arrange(self, runs: Sequence[NotableRun], total: int) -> Sequence[NotableRun]:
         """Returns the notable runs of a test case, ordered by number, with those marked that say nothing about it, and
         with the failures of each line next to each other. `total` is the number of all runs of the test case.
         """
-        marked = self._mark(runs)
-        targets = self._find_targets(marked, total)
-        is_moved = any(target != run.number for run, target in zip(marked, targets, strict=True))
-        return _move(marked, targets) if is_moved else marked
-
-    def _line_of(self, build_id: int) -> int:
-        if build_id in self._asked:
-            return ASKED_BRANCH
-        outcome = self._outcomes.get(build_id)
-        return NO_LINE if outcome is None else outcome.line
-
-    def _mark(self, runs: Sequence[NotableRun]) -> list[NotableRun]:
-        marked: list[NotableRun] = []
-        for index, run in enumerate(runs):
-            outcome = self._outcomes.get(run.build_id)
-            mark = 0
-            if outcome is not None and outcome.is_broken:
-                mark = BROKEN_BUILD
-            elif outcome is not None and run.flags & FAILED and outcome.line == OTHER_BRANCHES:
-                is_asked = run.build_id in self._asked or outcome.job_id not in self._jobs
-                mark = 0 if is_asked or _differs_on_commit(runs, index) else OTHER_BRANCH
-            marked.append(msgspec.structs.replace(run, flags=run.flags | mark) if mark else run)
-        return marked
-
-    def _find_targets(self, runs: Sequence[NotableRun], total: int) -> list[int]:
-        """Returns, for each run, the number of the run before which it belongs; its own number if it stays."""
-        targets = [run.number for run in runs]
+        marks: dict[int, int] = {}
+        """Index of a run -> why it is left out."""
+        targets: dict[int, int] = {}
+        """Index of a failure -> number of the run before which it belongs."""
         later: dict[int, tuple[int, int]] = {}
         """Line -> build and target of the next failure."""
+        builds = self._builds
         for index in range(len(runs) - 1, -1, -1):
             run = runs[index]
-            if run.flags & (FAILED | LEFT_OUT) != FAILED or run.build_id not in self._following:
+            build = builds.get(run.build_id)
+            if build is None:
                 continue
-            line, following = self._line_of(run.build_id), self._following[run.build_id]
-            failed_again = later.get(line)
-            if failed_again is not None and (following is None or following >= failed_again[0]):
-                targets[index] = failed_again[1]
-            elif following is None and (line == ASKED_BRANCH or self._now - run.minute <= OPEN_DAYS * MINUTES_OF_DAY):
-                targets[index] = total + 1
-            later[line] = run.build_id, targets[index]
-        return targets
+            line = build.line
+            if build.is_broken:
+                marks[index] = BROKEN_BUILD
+            elif not run.flags & FAILED or line == NO_LINE:
+                continue
+            elif line == OTHER_BRANCHES:
+                if build.job_id in self._jobs and not _differs_on_commit(runs, index):
+                    marks[index] = OTHER_BRANCH
+            else:
+                target, following = run.number, build.following
+                failed_again = later.get(line)
+                if failed_again is not None and (following is None or following >= failed_again[0]):
+                    target = failed_again[1]
+                elif following is None and (line == ASKED_BRANCH or run.minute >= self._open_since):
+                    target = total + 1
+                targets[index] = target
+                later[line] = run.build_id, target
+        marked = list(runs)
+        for index, mark in marks.items():
+            marked[index] = msgspec.structs.replace(runs[index], flags=runs[index].flags | mark)
+        if all(target <= runs[index].number + 1 for index, target in targets.items()):
+            return marked  # nothing is in between
+        return _move(marked, [targets.get(index, run.number) for index, run in enumerate(runs)])
 
 
 def _differs_on_commit(runs: Sequence[NotableRun], index: int) -> bool:

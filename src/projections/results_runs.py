@@ -72,7 +72,7 @@ class BuildOutcomeRow(Row, frozen=True):
         "build_outcomes",
         VERSION,
         key=("build_id",),
-        indexes=(f"(project_id) WHERE {IS_DOUBTFUL}", "(project_id, build_id) WHERE line > 0"),
+        indexes=(f"(project_id) WHERE {IS_DOUBTFUL}", "(job_id, line, build_id) WHERE line > 0"),
     )
     build_id: int
     job_id: Int

@@ -93,7 +93,7 @@ async def fetch_recent_histories(
         case_id: [] for case_id in await asyncio.to_thread(_rank, case_ids, marks, limit, among)
     }
     is_wanted = list(map(found.__contains__, case_ids))
-    lines = await fetch_lines(source, [project_id], set(compress(builds, is_wanted)))
+    lines = await fetch_lines(source, set(compress(builds, is_wanted)))
     query = (
         f"SELECT array_send(array_agg(case_id::int)), array_send(array_agg(runs)) FROM {CaseStatsRow.table}"
         " WHERE case_id = ANY (%(cases)s)"
@@ -161,7 +161,7 @@ async def fetch_histories(
         parameters = {"cases": ordered[start : start + HISTORIES_AT_ONCE], "since": since_minute}
         rows = await fetch_rows(source, query, parameters)
         builds = {build_of(run) for *_, ids, _, _, _ in rows for run in ids or ()}
-        lines = await fetch_lines(source, {row[1] for row in rows}, builds, asked)
+        lines = await fetch_lines(source, builds, asked)
         # In a thread, since a test may have hundreds of such runs.
         found += await asyncio.to_thread(_to_histories, rows, lines)
     return found

@@ -24,12 +24,14 @@ class Build(NamedTuple):
 
 def arrange(*builds: Build, asked: tuple[int, ...] = (), now: int = 0) -> RunHistory:
     """Returns the history of a test that ran in builds with the ids 1, 2, …"""
-    outcomes = {build: BuildOnLine(one.job_id, one.line, one.is_broken) for build, one in enumerate(builds, 1)}
-    runs = [NotableRun(number, number, 0, one.flags) for number, one in enumerate(builds, 1) if one.flags]
-    of_lines = [
-        (build, one.job_id, one.line) for build, one in enumerate(builds, 1) if one.line > 0 and not one.is_broken
-    ]
-    return RunHistory(Lines(outcomes, of_lines, asked, now=now).arrange(runs, len(builds)), len(builds))
+    numbered = list(enumerate(builds, 1))
+    on_lines = {}
+    for build_id, one in numbered:
+        of_line = (n for n, other in numbered if n > build_id and other.line == one.line > 0 and not other.is_broken)
+        on_lines[build_id] = BuildOnLine(one.job_id, one.line, one.is_broken, next(of_line, None))
+    jobs = {one.job_id for one in builds if one.line > 0}
+    runs = [NotableRun(number, number, 0, one.flags) for number, one in numbered if one.flags]
+    return RunHistory(Lines(on_lines, jobs, asked, now).arrange(runs, len(builds)), len(builds))
 
 
 def main(flags: int) -> Build:
