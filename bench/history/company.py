@@ -85,16 +85,19 @@ class Company:
         job = rng.choice(self.world.jobs)
         if rng.random() < 0.4:
             job.commits += 1
-        build = Build(next(self.world.ids["builds"]), job, f"{job.job_id * 1_000_003 + job.commits:040x}"[::-1])
+        commit = f"{job.job_id * 1_000_003 + job.commits:040x}"[::-1]
+        branch = rng.choice(["main", "main", "main", f"feature/{job.commits}"])
+        build = Build(next(self.world.ids["builds"]), job, commit, branch)
         external = rng.random() < 0.04
         yield [
             BuildQueued(
                 **build.ids,
                 configuration=job.configuration,
-                branch=rng.choice(["main", "main", "main", f"feature/{job.commits}"]),
+                branch=branch,
                 commit_sha=build.commit,
                 job_title=f"Job {job.job_id}",
                 external=external,
+                off_default_branch=branch != "main",
             )
         ]
         if rng.random() < 0.02:

@@ -82,6 +82,7 @@ class Reports:
                 blocks=(rows - 1) // BLOCK_ROWS + 1,
                 path="reports/junit.xml",
                 suites=["tests.unit", "tests.api", "tests.slow"],
+                line=build.line,
             )
         )
         return commit

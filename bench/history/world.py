@@ -10,6 +10,7 @@ from typing import Any
 
 from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated
+from domain.run_lines import OTHER_BRANCHES, line_number
 
 BEGIN = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -37,6 +38,7 @@ class Build:
     build_id: int
     job: Job
     commit: str
+    branch: str = "main"
     attempt: int = 1
     reports: list[tuple[int, int]] = field(default_factory=list)
     """(First result id, number of results) of each report."""
@@ -46,6 +48,10 @@ class Build:
     @property
     def ids(self) -> dict[str, Any]:
         return {"build_id": self.build_id, **self.job.ids}
+
+    @property
+    def line(self) -> int:
+        return line_number(self.job.job_id, {}) if self.branch == "main" else OTHER_BRANCHES
 
 
 class World:
