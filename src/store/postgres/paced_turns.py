@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 from store.postgres.caller_turns import CallerTurns
 
-REST = 8.0
-"""Length of the rest after a turn, as a multiple of the turn: the work gets a ninth of the time. On busy processors,
-turns take longer, and so do the rests.
+REST = 10.0
+"""Length of the rest after a turn, as a multiple of the turn: the work gets an eleventh of the time. On busy
+processors, turns take longer, and so do the rests.
 """
 MAX_REST_S = 0.4
 """Longest rest, in seconds, so that the work goes on however busy the processors are."""

@@ -7,6 +7,7 @@ workers what to run. If Redis is down or has lost jobs, a periodic sweep runs th
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import structlog
 from psycopg_pool import AsyncConnectionPool
@@ -50,6 +51,15 @@ DEBOUNCE_S = 0.1
 """Shortest time in seconds between two reads of the log, so that a burst of events costs few reads."""
 REDIS_TIMEOUT_S = 1.0
 """Timeout of calls to Redis in seconds, so that a Redis that hangs does not delay reading the log."""
+
+
+class Noted(NamedTuple):
+    """A batch of events that was read for a reaction."""
+
+    due: list[Due]
+    """Tries to queue now."""
+    is_full: bool
+    """Whether another batch may follow."""
 
 
 class ReactionDispatcher:
@@ -121,10 +131,10 @@ class ReactionDispatcher:
             started += [self._start(one) for one in due[:room]]
         return started
 
-    async def note_next(self, reaction: Reaction) -> list[Due] | None:
+    async def note_next(self, reaction: Reaction) -> Noted | None:
         """Reads the next batch of events after the reaction's position, and stores for each event that the reaction is
         due. Leaves out events for which the reaction has nothing to do, and events for which an operator has cancelled
-        the reaction. Returns the tries to queue now; None if there is no event after the position.
+        the reaction. Returns None if there is no event after the position.
         """
         async with self._pool.connection() as connection, connection.transaction():
             position = await log_positions.lock_position(connection, reaction.name)
@@ -138,7 +148,8 @@ class ReactionDispatcher:
                 await reactions.add_due(connection, reaction.name, found)
             if batch.events or batch.position - position > self._min_skip:
                 await log_positions.move_position(connection, reaction.name, batch.position)
-        return [Due(reaction.name, position, 1) for position in choose_first(found)] if batch.events else None
+        due = [Due(reaction.name, position, 1) for position in choose_first(found)]
+        return Noted(due, batch.is_full) if batch.events else None
 
     async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> dict[int, int | None]:
         """Returns position -> project, for the events for which the reaction has something to do. The project is None
@@ -165,13 +176,15 @@ class ReactionDispatcher:
                 behind = [reaction for reaction in behind if await self._note(reaction)]
 
     async def _note(self, reaction: Reaction) -> bool:
-        """Stores and queues the reactions that the next batch of events makes due. Returns False if there is no further
-        event.
+        """Stores and queues the reactions that the next batch of events makes due. Returns whether another batch may
+        follow.
         """
         noted = await self.note_next(reaction)
-        if noted:
-            await self._queues[reaction.queue].enqueue(noted)
-        return noted is not None
+        if noted is None:
+            return False
+        if noted.due:
+            await self._queues[reaction.queue].enqueue(noted.due)
+        return noted.is_full
 
     async def _keep_sweeping(self) -> None:
         while True:
