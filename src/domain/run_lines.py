@@ -48,7 +48,7 @@ class BuildOnLine(NamedTuple):
 
 
 class Lines:
-    """What is known about the builds with notable runs."""
+    """The builds with notable runs, each on its line."""
 
     def __init__(
         self, builds: Mapping[int, BuildOnLine], jobs: Collection[int], asked: Collection[int], now: int
