@@ -138,7 +138,9 @@ class World:
         return job_id
 
     def new_build(self, job_id: int, **more: Any) -> int:
-        return int(self.admin.post("/api/v3/builds/start", json={"job_id": job_id, **more}).then(201)["id"])
+        return int(
+            self.admin.post("/api/v3/builds/start", json={"job_id": job_id, "branch": "main", **more}).then(201)["id"]
+        )
 
     def new_result(self) -> int:
         """A build that ended, with a test that failed and one that is flaky; run again, it stays queued."""
@@ -270,7 +272,8 @@ def build_world(server: Server) -> World:
     world = World(server, server.admin)
     _people_and_places(world)
     world.template = world.new_template()
-    world.job = world.new_job(name="Regression Suite", node_pool_id=world.pool, max_parallel=2)
+    more = {"node_pool_id": world.pool, "max_parallel": 2, "default_branch": "release"}
+    world.job = world.new_job(name="Regression Suite", **more)
     other_pool = world.admin.post("/api/v3/node-pools", json={"name": "x", "project_id": world.other_project}).then(
         201
     )["id"]
