@@ -37,7 +37,7 @@ LIMITS = (
     Limit("GET /audit/(events|export)", "after|until", "is behind the checkpoint|must be later", BY_STATE),
     Limit("GET /audit/events", "type", r"[\w.]+ is of the area", TWO_FIELDS),
     Limit("GET /audit/events", "stream", "[Tt]here is no", BY_STATE),
-    Limit("GET /test-cases", "project_id", "or .* is required, and not both", EXACTLY_ONE),
+    Limit("GET /test-cases", "project_id", "is required, or .* instead of it; not both", EXACTLY_ONE),
     Limit("(POST|PUT) /known-issues.*", "pattern|signature|fail_id", "exactly one of", EXACTLY_ONE),
     Limit("POST /audit/replay", "known_issues|quarantine", "is required, or", "one of two fields is needed"),
     Limit("POST /audit/replay", r"known_issues\[\d+\]", "must have exactly one of", EXACTLY_ONE),
