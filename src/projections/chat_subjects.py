@@ -4,7 +4,7 @@ Only projects that the caller may read are searched.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 from psycopg import AsyncConnection
@@ -215,14 +215,17 @@ async def _find_misspelt_job(
     return None if found is None else ChatSubject(*rows[found[1]][:2])
 
 
+def _search_for_tests(message: str) -> Iterator[SearchQuery]:
+    """Returns the queries that find the first tests that a message names."""
+    queries = map(SearchQuery.parse, find_names_of_tests(message)[:MAX_TESTS])
+    return (query for query in queries if query.words)
+
+
 async def _find_project_of_tests(
     source: AsyncConnection, projects: Sequence[int] | None, message: str
 ) -> ChatSubject | None:
     """Returns the only project with the first test that a message names and that there is; None if there are others."""
-    for name in find_names_of_tests(message)[:MAX_TESTS]:
-        searched = SearchQuery.parse(name)
-        if not searched.words:
-            continue
+    for searched in _search_for_tests(message):
         query = (
             f"SELECT project_id, name FROM {TestDocument.table} WHERE words @@ %(words)s::text::tsquery"
             f" AND {_IS_VISIBLE} LIMIT {MAX_TESTS_OF_PROJECTS}"
@@ -270,10 +273,7 @@ async def _find_newest_failure(
     """Returns the newest failure of the first test that a message names and that has failed in the project, and in the
     job if one is known. Failures of forks do not count, nor those of other branches than that of the build.
     """
-    for name in find_names_of_tests(message)[:MAX_TESTS]:
-        searched = SearchQuery.parse(name)
-        if not searched.words:
-            continue
+    for searched in _search_for_tests(message):
         query = (
             f"SELECT name, failure FROM {TestDocument.table} WHERE words @@ %(words)s::text::tsquery"
             f" AND project_id = %(project)s AND failure > 0 ORDER BY failure DESC LIMIT {MAX_FOUND}"
