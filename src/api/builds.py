@@ -223,8 +223,10 @@ class BuildController(Controller):
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
             explanation = await builds.find_explanation(connection, build_id)
-            has_failures = row.failed or row.known_issues or row.quarantined
-            classified = await results_queries.count_classified_by_rules(connection, build_id) if has_failures else 0
+            classified = 0
+            if row.failed or row.known_issues or row.quarantined:
+                ranges = await results_queries.fetch_reports(connection, build_id)
+                classified = await results_queries.count_classified_by_rules(connection, ranges)
         return detail(row, waiting_for, comments, explanation, classified)
 
     @post("/{build_id:int}/stop", status_code=200, guards=[CAN_BUILD])

@@ -90,9 +90,7 @@ class ReportView(msgspec.Struct):
     """Number of failures that match a known issue of this server. They do fail the build."""
     quarantined: int
     flaky: int
-    """Number of results that passed only on a retry, or that had the opposite outcome in another build of the job on
-    this commit.
-    """
+    """Number of results that passed only on a retry, or that differ in another build of the job on this commit."""
     causes: list[CauseView]
     """Causes of the failures, that of most failures first. Contains only failures with one of the 60 most frequent
     signatures, of the first 20,000 failures.
@@ -230,6 +228,7 @@ class TestController(Controller):
         async with read_build(ctx, build_id) as (connection, _):
             ranges = await results_queries.fetch_reports(connection, build_id)
             totals = await results_queries.fetch_totals(connection, ranges)
+            by_rules = await results_queries.count_classified_by_rules(connection, ranges)
             failures: list[EqualFailures] = []
             if any(total.status == FAILED for total in totals):
                 failures = await results_queries.fetch_equal_failures(
@@ -239,7 +238,7 @@ class TestController(Controller):
             failing = await test_health.fetch_failing(connection, compared, build_id)
         # In a thread, since comparing many long traces takes tenths of a second.
         causes = await asyncio.to_thread(find_causes, failures, failing) if failures else []
-        return to_report_view(build_id, ranges, totals, causes)
+        return to_report_view(build_id, ranges, totals, by_rules, causes)
 
     @get("/tests", guards=[CAN_READ], **as_of(TESTS_HISTORY, "build_id"))
     async def list_tests(
@@ -349,7 +348,7 @@ def to_first_bad(found: FirstFailure) -> FirstBad:
 
 
 def to_report_view(
-    build_id: int, ranges: ReportRanges, totals: list[SuiteTotal], causes: Sequence[FailureCause]
+    build_id: int, ranges: ReportRanges, totals: list[SuiteTotal], by_rules: int, causes: Sequence[FailureCause]
 ) -> ReportView:
     suites: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
     durations: dict[str, int] = defaultdict(int)
@@ -368,7 +367,7 @@ def to_report_view(
         skipped=by_status[SKIPPED],
         duration_s=round(sum(durations.values()) / 1_000),
         known_issues=sum(total.known_issues for total in totals),
-        classified_by_rules=sum(total.classified_by_rules for total in totals),
+        classified_by_rules=by_rules,
         quarantined=sum(total.quarantined for total in totals),
         flaky=sum(flaky),
         causes=[to_view(CauseView, cause, tests=cause.results) for cause in causes],

@@ -45,7 +45,7 @@ async def count_unread(source: Source, ranges: ReportRanges) -> tuple[int, int]:
     filters = ResultFilters(status=FAILED)
     query = (
         "SELECT count(*), count(*) FILTER (WHERE v.classification IS NULL AND m.id IS NULL)"
-        f" FROM {filters.tables}{TRIAGE_JOINS} WHERE {filters.where(ranges)}"
+        f" {filters.select(ranges, joins=TRIAGE_JOINS)}"
     )
     row = await fetch_row(source, query, filters.parameters(ranges))
     return (0, 0) if row is None else (int(row[0]), int(row[1]))

@@ -30,12 +30,11 @@ class ReportLookups:
             for build_id in await builds.find_ended_on_commit(
                 connection, build.queued.job_id, commit_of(build), build.queued.matrix, other_than=build.build_id
             ):
-                reports = {
-                    report.path: report
-                    for report in (await results_queries.fetch_reports(connection, build_id)).reports
-                }
+                ranges_of_build = await results_queries.fetch_reports(connection, build_id)
+                reports = {report.path: report for report in ranges_of_build.reports}
                 same_path = [reports[name] for name in takewhile(reports.__contains__, number_path(path))]
                 if same_path:
-                    ranges = ReportRanges(sorted(same_path, key=lambda report: report.first_result_id))
+                    same_path.sort(key=lambda report: report.first_result_id)
+                    ranges = ReportRanges(same_path, ranges_of_build.has_superseded)
                     found += await results_queries.fetch_comparable(connection, build_id, ranges, failed)
         return found

@@ -59,6 +59,7 @@ IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replac
 """SQL condition: report `r` belongs to the current attempt of build `b`. Reports of a lost attempt do not count, and a
 queued build has no results.
 """
+_FLAGS = (KNOWN_ISSUE, FLAKY, QUARANTINED)
 FACTS = "(CASE WHEN t.facts < 0 THEN ~t.facts ELSE t.facts END)"
 """SQL expression for the `facts` of a result `t`. Inverts the bits of a retried result back."""
 FACT_COLUMNS = (
@@ -74,6 +75,8 @@ class ReportRanges:
 
     reports: Sequence[ReportRow]
     """The reports, sorted by `first_result_id`."""
+    has_superseded: bool
+    """Whether an event of an older release replaced some of their results, which do not count then."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -85,6 +88,17 @@ class ReportRanges:
         """SQL condition that a result `t` belongs to one of these reports. The query needs `parameters`."""
         is_contiguous = all(a.first_result_id + a.cases == b.first_result_id for a, b in pairwise(self.reports))
         return _WITHIN if is_contiguous else f"{_WITHIN} AND width_bucket(t.block, %(bounds)s::bigint[]) %% 2 = 1"
+
+    @property
+    def counts(self) -> str:
+        """SQL condition that a result `t` counts. The query needs `parameters` and, with `has_superseded`, `t.id`."""
+        # PostgreSQL evaluates NOT IN with one hash table, however many results the planner expects.
+        return f"t.facts >= 0 AND t.id NOT IN ({_SUPERSEDED})" if self.has_superseded else "t.facts >= 0"
+
+    def select_counting(self, *columns: str) -> str:
+        """Returns SQL, `FROM … t WHERE …`, with these columns of the results that count. Needs `parameters`."""
+        ids = ("id",) if self.has_superseded else ()
+        return f"FROM {select_each(*columns, *ids)} t WHERE {self.within} AND {self.counts}"
 
     def report_of(self, result_id: int) -> ReportRow:
         return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
@@ -99,20 +113,27 @@ class ReportRanges:
         ]
 
 
-_EACH = (
-    "(SELECT b.first_result_id AS block, b.results, b.first_result_id + generate_series(0, b.results - 1) AS id,"
-    " unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms, unnest(b.suites) AS suite,"
-    f" unnest(b.facts) AS facts FROM {BlockRow.table} b ORDER BY b.first_result_id)"
-)
-"""SQL subquery with a row for each result, ordered by `block, id` without a sort. Filter it by `block`."""
-
+_EACH = {
+    "id": "generate_series(b.first_result_id, b.first_result_id + b.results - 1)",
+    "case_id": "unnest(b.case_ids)",
+    "duration_ms": "unnest(b.durations_ms)",
+    "suite": "unnest(b.suites)",
+    "facts": "unnest(b.facts)",
+}
+"""Columns of a result, as SQL expressions over its block `b`."""
 _REPORT_INDEX = "(width_bucket(t.block, %(bounds)s::bigint[]) - 1) / 2"
 _WITHIN = "t.block >= %(low)s::bigint AND t.block < %(high)s::bigint"
-# PostgreSQL evaluates NOT IN with one hash table, however many results the planner expects.
-_COUNTS = (
-    f"t.facts >= 0 AND t.id NOT IN (SELECT s.id FROM {SupersededRow.table} s"
-    " WHERE s.id >= %(low)s::bigint AND s.id < %(high)s::bigint)"
-)
+_SUPERSEDED = f"SELECT s.id FROM {SupersededRow.table} s WHERE s.id >= %(low)s::bigint AND s.id < %(high)s::bigint"
+
+
+def select_each(*columns: str) -> str:
+    """Returns an SQL subquery with a row for each result, ordered by `block` and then by id, without a sort. It has
+    `block`, `facts` and these columns of _EACH. Filter it by `block`.
+
+    PostgreSQL computes every column of the subquery, also one that the query does not use, so ask for few.
+    """
+    each = "".join(f", {expression} AS {name}" for name, expression in _EACH.items() if name in {*columns, "facts"})
+    return f"(SELECT b.first_result_id AS block, b.results{each} FROM {BlockRow.table} b ORDER BY b.first_result_id)"
 
 
 class ResultFilters(msgspec.Struct, frozen=True):
@@ -126,12 +147,15 @@ class ResultFilters(msgspec.Struct, frozen=True):
     """Whether to include retried attempts and superseded results, which do not count."""
     after_id: int = 0
 
-    def where(self, ranges: ReportRanges) -> str:
-        conditions = [ranges.within, "t.block + t.results > %(after_id)s::bigint", "t.id > %(after_id)s::bigint"]
+    def _where(self, ranges: ReportRanges) -> str:
+        conditions = [ranges.within]
+        if self.after_id:
+            conditions += ["t.block + t.results > %(after_id)s::bigint", "t.id > %(after_id)s::bigint"]
         if not self.all_attempts:
-            conditions.append(_COUNTS)
+            conditions.append(ranges.counts)
         if self.status is not None:
-            conditions.append(f"{FACTS} & {STATUS} = %(status)s::int")
+            facts = FACTS if self.all_attempts else "t.facts"
+            conditions.append(f"{facts} & {STATUS} = %(status)s::int")
         if self.suite is not None:
             conditions.append(f"{_REPORT_INDEX} * {MAX_SUITES} + t.suite = ANY (%(suites)s::int[])")
         if self.search is not None:
@@ -140,10 +164,13 @@ class ResultFilters(msgspec.Struct, frozen=True):
             conditions.append(HAS_CLASSIFICATION)
         return " AND ".join(conditions)
 
-    @property
-    def tables(self) -> str:
-        cases = f" JOIN {TestCaseRow.table} c ON c.id = t.case_id" if self.search is not None else ""
-        return f"{_EACH} t{cases}"
+    def select(self, ranges: ReportRanges, *columns: str, joins: str = "") -> str:
+        """Returns SQL, `FROM … t … WHERE …`, with the id, the test case, the facts and these columns of the results
+        that meet the conditions. `joins` joins other tables with them. Needs `parameters`.
+        """
+        of_suite = () if self.suite is None else ("suite",)
+        cases = "" if self.search is None else f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
+        return f"FROM {select_each('id', 'case_id', *of_suite, *columns)} t{cases}{joins} WHERE {self._where(ranges)}"
 
     def parameters(self, ranges: ReportRanges) -> dict[str, Any]:
         suites = [] if self.suite is None else ranges.find_suites(self.suite)
@@ -172,7 +199,6 @@ class SuiteTotal(msgspec.Struct, frozen=True):
     known_issues: int
     flaky: int
     quarantined: int
-    classified_by_rules: int
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -196,48 +222,64 @@ class Result(msgspec.Struct, frozen=True):
 
 async def fetch_reports(source: Source, build_id: int) -> ReportRanges:
     """Returns the reports of the build's current attempt."""
-    query = (
+    return await _fetch_ranges(
+        source,
         f"SELECT r.* FROM {ReportRow.table} r JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
-        " WHERE r.build_id = %(build)s ORDER BY r.first_result_id"
+        " WHERE r.build_id = %(id)s",
+        build_id,
     )
-    return ReportRanges(await fetch_all(source, ReportRow, query, {"build": build_id}))
 
 
 async def find_report_of(source: Source, result_id: int) -> ReportRanges:
     """Returns the report that contains a result, also if the result does not count. The ranges are empty if no report
     contains the result.
     """
-    query = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s ORDER BY first_result_id DESC LIMIT 1"
-    found = await fetch_all(source, ReportRow, query, {"id": result_id})
-    return ReportRanges([report for report in found if report.first_result_id + report.cases > result_id])
+    return await _fetch_ranges(
+        source,
+        f"SELECT * FROM (SELECT * FROM {ReportRow.table} WHERE first_result_id <= %(id)s"
+        " ORDER BY first_result_id DESC LIMIT 1) newest WHERE first_result_id + cases > %(id)s",
+        result_id,
+    )
+
+
+async def _fetch_ranges(source: Source, reports: str, id: int) -> ReportRanges:
+    has_superseded = (
+        f"EXISTS (SELECT FROM {SupersededRow.table} s"
+        " WHERE s.id >= r.first_result_id AND s.id < r.first_result_id + r.cases)"
+    )
+    query = f"SELECT r.*, {has_superseded} FROM ({reports}) r ORDER BY r.first_result_id"
+    found = await fetch_rows(source, query, {"id": id})
+    return ReportRanges([ReportRow(*row[:-1]) for row in found], any(row[-1] for row in found))
 
 
 async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]:
     """Returns totals of the results that count: one for each report, suite and status, in this order."""
+    # Most results of a block have the same suite and facts. The expressions are evaluated for the few groups only.
+    groups = (
+        "SELECT t.block, t.suite, t.facts, count(*) AS results, sum(t.duration_ms) AS duration_ms"
+        f" {ranges.select_counting('duration_ms', 'suite')} GROUP BY 1, 2, 3"
+    )
+    flagged = (f"coalesce(sum(t.results) FILTER (WHERE (t.facts & {flag}) <> 0), 0)::bigint" for flag in _FLAGS)
     query = (
-        f"SELECT {_REPORT_INDEX}, t.suite::int, t.facts & {STATUS}, count(*), sum(t.duration_ms)::bigint,"
-        f" count(*) FILTER (WHERE (t.facts & {KNOWN_ISSUE}) <> 0), count(*) FILTER (WHERE (t.facts & {FLAKY}) <> 0),"
-        f" count(*) FILTER (WHERE (t.facts & {QUARANTINED}) <> 0),"
-        f" count(*) FILTER (WHERE t.facts & {STATUS} = {FAILED} AND {IS_CLASSIFIED_BY_RULE})"
-        f" FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} GROUP BY 1, 2, 3"
+        f"SELECT {_REPORT_INDEX}, t.suite::int, (t.facts & {STATUS})::int, sum(t.results)::bigint,"
+        f" sum(t.duration_ms)::bigint, {', '.join(flagged)} FROM ({groups}) t GROUP BY 1, 2, 3"
     )
     # Sort here: with ORDER BY, PostgreSQL would sort all results before it groups them.
     found = await fetch_all(source, SuiteTotal, query, ranges.parameters)
     return sorted(found, key=attrgetter("report", "suite", "status"))
 
 
-async def count_classified_by_rules(source: Source, build_id: int) -> int:
-    """Returns the number of failures of the build's current attempt that rules of known issues have classified."""
-    ranges = await fetch_reports(source, build_id)
+async def count_classified_by_rules(source: Source, ranges: ReportRanges) -> int:
+    """Returns the number of failures in these reports that rules of known issues have classified."""
     query = (
-        f"SELECT count(*) FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} AND t.facts & {STATUS} = {FAILED}"
+        f"SELECT count(*) {ranges.select_counting('id')} AND t.facts & {STATUS} = {FAILED}"
         f" AND {IS_CLASSIFIED_BY_RULE} AND {MAY_BE_CLASSIFIED_BY_RULES}"
     )
     return int(await fetch_value(source, query, ranges.parameters))
 
 
 async def count(source: Source, ranges: ReportRanges, filters: ResultFilters) -> int:
-    query = f"SELECT count(*) FROM {filters.tables} WHERE {filters.where(ranges)}"
+    query = f"SELECT count(*) {filters.select(ranges)}"
     return int(await fetch_value(source, query, filters.parameters(ranges)))
 
 
@@ -246,7 +288,7 @@ async def fetch_page(
 ) -> list[Result]:
     """Returns a page of results in the order of the reports."""
     query = (
-        f"WITH t AS (SELECT t.* FROM {filters.tables} WHERE {filters.where(ranges)}"
+        f"WITH t AS (SELECT t.* {filters.select(ranges, 'duration_ms', 'suite')}"
         " ORDER BY t.block, t.id LIMIT %(limit)s OFFSET %(offset)s)"
         f" SELECT t.id, t.case_id, c.node_id, {FACT_COLUMNS}, t.suite::int,"
         f" left(coalesce(x.message, ''), {MESSAGE_LENGTH}),"
@@ -290,11 +332,10 @@ async def fetch_equal_failures(
     the message, the trace and the test case of the first result. Those that count against the build come before
     quarantined ones and the reporter's known issues, then the most frequent signatures. Reads MAX_FAILURES at most.
     """
-    filters = ResultFilters(status=FAILED)
+    filters, texts = ResultFilters(status=FAILED), f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
     query = (
         f"WITH t AS (SELECT t.id, t.case_id, (t.facts & {KNOWN_ISSUE | QUARANTINED}) <> 0 AS is_excused,"
-        f"  coalesce(x.signature, '') AS signature FROM {filters.tables}"
-        f"  LEFT JOIN {ResultTextRow.table} x ON x.id = t.id WHERE {filters.where(ranges)}"
+        f"  coalesce(x.signature, '') AS signature {filters.select(ranges, joins=texts)}"
         f"  ORDER BY t.block, t.id LIMIT {MAX_FAILURES}),"
         " g AS (SELECT signature, count(*) AS results, bool_and(is_excused) AS is_excused,"
         "  (array_agg(id ORDER BY is_excused, id))[1:%(examples)s] AS ids,"
@@ -314,8 +355,8 @@ async def fetch_statuses(source: Source, ranges: ReportRanges, cases: Sequence[i
     count.
     """
     query = (
-        f"SELECT DISTINCT t.case_id, t.facts & {STATUS} FROM {_EACH} t"
-        f" WHERE {ranges.within} AND {_COUNTS} AND t.case_id = ANY (%(cases)s::int[])"
+        f"SELECT DISTINCT t.case_id, t.facts & {STATUS} {ranges.select_counting('case_id')}"
+        " AND t.case_id = ANY (%(cases)s::int[])"
     )
     return set(await fetch_rows(source, query, ranges.parameters | {"cases": list(cases)}))
 
@@ -329,7 +370,7 @@ async def fetch_comparable(
     """
     query = (
         f"WITH t AS MATERIALIZED (SELECT {_REPORT_INDEX} AS report, t.suite, t.case_id, t.facts & {STATUS} AS status"
-        f"  FROM {_EACH} t WHERE {ranges.within} AND {_COUNTS} AND t.facts & {STATUS} <> {SKIPPED})"
+        f"  {ranges.select_counting('case_id', 'suite')} AND t.facts & {STATUS} <> {SKIPPED})"
         " SELECT report::int, suite::int, case_id, status::int FROM t"
         f" WHERE case_id = ANY (%(cases)s::int[]) OR case_id IN (SELECT case_id FROM t WHERE status = {FAILED})"
     )
@@ -344,8 +385,8 @@ async def fetch_comparable(
 async def _node_ids(source: Source, build_id: int, condition: str) -> list[str]:
     ranges = await fetch_reports(source, build_id)
     query = (
-        f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first FROM {_EACH} t"
-        f" WHERE {ranges.within} AND {_COUNTS} AND ({condition}) GROUP BY t.case_id) f"
+        f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first {ranges.select_counting('id', 'case_id')}"
+        f" AND ({condition}) GROUP BY t.case_id) f"
         f" JOIN {TestCaseRow.table} c ON c.id = f.case_id ORDER BY f.first"
     )
     parameters = ranges.parameters | classification_parameters("flaky") | {"status": STATUS, "failed": FAILED}
