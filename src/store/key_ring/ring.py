@@ -30,6 +30,7 @@ from store.crypto.secrets import (
     encrypt,
 )
 from store.postgres.cancellation import cancel_and_wait
+from store.postgres.notifications import ListeningConnection
 from store.postgres.queries import execute, fetch_row, fetch_rows
 
 log = structlog.get_logger()
@@ -222,7 +223,9 @@ class KeyRing:
                 await self._connection.close()
 
     async def _connect(self) -> AsyncConnection:
-        connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        connection = await ListeningConnection.connect(
+            self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
+        )
         try:
             # Taken before the ring is read, so that no rotation goes on between the read and the lock.
             await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, 0)", (FOLLOWER_LOCK,))

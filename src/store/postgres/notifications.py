@@ -8,10 +8,12 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
+from typing import TypeVar
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
+from psycopg.abc import PQGen
 from psycopg.sql import SQL, Identifier
 
 from store.postgres.cancellation import cancel_and_wait
@@ -19,6 +21,7 @@ from store.postgres.cancellation import cancel_and_wait
 log = structlog.get_logger()
 
 Callback = Callable[[str | None], None]
+T = TypeVar("T")
 
 # The channels.
 EVENTS = "stored_events"
@@ -43,6 +46,10 @@ SEALS = "seals"
 """Asks the sealer for a checkpoint over the whole log. No payload."""
 
 CONNECT_TIMEOUT_S = 5
+WAKE_UP_INTERVAL_S = 60.0
+"""Seconds after which a connection that waits for data looks whether there is some, although the kernel has not said
+so.
+"""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """Longest pause before the listener connects again. Each failure doubles the pause, up to this limit."""
@@ -56,6 +63,15 @@ def may_contain(payload: str, names: Collection[str]) -> bool:
 def newest_position(payload: str) -> int:
     """Returns the position at the beginning of a payload of the channel EVENTS."""
     return int(payload.partition(" ")[0])
+
+
+class ListeningConnection(AsyncConnection):
+    """A connection that waits for notifications without waking up. Those of psycopg wake up ten times a second, which
+    takes most of the CPU time of an idle process.
+    """
+
+    async def wait(self, gen: PQGen[T], interval: float = WAKE_UP_INTERVAL_S, timeout: float | None = None) -> T:
+        return await super().wait(gen, interval, timeout)
 
 
 class Listener:
@@ -94,7 +110,7 @@ class Listener:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                async with await AsyncConnection.connect(
+                async with await ListeningConnection.connect(
                     self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
                 ) as connection:
                     for channel in self._channels:
