@@ -249,7 +249,8 @@ class ReportRecorder:
     ) -> tuple["array[int]", NewCases | None]:
         """Returns the test case id for each of the report's `node_ids`, and the new test cases that must be added
         together with the report, if any. If the report has more than MAX_NEW_CASES new test cases, adds all but the
-        last part before, and waits after each part until the read models show it.
+        last part before. Before it adds a part, it waits until the read models show all parts but the newest, so that
+        they apply one part while the next is stored.
         """
         project_id = build.queued.project_id
         shown = await self.read_models.find_cases(project_id, report.node_ids)
@@ -258,10 +259,11 @@ class ReportRecorder:
         first_case_id = await self.ids.draw_range("test_cases", len(new)) if new else 0
         for number, index in enumerate(new):
             case_ids[index] = first_case_id + number
-        new_cases = None
+        new_cases, newest = None, 0
         for start in range(0, len(new), MAX_NEW_CASES):
             if new_cases is not None:
-                await self._wait((await execute.prepare(AddCases(new_cases))).position or 0)
+                before, newest = newest, (await execute.prepare(AddCases(new_cases))).position or 0
+                await self._wait(before)
             part = new[start : start + MAX_NEW_CASES]
             new_cases = NewCases(
                 project_id=project_id,
