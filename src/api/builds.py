@@ -73,6 +73,9 @@ CommitFilter = Annotated[
 class NewBuild(msgspec.Struct):
     job_id: Id
     branch: Ref | None = None
+    """Branch, tag or ref of git; the job's default branch if none is given. `refs/heads/main` is taken as `main`, and
+    for an external build so is `origin/main`.
+    """
     commit_sha: Commit | None = None
     env: Variables = {}
     secrets: Variables = {}

@@ -12,6 +12,7 @@ from api.http.permissions import CAN_READ
 from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.jobs import find_visible_job
+from commands.configurations import shorten_branch
 from domain.core.errors import Invalid
 from domain.splitting import estimate_durations, split
 from projections import splitting
@@ -68,7 +69,9 @@ class SplittingController(Controller):
         async with take_turn(ctx.request, ctx.services.analysis_turns):
             async with ctx.reading() as connection:
                 job = await find_visible_job(ctx, job_id)
-                known_ms = await splitting.fetch_durations(connection, job_id, job.default_branch, kind, names)
+                known_ms = await splitting.fetch_durations(
+                    connection, job_id, shorten_branch(job.default_branch), kind, names
+                )
             return await asyncio.to_thread(divide, names, known_ms, data.shards)
 
 

@@ -7,6 +7,7 @@ import msgspec
 
 from commands.build_assignment import must_hold
 from commands.build_caches import find_cache_ref
+from commands.configurations import shorten_branch
 from commands.handler import Command, Receipt, must_exist
 from commands.selected_tests import describe_not_run
 from commands.untrusted_builds import withhold_secrets
@@ -162,12 +163,14 @@ class StartBuild(Command):
         if self.is_untrusted:
             configuration = withhold_secrets(configuration)
         branch, is_chosen = self.branch or job.default_branch, bool(self.commit_sha or self.env or self.secrets)
+        if self.trigger is None:
+            branch = shorten_branch(branch, self.external)
         more = {
             "branch": branch,
             "cache_ref": find_cache_ref(branch, self.trigger, is_chosen),
             "job_title": job.title,
             "untrusted": self.is_untrusted,
-            "off_default_branch": self.is_untrusted or branch != job.default_branch,
+            "off_default_branch": self.is_untrusted or branch != shorten_branch(job.default_branch),
             "repository": self.fork_url or job.repository,
         }
         queued = self.event(BuildQueued, job, configuration=configuration, **more)

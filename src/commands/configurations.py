@@ -66,6 +66,15 @@ CHECKSUM = re.compile(r"""\{\{ *checksum +"([^"{}]+)" *\}\}""")
 """Matches a part of a cache key that is replaced by the SHA-256 of a file in the checkout."""
 
 
+def shorten_branch(name: str, external: bool = False) -> str:
+    """Returns the short name of a branch, such as `main` for `refs/heads/main`, so that its builds belong together by
+    whichever name somebody starts them. The checkouts of other CI systems also call it `origin/main`, so for an
+    external build this is `main`, too.
+    """
+    prefixes = ("refs/heads/", "refs/remotes/origin/", "origin/") if external else ("refs/heads/",)
+    return next((name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)), "") or name
+
+
 def check_parts(
     prefix: str,
     env: Iterable[str],

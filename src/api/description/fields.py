@@ -77,7 +77,7 @@ FIELDS: dict[str, str] = {
     "jobs_count": "Number of jobs in the project.",
     "webhook_secret": "Secret that signs the calls of the project's inbound webhook. Shown only here.",
     # Builds
-    "branch": "Branch, tag or ref of git.",
+    "branch": "Branch, tag or ref of git. A branch has its short name: `main`, not `refs/heads/main`.",
     "commit_sha": "Commit SHA; null until it is known.",
     "group_id": "Id of the builds that were started together, for a job with a matrix.",
     "matrix": "Of a job: values by name; each combination gets a build. Of a build: its combination.",

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 from api.http.services import Services
+from commands.configurations import shorten_branch
 from commands.divisions import DivideTests
 from commands.handler import CommandContext
 from domain.builds import BuildQueued
@@ -27,7 +28,7 @@ async def find_shard(services: Services, queued: BuildQueued) -> dict[str, Any] 
         shards = int(queued.configuration.env[SHARDS_VARIABLE])
         job = await services.log.load_state(JOB.at(queued.job_id))
         async with services.pool.connection() as connection:
-            branch = queued.branch if job is None else job.default_branch
+            branch = queued.branch if job is None else shorten_branch(job.default_branch)
             cases = await splitting.fetch_cases(connection, queued.job_id, branch, shards)
         shard_of = await asyncio.to_thread(divide_cases, cases, shards)
         command = DivideTests(queued.group_id, queued.job_id, queued.project_id, shards, shard_of)
