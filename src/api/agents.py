@@ -269,13 +269,13 @@ class AgentController(Controller):
         attempt: Attempt,
         path: Annotated[str, Parameter(max_length=1_000)],
         missing: Annotated[bool, Parameter(description="No file matches `path`, a pattern")] = False,
-        unreadable: Annotated[bool, Parameter(description="The agent may not read the file at `path`")] = False,
+        unreadable: Annotated[bool, Parameter(description="The agent cannot read or send the file at `path`")] = False,
     ) -> ReportAnswer:
         """Records the results of a report. The body is the report file.
 
         With `missing` or `unreadable`, the body is empty. `missing` says that `path`, a pattern from the job's
-        artifacts, matches no report. `unreadable` says that the agent may not read the file at `path` or, if `path` is
-        a pattern, a folder that matches it.
+        artifacts, matches no report. `unreadable` says that the agent cannot read or send the file at `path` or, if
+        `path` is a pattern, files that match it. A path of more than 1,000 characters is sent without its beginning.
         """
         node_id = ctx.node_id
         build = await load_build(ctx.services.log, build_id)

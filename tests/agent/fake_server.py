@@ -63,6 +63,7 @@ class FakeServer:
         # connection, or None.
         self.fault: Callable[[str, dict[str, str], bytes], Answer | str | None] = lambda *_: None
         self.retry_after: str | None = None  # header of every answer that is not a success
+        self.closes_connections = False  # after each answer, for a client that ends before the test does
         self.caches: dict[str, bytes] = {}  # by name, of whatever scope
         self.fallback_caches: dict[str, bytes] = {}  # by name, of the fallback scope
         self._ids = iter(range(1, 1000))
@@ -279,6 +280,8 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header("Content-Length", str(len(data)))
             if status >= 300 and server.retry_after is not None:
                 self.send_header("Retry-After", server.retry_after)
+            if server.closes_connections:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(data)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.agent.fake_server import Answer, FakeServer
+from tests.agent.fake_server import TOKEN, Answer, FakeServer, ReceivedBuild
 from tests.agent.harness import SYSTEM_PYTHON, Agent, StartAgent
 
 from agent.build.artifacts import find_files
@@ -283,17 +283,76 @@ def test_a_search_without_end_can_be_stopped(server: FakeServer) -> None:
     assert server.wait_finished(build)["reason"] == "stopped"
 
 
-def test_a_search_has_a_time_limit(tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "1-1", None)
-    (workspace.root / "file").touch()
-    client = BuildClient(ServerClient("http://127.0.0.1:1", TokenHolder("token", None)), 1, 1, lambda _: True)
-    log = Log(str(tmp_path), Masker([]), lambda _: 0, lambda _: True, lambda _: None)
+def collect(
+    server: FakeServer, workspace: Workspace, *patterns: str, secrets: Sequence[str] = (), **options: float
+) -> ReceivedBuild:
+    """Collects the files of a build without an agent."""
+    server.closes_connections = True
+    received = server.queue("true")
+    build_id, attempt = server.key(received)
+    client = BuildClient(ServerClient(server.url, TokenHolder(TOKEN, None)), build_id, attempt, lambda _: True)
+    masker = Masker(secrets)
+    log = Log(str(workspace.folder.parent), masker, client.send_log, lambda _: True, lambda _: None)
     try:
-        collector = Collector(workspace, None, client, Masker([]), log, Interrupt(), _find_timeout_s=0)
-        with pytest.raises(FindTimeout, match="finding reports and artifacts took longer than 0 s"):
-            collector.run(["*"], "report.xml", 0)
+        collector = Collector(workspace, None, client, masker, log, Interrupt(), **options)
+        collector.run([*patterns], "junittests.xml", 0)
+        log.finish()
     finally:
         log.close()
+    return received
+
+
+def test_a_search_has_a_time_limit(server: FakeServer, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "1-1", None)
+    (workspace.root / "file").touch()
+    with pytest.raises(FindTimeout, match="finding reports and artifacts took longer than 0 s"):
+        collect(server, workspace, "*", _find_timeout_s=0)
+
+
+def test_a_report_that_cannot_be_copied_is_sent_as_unreadable(server: FakeServer, tmp_path: Path) -> None:
+    """A report without a secret in its name is masked in a copy; here the copy has no folder. A full disk is alike."""
+    workspace = Workspace(tmp_path / "1-1", None)
+    (workspace.root / "a.xml").write_text(REPORT)
+    (workspace.root / "b.txt").write_text(REPORT)
+    workspace.folder = tmp_path / "gone" / "1-1"
+    workspace.folder.parent.mkdir()
+    received = collect(server, workspace, "*", secrets=[SECRET])
+
+    assert received.denied_reports == ["a.xml"]
+    assert received.reports == {}
+    assert set(received.artifacts) == {"a.xml", "b.txt"}
+    assert [line for line in received.lines if "No such file" in line and "a.xml: not sent as a report" in line]
+
+
+def test_patterns_whose_files_cannot_be_read_are_sent_as_unreadable(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two match more files than are collected, and one names no reports. `reports/junit.xml` is outside."""
+    monkeypatch.setattr("agent.build.artifacts._MAX_FILES", 2)
+    workspace = Workspace(tmp_path / "1-1", None)
+    for name in ("a.xml", "b.xml", "c.xml"):
+        (workspace.root / name).write_text(REPORT)
+    received = collect(server, workspace, "*.xml", "*", "../reports/junit.xml", "/reports/*")
+
+    assert received.denied_reports == ["*.xml"]
+    assert received.missing_reports == ["../reports/junit.xml"]
+    assert "==> Artifacts *.xml: refused, it matches more than 2 files" in received.lines
+
+
+def test_a_report_that_the_server_refuses_is_sent_as_unreadable(server: FakeServer, tmp_path: Path) -> None:
+    """The server takes no path that is longer than 1,000 characters: it gets the end of such a path."""
+    too_long: Answer = (422, {"detail": "too long"})
+    server.fault = lambda call, query, _: too_long if call == "report" and len(query["path"]) > 1_000 else None
+    workspace = Workspace(tmp_path / "1-1", None)
+    folder = workspace.root / "/".join(["d" * 200] * 6)
+    folder.mkdir(parents=True)
+    (folder / "junit.xml").write_text(REPORT)
+    received = collect(server, workspace, "**/junit.xml")
+
+    (path,) = received.denied_reports
+    assert len(path) == 1_000
+    assert path.endswith("d/junit.xml")
+    assert [line for line in received.lines if line.endswith("junit.xml: not taken, too long")]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])

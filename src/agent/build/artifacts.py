@@ -8,11 +8,16 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import BinaryIO
 
 _WILDCARDS = frozenset("*?[")
 _MAX_FILES = 100_000  # of one pattern; links within the workspace can give one file any number of paths
+
+
+_NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
+"""Errors of a path at which no regular file is."""
 
 
 class UnusablePath(Exception):
@@ -21,7 +26,9 @@ class UnusablePath(Exception):
     def __init__(self, why: str, is_denied: bool = False) -> None:
         super().__init__(why)
         self.is_denied = is_denied
-        """Whether the file exists, but the agent has no permission to read it."""
+        """Whether there are files, but the agent cannot read them: it has no permission, reading fails, or the pattern
+        matches too many.
+        """
 
 
 def find_files(workspace: str, pattern: str, is_over: Callable[[], bool] = lambda: False) -> list[str]:
@@ -30,7 +37,7 @@ def find_files(workspace: str, pattern: str, is_over: Callable[[], bool] = lambd
     paths found by then.
 
     Raises `UnusablePath` for a pattern that leads out of the workspace, that no file name can match, or that too many
-    files match.
+    files match. Raises OSError if reading a folder fails for another reason than a lack of permission.
     """
     if os.path.isabs(pattern):
         raise UnusablePath("it must be relative to the workspace")
@@ -41,7 +48,7 @@ def find_files(workspace: str, pattern: str, is_over: Callable[[], bool] = lambd
         raise UnusablePath("it names nothing")
     found = sorted(islice(_Glob(segments).find(os.path.realpath(workspace), is_over), _MAX_FILES + 1))
     if len(found) > _MAX_FILES:
-        raise UnusablePath(f"it matches more than {_MAX_FILES} files")
+        raise UnusablePath(f"it matches more than {_MAX_FILES} files", is_denied=True)
     return found
 
 
@@ -59,7 +66,7 @@ def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
         fd = os.open(whole, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         is_inside = (os.path.realpath(whole) + "/").startswith(root + "/")
-        is_denied = is_inside and isinstance(error, PermissionError)
+        is_denied = is_inside and error.errno not in _NO_FILE
         raise UnusablePath(os.strerror(error.errno or 0), is_denied) from None
     objection = _find_objection(fd, root, owner)
     if objection:
@@ -120,13 +127,9 @@ class _Glob:
         segments = [self._segments[state] for state in states]
         names = {segment for segment in segments if not _WILDCARDS.intersection(segment)}
         if len(names) < len(segments):
-            try:
+            with suppress(FileNotFoundError, NotADirectoryError):  # it was removed meanwhile
                 # A wildcard does not match the .git folder of the checkout.
                 names.update(name for name in os.listdir(folder) if not is_root or name != ".git")
-            except PermissionError:
-                raise
-            except OSError:
-                pass  # it was removed meanwhile
         return names
 
     def _match(self, root: str, path: str, name: str, states: set[int]) -> tuple[bool, set[int]]:
@@ -142,7 +145,9 @@ class _Glob:
             # Opening a path that is too long, or in a folder that may not be entered, reports why.
             if error.errno == errno.ENAMETOOLONG:
                 return self._last in states, set()
-            return isinstance(error, PermissionError), set()
+            if error.errno in (*_NO_FILE, errno.EACCES, errno.EPERM):
+                return isinstance(error, PermissionError), set()
+            raise
         if stat.S_ISDIR(mode):
             return False, matched | stays
         if not stat.S_ISLNK(mode):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -20,6 +20,10 @@ from agent.server_client import RequestRefused
 from agent.task import Interrupt
 
 _REPORT_ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
+_OF_BUILD = (404, 409)
+"""Statuses with which the server refuses a report because the build is not this agent's any more."""
+_MAX_PATH = 1_000
+"""Characters of a path that the server takes at most. Of a longer one it gets the end."""
 _MAX_SHOWN_WARNINGS = 20
 _FIND_TIMEOUT_S = 120.0  # for finding the files of all patterns; a million files take about 10 s
 
@@ -49,7 +53,7 @@ class Collector:
 
         Raises `FindTimeout`, and sends nothing, if it takes too long to find the files.
         """
-        found = self._find_artifacts(patterns)
+        found, denied = self._find_artifacts(patterns)
         paths = dict.fromkeys(path for matched in found.values() for path in matched)
         kinds: dict[str, bool | None] = {}
         for path in sorted([*paths, report], key=_is_testng):
@@ -58,17 +62,22 @@ class Collector:
             if is_repeated:
                 self._log.note(f"{show_path(path)}: not read as a report, since JUnit reports beside it were sent")
         for pattern, matched in found.items():
-            if not pattern.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
+            if self._interrupt.cause or not (pattern in denied or pattern.endswith(_REPORT_ENDINGS)):
                 continue
             # A folder that may not be read has no file ending, and its reports are not known.
-            is_denied = any(self._is_denied(path) for path in matched if not path.endswith(_REPORT_ENDINGS))
+            folders = (path for path in matched if not path.endswith(_REPORT_ENDINGS))
+            is_denied = pattern in denied or any(map(self._is_denied, folders))
             if is_denied or all(kinds[path] is None for path in matched):
                 self._send_missing_report(pattern, is_denied=is_denied)
         for path in paths:
             self._send_artifact(path, is_report=kinds[path] is True)
 
-    def _find_artifacts(self, patterns: list[str]) -> dict[str, list[str]]:
+    def _find_artifacts(self, patterns: list[str]) -> tuple[dict[str, list[str]], list[str]]:
+        """Return two values: the paths that each pattern matches, and the patterns whose reports cannot be read, since
+        the pattern matches too many files, or reading a folder fails.
+        """
         found: dict[str, list[str]] = {}
+        denied: list[str] = []
         deadline = time.monotonic() + self._find_timeout_s
 
         def is_over() -> bool:
@@ -79,13 +88,16 @@ class Collector:
         for pattern in patterns:
             try:
                 paths = find_files(str(self._workspace.root), pattern, is_over)
-            except UnusablePath as why:
+            except (UnusablePath, OSError) as why:
                 self._log.note(f"Artifacts {pattern}: refused, {why}")
+                if isinstance(why, OSError) or (why.is_denied and pattern.endswith(_REPORT_ENDINGS)):
+                    denied.append(pattern)
+                found[pattern] = []
                 continue
             if not paths and not self._interrupt.cause:
                 self._log.note(f"Artifacts {pattern}: no such file")
             found[pattern] = paths
-        return found
+        return found, denied
 
     def _send_if_report(self, path: str, since_ns: int) -> bool | None:
         """Send the file if it is a report of this build. Return True if it was sent, and False if it has the file
@@ -94,6 +106,17 @@ class Collector:
         """
         if not path.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
             return None
+        try:
+            return self._read_report(path, since_ns)
+        except OSError as error:  # for example, the disk is too full for a masked copy
+            self._log.note(f"{show_path(path)}: not sent as a report, {error}")
+            self._send_missing_report(path, is_denied=True)
+            return False
+
+    def _read_report(self, path: str, since_ns: int) -> bool | None:
+        """Do as `_send_if_report` for a file with the file ending of a report. Raises OSError if it cannot be read or
+        copied.
+        """
         try:
             file = self._open(path)
         except UnusablePath as why:  # logged when it is sent as an artifact
@@ -131,25 +154,25 @@ class Collector:
         return False
 
     def _send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
-        with self._refusals(pattern):
-            self._client.send_missing_report(pattern, is_denied=is_denied)
-
-    def _send_report(self, path: str, file: BinaryIO) -> None:
-        with self._refusals(path):
-            answer = self._client.send_report(path, file)
-            self._log_report(path, answer)
-
-    @contextmanager
-    def _refusals(self, path: str) -> Iterator[None]:
-        """Context manager around the sending of the report at `path`: logs a refusal by the server and suppresses the
-        error. Raises `RequestRefused` if the refusal concerns the whole build, and not only this report.
+        """Report that results are missing. The server may take no further report, since the build has too many; then
+        the last one that it took says so.
         """
         try:
-            yield
+            self._client.send_missing_report(pattern[-_MAX_PATH:], is_denied=is_denied)
         except RequestRefused as refused:
-            if refused.status in (404, 409):
+            if refused.status in _OF_BUILD:
+                raise
+
+    def _send_report(self, path: str, file: BinaryIO) -> None:
+        try:
+            answer = self._client.send_report(path, file)
+        except RequestRefused as refused:
+            if refused.status in _OF_BUILD:
                 raise
             self._log.note(f"{show_path(path)}: not taken, {refused}")
+            self._send_missing_report(path, is_denied=True)
+        else:
+            self._log_report(path, answer)
 
     def _log_report(self, path: str, answer: Mapping[str, Any]) -> None:
         self._log.note(f"{show_path(path)}: {answer['recorded']} results")
@@ -169,7 +192,7 @@ class Collector:
                     file = opened.enter_context(mask_report(file, self._masker, self._workspace.folder))
                 self._client.send_artifact(path, file)
                 size = file_size(file)
-        except (UnusablePath, RequestRefused) as why:
+        except (UnusablePath, OSError, RequestRefused) as why:
             # Any status, also 409 for a path that exists: only the build's own calls decide whether the build goes on.
             self._log.note(f"{show_path(path)}: not taken, {why}")
             return

@@ -71,7 +71,10 @@ class Execution:
             try:
                 self._collect()
             except OSError as error:
-                self._log.note(f"Reports and artifacts were not all collected: {error}")
+                why_lost = f"reports and artifacts were not all collected: {error}"
+                self._log.note(why_lost.capitalize())
+                if verdict.exit_code == 0:
+                    verdict = BuildVerdict(None, None, why_lost)  # no exit code of 0, since failures may be lost
             except FindTimeout as why:
                 verdict = verdict if verdict.reason else BuildVerdict(None, TIMEOUT, str(why))
         if self._interrupt.cause == STOPPED and verdict.reason != STOPPED:

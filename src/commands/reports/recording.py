@@ -38,7 +38,7 @@ from store.log.event_log import EventLog
 from store.log.ids import Ids
 
 MISSING = "no readable file that this build wrote matches this pattern of the job's artifacts, which names reports"
-DENIED = "the agent may not read this file, or the folder that it is in (permission denied)"
+DENIED = "the agent could not read or send this file, or files that this pattern matches: the build's log says why"
 MAX_TRIES = 10
 """Number of tries to record a report while others change the build or the project's test cases. Then the sender must
 send the report again.
@@ -171,7 +171,7 @@ class ReportRecorder:
         return await self.record(execute, build, file, ReportRead(is_missing=True, warnings=[MISSING]))
 
     async def record_denied(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:
-        """Records an unreadable report, for a file that the agent has no permission to read."""
+        """Records an unreadable report, for a file that the agent could not read or send."""
         must_take_reports(build.state, file.attempt)
         return await self.record(execute, build, file, make_unreadable(DENIED))
 
