@@ -31,7 +31,9 @@ class TrendDay(msgspec.Struct, frozen=True):
     failed_results: int
     flaky_results: int
     time_to_green_s: float | None
-    """Median time from the first failed build to the next build that passed, of those that passed on this day."""
+    """Median time from the first failed build to the next build that passed with all tests, of those that passed on
+    this day.
+    """
 
 
 async def fetch_trend(source: Source, column: str, of: int, since: datetime) -> list[TrendDay]:
@@ -41,16 +43,18 @@ async def fetch_trend(source: Source, column: str, of: int, since: datetime) -> 
     # Without the narrow `ended`, PostgreSQL sorts the whole rows of builds, with their configurations.
     query = (
         "WITH ended AS MATERIALIZED (SELECT id, job_id, branch, matrix, status, started_at, finished_at,"
-        "   passed + failed AS results, failed, flaky"
+        "   passed + failed AS results, failed, flaky,"
+        "   selected_tests"
         f"  FROM {BuildRow.table} WHERE {column} = %(of)s AND finished_at IS NOT NULL"
         "  AND id > coalesce((SELECT id FROM"
         f"   (SELECT id, created_at FROM {BuildRow.table} WHERE {column} = %(of)s ORDER BY id DESC) newest"
         "   WHERE created_at < %(look_back)s LIMIT 1), 0)),"
+        # A passed build of selected tests says nothing about the other tests.
         # A stretch has the builds after one that passed, up to the next one that passed. With EXCLUDE CURRENT ROW,
         # PostgreSQL would count all builds before anew for each build.
         " stretches AS (SELECT job_id, branch, matrix, status, finished_at, count(*) FILTER (WHERE status = 'passed')"
         "   OVER (PARTITION BY job_id, branch, matrix ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
-        "   AS stretch FROM ended WHERE status IN ('passed', 'failed')),"
+        "   AS stretch FROM ended WHERE status = 'failed' OR (status = 'passed' AND selected_tests IS NULL)),"
         " greens AS (SELECT max(finished_at) FILTER (WHERE status = 'passed') AS green,"
         "   min(finished_at) FILTER (WHERE status = 'failed') AS red"
         "  FROM stretches GROUP BY job_id, branch, matrix, stretch),"

@@ -22,22 +22,26 @@ def given_ended(server: Server, job: int, status: str, *, branch: str = "main") 
     return build
 
 
-TIMES = "created_at = %s, started_at = %s, finished_at = %s WHERE id = %s"
+TIMES = "created_at = %s, started_at = %s, finished_at = %s, selected_tests = %s WHERE id = %s"
 
 
 @pytest.fixture(name="move")
 def _move(server: Server) -> Iterator[Callable[..., None]]:
-    """Returns a function that lets a build have ended some time ago, for which no test can wait. Afterwards the builds
-    have their times again: the read model is that of the log for the tests that follow.
+    """Returns a function that lets a build have ended some time ago, for which no test can wait, or have run only some
+    tests. Afterwards the builds are as before: the read model is that of the log for the tests that follow.
     """
     with psycopg.connect(server.settings.database_url, autocommit=True) as connection:
         before: list[tuple[Any, ...]] = []
 
-        def move(build: int, ago: timedelta, took: timedelta = timedelta(seconds=60)) -> None:
+        def move(
+            build: int, ago: timedelta, took: timedelta = timedelta(seconds=60), selected_tests: int | None = None
+        ) -> None:
             ended = datetime.now(UTC) - ago
-            columns = f"SELECT created_at, started_at, finished_at, id FROM {BuildRow.table} WHERE id = %s"
+            columns = (
+                f"SELECT created_at, started_at, finished_at, selected_tests, id FROM {BuildRow.table} WHERE id = %s"
+            )
             before.extend(connection.execute(columns.encode(), (build,)))
-            times = (ended - took, ended - took, ended, build)
+            times = (ended - took, ended - took, ended, selected_tests, build)
             connection.execute(f"UPDATE {BuildRow.table} SET {TIMES}".encode(), times)
 
         yield move
@@ -72,6 +76,17 @@ def test_builds_by_day(server: Server, move: Callable[..., None]) -> None:
     assert next(one["time_to_green_s"] is not None for one in trend(server, f"/jobs/{job}", days=4)), (
         "it failed before the first day"
     )
+
+
+def test_a_build_of_selected_tests_does_not_make_a_branch_green(server: Server, move: Callable[..., None]) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    for ago, status, selected in ((5, "failed", None), (4, "passed", 1), (2, "passed", None)):
+        move(given_ended(server, job, status), timedelta(days=ago), selected_tests=selected)
+    server.wait_until_projected()
+    green = [one["time_to_green_s"] for one in trend(server, f"/jobs/{job}", days=6)]
+    assert [one is None for one in green] == [True, True, True, False, True, True]
+    assert abs(green[3] - timedelta(days=3).total_seconds()) < 60
 
 
 def test_days_are_checked(server: Server, job: int) -> None:
