@@ -19,7 +19,7 @@ from api.http.types import MAX_ID, Id, Name, to_view
 from api.jobs import find_visible_job
 from commands.quarantine import AddToQuarantine, RemoveFromQuarantine
 from commands.validation import Time
-from domain.core.errors import Unavailable
+from domain.core.errors import Invalid, Unavailable
 from domain.quarantine import REASONS, QuarantineLifted, Reason, TestsQuarantined
 from projections import quarantine, results_cases
 from projections.quarantine import QuarantineRow, Status
@@ -100,7 +100,8 @@ class Bulk(msgspec.Struct):
     action: Literal["add", "remove"]
     """Whether to `add` the tests to the quarantine or to `remove` them."""
     node_ids: Annotated[list[NodeId], Meta(max_length=MAX_BULK)]
-    reason: Reason = "flaky"
+    reason: Reason | None = None
+    """Reason of the new entries; `flaky` if none is given."""
     expires_at: Time | None = None
     owner: Name | None = None
 
@@ -179,6 +180,8 @@ class QuarantineController(Controller):
         job = await find_visible_job(ctx, data.job_id)
         node_ids = tuple(data.node_ids)
         if data.action == "remove":
+            if given := [name for name in ("reason", "expires_at", "owner") if getattr(data, name) is not None]:
+                raise Invalid.field(given[0], "is for entries that are added: leave it out of a removal")
             receipt = await ctx(RemoveFromQuarantine(data.job_id, node_ids))
             lifted = [recorded.event for recorded in receipt.events]
             removed = sum(len(event.ids) for event in lifted if isinstance(event, QuarantineLifted))
@@ -189,7 +192,7 @@ class QuarantineController(Controller):
                 first_id=await ctx.services.ids.draw_range("quarantine", max(1, len(node_ids))),
                 node_ids=node_ids,
                 now=utcnow(),
-                reason=data.reason,
+                reason=data.reason or "flaky",
                 expires_at=data.expires_at,
                 owner=data.owner,
                 skip_known=True,

@@ -46,8 +46,8 @@ class TrendItem(msgspec.Struct):
     flake_rate: float | None
     """Share of flaky results; null if there are no results."""
     time_to_green_s: float | None
-    """Median time from the first failed build of a job, branch and matrix combination to the next build that passed with
-    all tests, of those that passed on this day; null if there are none.
+    """Median time from the first failed build of a job, branch and matrix combination to the next build that passed
+    with all tests, of those that passed on this day; null if there are none.
     """
 
 

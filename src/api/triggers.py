@@ -168,6 +168,8 @@ def read_change(data: PossibleChange) -> RepositoryChange:
         raise Invalid.field("branch", "is needed, unless `at` asks about a time")
     if (data.kind == "pull_request") != (data.pull_request is not None):
         raise Invalid.field("pull_request", "is the number of a pull request, and goes with `kind: pull_request`")
+    if data.fork and data.kind != "pull_request":
+        raise Invalid.field("fork", "is about a pull request, and goes with `kind: pull_request`")
     full_name = None if data.kind == "pull_request" else split_ref(data.branch)
     kind, branch = full_name or (data.kind, data.branch)
     return RepositoryChange(
@@ -177,7 +179,7 @@ def read_change(data: PossibleChange) -> RepositoryChange:
         skip_marker=find_skip_marker(data.message),
         paths=data.paths,
         pull_request=data.pull_request,
-        fork=data.fork and data.kind == "pull_request",
+        fork=data.fork,
         deleted=data.deleted,
         repository=find_repository_path(data.repository),
     )

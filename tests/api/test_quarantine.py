@@ -56,6 +56,8 @@ def test_bulk(server: Server, job: int) -> None:
     ]
     answer = bulk(server.admin, job, "remove", A, "x", A)
     assert (answer.status_code, answer.json()) == (200, {"removed": 1, "skipped": 2})
+    refused = bulk(server.admin, job, "remove", B, owner="ada")
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "owner")
     assert bulk(server.admin, job, "remove").json() == {"removed": 0, "skipped": 0}
     assert bulk(server.admin, job, "add").json() == {"added": 0, "skipped": 0, "unknown": []}
     assert asked(server, job, "/nodeids") == {"node_ids": [B, C, "d"]}

@@ -127,6 +127,7 @@ def test_an_explanation_knows_the_repository_of_the_project(server: Server, proj
         ({"branch": "main", "at": "2026-01-15T02:30:40Z"}, "branch"),
         ({"branch": "main", "pull_request": 7}, "pull_request"),
         ({"kind": "pull_request", "branch": "main"}, "pull_request"),
+        ({"branch": "main", "fork": True}, "fork"),
         ({"at": "2026-01-15T02:30:40"}, "at"),
     ],
 )
