@@ -26,6 +26,7 @@ from projections.builds import BuildRow
 from projections.engine.queries import fetch_one
 from projections.jobs import JobRow
 from projections.projects import ProjectRow
+from projections.results_cases import TestCaseRow
 from projections.search import TestDocument
 from projections.search_queries import SearchQuery
 from store.postgres.queries import Source, fetch_row, fetch_rows, fetch_rows_planned
@@ -45,6 +46,7 @@ MAX_TESTS = 5
 MAX_FOUND = 20
 """Number of failed tests with the words of such a name that are looked at, those that failed last."""
 MAX_ID_DIGITS = 15
+_TESTS = f"{TestDocument.table} JOIN {TestCaseRow.table} USING (id, project_id)"
 _ID = rf"\d{{1,{MAX_ID_DIGITS}}}"
 _BUILD = re.compile(rf"(?:\bbuild ?(?:#|no\.?|number)? ?|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
 
@@ -227,7 +229,7 @@ async def _find_project_of_tests(
     """Returns the only project with the first test that a message names and that there is; None if there are others."""
     for searched in _search_for_tests(message):
         query = (
-            f"SELECT project_id, name FROM {TestDocument.table} WHERE words @@ %(words)s::text::tsquery"
+            f"SELECT project_id, node_id FROM {_TESTS} WHERE words @@ %(words)s::text::tsquery"
             f" AND {_IS_VISIBLE} LIMIT {MAX_TESTS_OF_PROJECTS}"
         )
         parameters = {"words": searched.to_tsquery("&"), "projects": _listed(projects)}
@@ -275,7 +277,7 @@ async def _find_newest_failure(
     """
     for searched in _search_for_tests(message):
         query = (
-            f"SELECT name, failure FROM {TestDocument.table} WHERE words @@ %(words)s::text::tsquery"
+            f"SELECT node_id, failure FROM {_TESTS} WHERE words @@ %(words)s::text::tsquery"
             f" AND project_id = %(project)s AND failure > 0 ORDER BY failure DESC LIMIT {MAX_FOUND}"
         )
         parameters = {"words": searched.to_tsquery("&", [subject.project_id]), "project": subject.project_id}

@@ -2,14 +2,14 @@
 
 There is a document for each project, job, node, test case and build, and one for each test case that has failed, with
 the message of its newest failure. So results that pass cost nothing, and a failure costs the same however often the
-test has run.
+test has run. Names of test cases are not stored again: queries read them from `results_cases`.
 
 PostgreSQL finds documents by an index on their words (`domain.search`), which are computed here, so that they do not
 depend on settings of the database.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -39,10 +39,11 @@ from projections.engine.model import (
     Row,
     Rows,
     Table,
+    TsVector,
     changed_columns,
 )
 
-VERSION = 2
+VERSION = 3
 
 MAX_MESSAGE = 1_000
 """Number of characters of a failure's message that can be found."""
@@ -53,76 +54,66 @@ MAX_BUILD_MESSAGE = 200
 MAX_TEXT = 4_000
 """Number of characters of any other text that can be found."""
 
-_WORDS = "string_to_array(btrim(name_words || ' ' || text_words), ' ')"
-
-
-def _words(project_column: str | None) -> str:
-    """Returns the definition of the column `words`, with the words of a document and its project. With the project
-    among the words, the index finds the documents of one project without those of others.
-
-    The column is stored. Otherwise each document that a search does not find by the index takes 10 µs, of which the
-    planner knows nothing, so it prefers to read all documents.
-    """
-    words = _WORDS if project_column is None else f"array_append({_WORDS}, 'project:' || {project_column}::text)"
-    return f"words tsvector GENERATED ALWAYS AS (array_to_tsvector({words})) STORED"
-
-
 # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
 _INDEX = "USING gin (words) WITH (gin_pending_list_limit = 512)"
 
 
-class SearchDocument(Row, frozen=True):
-    """Base of the documents."""
+class NamedDocument(Row, frozen=True):
+    """Base of the documents that have a name. `words` are the result of `_find_vector`."""
 
     id: int
     name: str
     text: str
-    name_words: str
-    """Words of the name, separated by spaces. A query that matches these gives a higher score."""
-    text_words: str
+    words: TsVector
 
 
-class ProjectDocument(SearchDocument, frozen=True):
-    table = Table("search_projects", VERSION, computed=(_words("id"),), indexes=(_INDEX,))
+class ProjectDocument(NamedDocument, frozen=True):
+    table = Table("search_projects", VERSION, indexes=(_INDEX,))
 
 
-class JobDocument(SearchDocument, frozen=True):
-    table = Table("search_jobs", VERSION, computed=(_words("project_id"),), indexes=(_INDEX,))
+class JobDocument(NamedDocument, frozen=True):
+    table = Table("search_jobs", VERSION, indexes=(_INDEX,))
     project_id: int
 
 
-class NodeDocument(SearchDocument, frozen=True):
-    table = Table("search_nodes", VERSION, computed=(_words(None),), indexes=(_INDEX,))
+class NodeDocument(NamedDocument, frozen=True):
+    table = Table("search_nodes", VERSION, indexes=(_INDEX,))
     pool_id: int | None
     hostname: str = ""
     platform: str = ""
     tags: list[str] = []
 
 
-class TestDocument(SearchDocument, frozen=True):
-    """A test case. `id` is the id of the case, `name` is its node id, and `text` its suite."""
+class TestDocument(Row, frozen=True):
+    """A test case, found by its node id, and by its suite as its text."""
 
     __test__ = False  # tells pytest that this is not a test class
 
-    table = Table("search_tests", VERSION, computed=(_words("project_id"),), indexes=(_INDEX, "(project_id)"))
+    table = Table("search_tests", VERSION, indexes=(_INDEX, "(project_id)"))
+    id: int
+    words: TsVector
     project_id: int
     failure: int = 0
     """Id of the newest result of the test that failed, also if its build is deleted; 0 if there is none."""
 
 
-class FailureDocument(SearchDocument, frozen=True):
+class FailureDocument(Row, frozen=True):
     """The newest failure of a test case. `id` is the id of the result, `text` the message. It goes with its build; the
     document of the test case stays.
     """
 
-    table = Table("search_failures", VERSION, computed=(_words("project_id"),), indexes=(_INDEX, "(job_id)"))
+    table = Table("search_failures", VERSION, indexes=(_INDEX, "(job_id)"))
+    id: int
+    text: str
+    words: TsVector
+    """Words of the test case, and of the message."""
     case_id: int
     project_id: int
     job_id: Int
 
 
-class BuildDocument(SearchDocument, frozen=True):
-    table = Table("search_builds", VERSION, computed=(_words("project_id"),), indexes=(_INDEX, "(job_id)"))
+class BuildDocument(NamedDocument, frozen=True):
+    table = Table("search_builds", VERSION, indexes=(_INDEX, "(job_id)"))
     project_id: int
     job_id: Int
     branch: str
@@ -157,13 +148,12 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case BuildQueued() | BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() | BuildDeleted():
             yield from _of_build(event, rows)
         case CasesSeen():
-            suites = {suite: _join(suite) for suite in set(event.suites)}
-            for number, (node_id, suite) in enumerate(zip(event.node_ids, event.suites, strict=True)):
-                words, of_suite = _join(node_id), "" if suite in node_id else suites[suite]
-                yield TestDocument(event.first_case_id + number, node_id, suite, words, of_suite, event.project_id)
+            for number, words in enumerate(_find_vectors(event)):
+                yield TestDocument(event.first_case_id + number, words, event.project_id)
         case JobCreated():
             text = event.repository or ""
-            yield JobDocument(event.job_id, event.title, text, _join(event.title), _join(text), event.project_id)
+            words = _find_vector(event.title, text, event.project_id)
+            yield JobDocument(event.job_id, event.title, text, words, event.project_id)
         case JobUpdated():
             job = rows.get(JobDocument, event.job_id)
             if job is not None:
@@ -171,24 +161,26 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 if "repository" in event.cleared or event.repository is not None:
                     changes["text"] = event.repository or ""
                 if changes:
-                    yield _renewed(job, **changes)
+                    yield _renewed(job, job.project_id, **changes)
         case JobDeleted():
             yield Delete(JobDocument, event.job_id)
             for row in (BuildDocument, FailureDocument):
                 yield DeleteWhere(row, "job_id", event.job_id)
         case ProjectCreated():
             text = event.description[:MAX_TEXT]
-            yield ProjectDocument(event.project_id, event.title, text, _join(event.title), _join(text))
+            yield ProjectDocument(
+                event.project_id, event.title, text, _find_vector(event.title, text, event.project_id)
+            )
         case ProjectUpdated():
             project = rows.get(ProjectDocument, event.project_id)
             if project is not None and (event.title is not None or event.description is not None):
                 text = project.text if event.description is None else event.description[:MAX_TEXT]
-                yield _renewed(project, name=event.title or project.name, text=text)
+                yield _renewed(project, project.id, name=event.title or project.name, text=text)
         case ProjectDeleted():
             yield Delete(ProjectDocument, event.project_id)
             yield DeleteWhere(TestDocument, "project_id", event.project_id)
         case nodes.NodeRegistered():
-            node = NodeDocument(event.node_id, event.title, "", "", "", event.pool_id, tags=event.tags)
+            node = NodeDocument(event.node_id, event.title, "", "", event.pool_id, tags=event.tags)
             yield _renewed_node(node)
         case nodes.NodeConnected():
             node_row = rows.get(NodeDocument, event.node_id)
@@ -219,8 +211,38 @@ PROJECTION = Projection(
 )
 
 
-def _join(text: str) -> str:
-    return " ".join(find_words(text))
+def scope_word(project_id: int) -> str:
+    """Returns the word that all documents of a project have, and no text, in the syntax of `tsvector` and `tsquery`.
+    With this word, the index finds the documents of one project without those of others.
+    """
+    return f"':{project_id}'"
+
+
+def _weigh(text: str, weight: Literal["A", ""]) -> str:
+    """Returns the words of a text, with a weight that tells where a document has them: A for its name, none for its
+    text. A word has only letters and digits, so nothing in it must be escaped.
+    """
+    # Without a position, PostgreSQL finds a word by any weight.
+    return " ".join(f"{word}:1{weight}" for word in find_words(text))
+
+
+def _find_vector(name: str, text: str, project_id: int | None) -> str:
+    """Returns the words of a document. PostgreSQL keeps the higher weight of a word that stands there twice."""
+    scope = "" if project_id is None else scope_word(project_id)
+    return " ".join(filter(None, (_weigh(name, "A"), _weigh(text, ""), scope)))
+
+
+def _find_vectors(event: CasesSeen) -> Iterator[str]:
+    """Yields the words of each test case of an event, as `_find_vector` does. Tests of one file or class share the
+    beginning of their node ids, so the words of each beginning are found once.
+    """
+    shared: dict[tuple[str, str], str] = {}
+    for node_id, suite in zip(event.node_ids, event.suites, strict=True):
+        beginning, _, test = node_id.rpartition("::")
+        words = shared.get((beginning, suite))
+        if words is None:
+            words = shared[beginning, suite] = _find_vector(beginning, suite, event.project_id)
+        yield f"{words} {_weigh(test, 'A')}"
 
 
 def _message(text: ResultText) -> str:
@@ -228,15 +250,15 @@ def _message(text: ResultText) -> str:
     return (text.message or text.trace.rstrip().rpartition("\n")[2])[:MAX_MESSAGE]
 
 
-def _renewed(document: Any, **changes: Any) -> Any:
+def _renewed(document: Any, project_id: int | None, **changes: Any) -> Any:
     """Returns the document with changes, and with the words of its new name and text."""
     document = msgspec.structs.replace(document, **changes)
-    return msgspec.structs.replace(document, name_words=_join(document.name), text_words=_join(document.text))
+    return msgspec.structs.replace(document, words=_find_vector(document.name, document.text, project_id))
 
 
 def _renewed_node(node: NodeDocument, **changes: Any) -> Any:
     node = msgspec.structs.replace(node, **changes)
-    return _renewed(node, text=" ".join(filter(None, (*node.tags, node.platform, node.hostname))))
+    return _renewed(node, None, text=" ".join(filter(None, (*node.tags, node.platform, node.hostname))))
 
 
 def _failed_rows(event: ResultsRecorded) -> Iterator[int]:
@@ -245,7 +267,8 @@ def _failed_rows(event: ResultsRecorded) -> Iterator[int]:
 
 def _failed(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
     texts = {text.row: text for text in event.texts}
-    messages: dict[str, str] = {}  # message -> its words
+    known: dict[str, str] = {}  # message -> its words
+    messages: dict[str, str] = {}  # beginning of a message -> the words of the message
     failed: dict[int, TestDocument] = {}
     for row in _failed_rows(event):
         case_id, result_id = event.case_ids[row], event.first_result_id + row
@@ -258,18 +281,19 @@ def _failed(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
         # is erased then.
         failed[case_id] = msgspec.structs.replace(test, failure=result_id)
         if row in texts and (message := _message(texts[row])):
-            words = _join(message)
-            yield FailureDocument(
-                result_id, test.name, message, test.name_words, words, case_id, event.project_id, event.job_id
-            )
+            words = known.get(message)
+            if words is None:
+                words = known[message] = _weigh(message, "")
+            of = case_id, event.project_id, event.job_id
+            yield FailureDocument(result_id, message, f"{test.words} {words}", *of)
             messages.setdefault(message[:MAX_BUILD_MESSAGE], words)
     yield from failed.values()
     build = rows.get(BuildDocument, event.build_id) if messages else None
     if build is not None and (room := MAX_BUILD_MESSAGES - len(build.messages)) > 0:
         new = [message for message in messages if message not in build.messages][:room]
-        words = " ".join(dict.fromkeys(" ".join([build.text_words, *map(messages.__getitem__, new)]).split()))
         if new:
-            yield _with_text(build, messages=[*build.messages, *new], text_words=words)
+            words = " ".join([build.words, *map(messages.__getitem__, new)])
+            yield _with_text(build, messages=[*build.messages, *new], words=words)
 
 
 def _changes_build(event: BuildStarted | BuildRequeued | ReportRecorded | BuildFinished) -> bool:
@@ -289,9 +313,8 @@ def _of_build(event: BuildEvent, rows: Rows) -> Iterator[Change]:
     match event:
         case BuildQueued():
             name, commit = f"{event.job_title} #{event.build_id}".strip(), event.commit_sha or ""
-            words = _join(f"{name} {event.branch} {commit}")
             of = event.project_id, event.job_id, event.branch, commit
-            yield _with_text(BuildDocument(event.build_id, name, "", words, "", *of))
+            yield _with_text(_with_words(BuildDocument(event.build_id, name, "", "", *of)))
         case BuildDeleted():
             yield Delete(BuildDocument, event.build_id)
             for first, cases in event.results:
@@ -299,34 +322,38 @@ def _of_build(event: BuildEvent, rows: Rows) -> Iterator[Change]:
         case BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() if _changes_build(event):
             build = rows.get(BuildDocument, event.build_id)
             if build is not None:
-                after = msgspec.structs.replace(build, **_build_changes(event, build))
+                after = _changed(event, build)
                 if after != build:
                     yield _with_text(after)
 
 
-def _build_changes(
+def _changed(
     event: BuildStarted | BuildRequeued | ReportRecorded | BuildFinished, build: BuildDocument
-) -> dict[str, Any]:
+) -> BuildDocument:
     match event:
         case BuildStarted(commit_sha=commit) if commit is not None and commit != build.commit_sha:
-            return {"commit_sha": commit, "name_words": _join(f"{build.name} {build.branch} {commit}")}
+            return _with_words(build, commit_sha=commit)
         case BuildRequeued():
             # The failures of the lost attempt do not count.
-            return {"failed": 0, "messages": [], "text_words": ""}
+            return _with_words(build, failed=0, messages=[])
         case ReportRecorded():
             # A detail comes with a report only after the end of the build.
-            detail = {} if event.detail is None else _detail(build, event.detail)
-            return {"failed": build.failed + event.failed} | detail
+            build = msgspec.structs.replace(build, failed=build.failed + event.failed)
+            return build if event.detail is None else _with_words(build, detail=event.detail[:MAX_TEXT])
         case BuildFinished():
             reason = (event.reason or "").replace("_", " ")
-            return _detail(build, ": ".join(filter(None, (reason, event.detail or ""))))
+            detail = ": ".join(filter(None, (reason, event.detail or "")))
+            return _with_words(build, detail=detail[:MAX_TEXT])
         case _:
-            return {}
+            return build
 
 
-def _detail(build: BuildDocument, detail: str) -> dict[str, Any]:
-    detail = detail[:MAX_TEXT]
-    return {"detail": detail, "text_words": _join("\n".join((detail, *build.messages)))}
+def _with_words(build: BuildDocument, **changes: Any) -> BuildDocument:
+    """Returns the document with changes, and with the words that follow from them."""
+    build = msgspec.structs.replace(build, **changes)
+    name = f"{build.name} {build.branch} {build.commit_sha}"
+    words = _find_vector(name, "\n".join((build.detail, *build.messages)), build.project_id)
+    return msgspec.structs.replace(build, words=words)
 
 
 def _with_text(build: BuildDocument, **changes: Any) -> BuildDocument:

@@ -12,14 +12,16 @@ from psycopg import AsyncConnection
 
 from domain.search import find_query_words
 from projections.pools import PoolRow
+from projections.results_cases import TestCaseRow
 from projections.search import (
     BuildDocument,
     FailureDocument,
     JobDocument,
+    NamedDocument,
     NodeDocument,
     ProjectDocument,
-    SearchDocument,
     TestDocument,
+    scope_word,
 )
 from store.postgres.queries import fetch_rows_planned
 
@@ -59,8 +61,17 @@ class SearchQuery(msgspec.Struct, frozen=True):
         words = f" {operator} ".join(f"'{word}'{':*' if word == self.prefix else ''}" for word in self.words)
         if not projects:
             return words
-        scope = " | ".join(f"'project:{project}'" for project in projects)
-        return f"({scope}) & ({words})"
+        return f"({' | '.join(map(scope_word, projects))}) & ({words})"
+
+    def to_parts(self) -> dict[str, list[str | None]]:
+        """Returns the parameters of _PARTS."""
+        prefixes = [word if word == self.prefix else None for word in self.words]
+        return {
+            "in_name": [f"'{word}':A" for word in self.words],
+            "in_text": [f"'{word}'" for word in self.words],
+            "begins_in_name": [None if word is None else f"'{word}':*A" for word in prefixes],
+            "begins_in_text": [None if word is None else f"'{word}':*" for word in prefixes],
+        }
 
 
 class FoundDocument(msgspec.Struct, frozen=True):
@@ -73,15 +84,16 @@ class FoundDocument(msgspec.Struct, frozen=True):
     result_id: int | None
 
 
-_HAS = "position({} IN ' ' || d.{}_words || ' ') > 0"
-_WORD, _PREFIX = "' ' || word || ' '", "' ' || word"
-_IS_PREFIX = "word = %(prefix)s::text"
+_PARTS = (
+    "parts AS MATERIALIZED (SELECT * FROM unnest(%(in_name)s::text[]::tsquery[], %(in_text)s::text[]::tsquery[],"
+    " %(begins_in_name)s::text[]::tsquery[], %(begins_in_text)s::text[]::tsquery[])"
+    " AS part (in_name, in_text, begins_in_name, begins_in_text))"
+)
+"""Table with a row for each word of the query: the conditions that tell where a document has it."""
 _SCORE = (
-    f"{WORDS_SHARE} * (SELECT avg(CASE WHEN {_HAS.format(_WORD, 'name')} THEN {WORD_IN_NAME}"
-    f" WHEN {_HAS.format(_WORD, 'text')} THEN {WORD_IN_TEXT}"
-    f" WHEN {_IS_PREFIX} AND {_HAS.format(_PREFIX, 'name')} THEN {PREFIX_IN_NAME}"
-    f" WHEN {_IS_PREFIX} AND {_HAS.format(_PREFIX, 'text')} THEN {PREFIX_IN_TEXT} ELSE 0 END)"
-    " FROM unnest(%(words)s::text[]) word)"
+    f"{WORDS_SHARE} * (SELECT avg(CASE WHEN d.words @@ p.in_name THEN {WORD_IN_NAME}"
+    f" WHEN d.words @@ p.in_text THEN {WORD_IN_TEXT} WHEN d.words @@ p.begins_in_name THEN {PREFIX_IN_NAME}"
+    f" WHEN d.words @@ p.begins_in_text THEN {PREFIX_IN_TEXT} ELSE 0 END) FROM parts p)"
     f" + {1 - WORDS_SHARE:.1f} * (position(%(text)s IN lower(d.name || ' ' || d.text)) > 0)::int"
 )
 """SQL expression for the score of a document `d`."""
@@ -97,7 +109,7 @@ _VISIBLE_NODE = (
 
 def _select(
     type: SearchType,
-    document: type[SearchDocument],
+    document: type[NamedDocument | TestDocument | FailureDocument],
     *,
     project: str = "project_id",
     id: str = "id",
@@ -110,6 +122,11 @@ def _select(
         visible, of_project = _VISIBLE_NODE, "NULL::bigint"
         matches = "d.words @@ %(words_query)s::tsquery"
     newest = f"SELECT d.* FROM {document.table} d WHERE {matches} AND {visible} ORDER BY d.id DESC LIMIT {MAX_RANKED}"
+    cases = f"({newest}) d JOIN {TestCaseRow.table} c"
+    if document is TestDocument:
+        newest = f"SELECT d.*, c.node_id AS name, c.suite AS text FROM {cases} ON c.id = d.id"
+    elif document is FailureDocument:
+        newest = f"SELECT d.*, c.node_id AS name FROM {cases} ON c.id = d.case_id"
     return (
         f"SELECT '{type}' AS type, d.{id} AS id, d.name, d.text, ({_SCORE})::float8 AS score,"
         f" {of_project} AS project_id, {result} AS result_id FROM ({newest}) d"
@@ -149,8 +166,7 @@ async def search(
     if not query.words or not types:
         return []
     parameters = {
-        "words": query.words,
-        "prefix": query.prefix,
+        **query.to_parts(),
         "text": query.text,
         "projects": None if projects is None else list(projects),
         "project": project_id,
@@ -179,7 +195,7 @@ async def _fetch(
         f"(SELECT * FROM ({_QUERIES[type]}) {type}s ORDER BY score DESC, id DESC LIMIT %(limit)s)" for type in types
     )
     # A frequent word needs another plan than a rare one.
-    rows = await fetch_rows_planned(connection, " UNION ALL ".join(parts), parameters)
+    rows = await fetch_rows_planned(connection, f"WITH {_PARTS} {' UNION ALL '.join(parts)}", parameters)
     return [FoundDocument(*row) for row in rows]
 
 

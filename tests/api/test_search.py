@@ -93,6 +93,7 @@ def test_limits(server: Server, one: Searched) -> None:
         assert refused.status_code == 422, query
     assert "robots" in refused.json()["detail"]
     assert search(server.admin, "--") == []
+    assert all(item["score"] for item in search(server.admin, "project"))
     assert server.admin.get("/api/v3/search", params={"q": "word", "project_id": 2**52}).status_code == 404
 
 

@@ -76,7 +76,7 @@ def test_a_query_has_words() -> None:
     assert find_query_words("PaymentFlow  timed out, payment!") == ["payment", "flow", "timeout"]
     assert SearchQuery.parse("Payment ti").to_tsquery("&") == "'payment' & 'ti'"
     assert SearchQuery.parse("time out pay").to_tsquery("|") == "'timeout' | 'pay':*"
-    assert SearchQuery.parse("a b").to_tsquery("|", [3, 4]) == "('project:3' | 'project:4') & ('a' | 'b')"
+    assert SearchQuery.parse("a b").to_tsquery("|", [3, 4]) == "(':3' | ':4') & ('a' | 'b')"
 
 
 @hypothesis.given(st.text())
@@ -109,8 +109,9 @@ def test_projects_and_jobs_are_documents() -> None:
         JobCreated(job_id=5, project_id=1, title="Smoke", repository="https://git.example.com/a.git"),
         JobUpdated(job_id=5, project_id=1, title="Nightly", cleared=("repository",)),
     ).when(PROJECTION)
-    assert rows.one(ProjectDocument) == ProjectDocument(1, "WebShop", "Sells shoes", "webshop web shop", "sells shoes")
-    assert rows.one(JobDocument) == JobDocument(5, "Nightly", "", "nightly", "", 1)
+    project, job = rows.one(ProjectDocument), rows.one(JobDocument)
+    assert project == ProjectDocument(1, "WebShop", "Sells shoes", "webshop:1A web:1A shop:1A sells:1 shoes:1 ':1'")
+    assert job == JobDocument(5, "Nightly", "", "nightly:1A ':1'", 1)
     gone = rows.apply(JobDeleted(job_id=5, project_id=1), ProjectDeleted(project_id=1))
     assert (gone.all(ProjectDocument), gone.all(JobDocument)) == ([], [])
 
@@ -122,8 +123,8 @@ def test_nodes_are_documents() -> None:
     rows = given(NodeRegistered(node_id=2, title="node-2", pool_id=4), connected).when(PROJECTION)
     rows.apply(NodeUpdated(node_id=2, tags=["gpu"], cleared=("pool_id",)))
     node = rows.one(NodeDocument)
-    assert (node.name, node.text, node.name_words) == ("node-2", "gpu linux host-9", "node 2")
-    assert (node.text_words, node.pool_id) == ("gpu linux host 9", None)
+    assert (node.name, node.text, node.pool_id) == ("node-2", "gpu linux host-9", None)
+    assert node.words == "node:1A 2:1A gpu:1 linux:1 host:1 9:1"
     assert rows.apply(NodeDeleted(node_id=2)).all(NodeDocument) == []
 
 
@@ -134,11 +135,12 @@ def test_a_test_is_found_by_its_name_and_its_newest_failure() -> None:
     rows = given(SEEN, QUEUED, passed).when(PROJECTION)
     assert rows.all(FailureDocument) == []
     rows.apply(first, second)
-    name, words = SEEN.node_ids[0], "pay py paymentflowtest payment flow test"
-    assert rows.all(TestDocument)[0] == TestDocument(30, name, "one", words, "one", 1, 300)
+    words = "pay:1A py:1A one:1 ':1' paymentflowtest:1A payment:1A flow:1A test:1A"
+    assert rows.all(TestDocument)[0] == TestDocument(30, words, 1, 300)
     text = "timed out waiting for payment"
     other, newest = rows.all(FailureDocument)
-    assert newest == FailureDocument(300, name, text, words, f"{text} timeout", 30, 1, 5)
+    of_text = "timed:1 out:1 waiting:1 for:1 payment:1 timeout:1"
+    assert newest == FailureDocument(300, text, f"{words} {of_text}", 30, 1, 5)
     assert (other.id, other.text) == (201, "other")
     rows.apply(BuildDeleted(**{**IDS, "build_id": 8}, results=[(300, 1)]))
     assert rows.all(FailureDocument) == [other]
@@ -161,15 +163,16 @@ def test_a_build_is_found_by_its_failures() -> None:
     )
     rows = given(SEEN, QUEUED, BuildStarted(**IDS, node_id=1, attempt=1, commit_sha="beef")).when(PROJECTION)
     build = rows.apply(failures, report).one(BuildDocument)
-    assert (build.name, build.name_words) == ("Smoke #7", "smoke 7 main beef")
+    name = "smoke:1A 7:1A main:1A beef:1A"
+    assert (build.name, build.words) == ("Smoke #7", f"{name} ':1' payment:1 gateway:1 timeout:1 refused:1")
     assert build.text == "main beef\n2 tests failed: payment gateway timeout; refused"
     lost = rows.apply(BuildRequeued(**IDS, node_id=1, attempt=1, reason="agent_lost")).one(BuildDocument)
-    assert lost.text == "main beef"
+    assert (lost.text, lost.words) == ("main beef", f"{name} ':1'")
     ended = rows.apply(BuildFinished(**IDS, status="failed", reason="setup_failed", detail="no disk")).one(
         BuildDocument
     )
     assert ended.text == "main beef\nsetup failed: no disk"
-    assert ended.text_words == "setup failed no disk"
+    assert ended.words == f"{name} setup:1 failed:1 no:1 disk:1 ':1'"
     assert rows.apply(BuildDeleted(**IDS)).all(BuildDocument) == []
 
 

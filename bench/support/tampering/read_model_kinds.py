@@ -325,8 +325,8 @@ READ_MODEL_KINDS = (
     ),
     of_rows("search", BuildDocument, "no build is found by a search"),
     of_rows("search", FailureDocument, "no failure is found by a search"),
-    of_row("search", TestDocument, "a test is found by another name", "name_words", "'forged'"),
-    of_row("search", JobDocument, "a job is found by another name", "name_words", "'forged'"),
-    of_row("search", NodeDocument, "a node is found by another name", "name_words", "'forged'"),
-    of_row("search", ProjectDocument, "a project is found by another name", "name_words", "'forged'"),
+    of_row("search", TestDocument, "a test is found by another name", "words", "'forged:1A'"),
+    of_row("search", JobDocument, "a job is found by another name", "words", "'forged:1A'"),
+    of_row("search", NodeDocument, "a node is found by another name", "words", "'forged:1A'"),
+    of_row("search", ProjectDocument, "a project is found by another name", "words", "'forged:1A'"),
 )

@@ -37,6 +37,8 @@ SmallInt = Annotated[int, "smallint"]
 Int = Annotated[int, "integer"]
 SmallInts = Annotated[Sequence[int], "smallint[]"]
 Ints = Annotated[Sequence[int], "integer[]"]
+TsVector = Annotated[str, "tsvector"]
+"""Words for full-text search, in the syntax of PostgreSQL. A row that was read has them sorted, each once."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from projections.engine.model import Change, Row, RowsByKey, TableColumn, column
 IntegerCode = Literal["h", "i", "q"]
 INTEGERS: dict[str, IntegerCode] = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct` and `array`."""
+TEXTS = "text", "tsvector"
 INDEXED_BYTES = 2_000
 """Most bytes of a text in a key or an index. PostgreSQL allows 2,704 bytes after compression, a third of a page."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -72,7 +73,7 @@ def _are_plain(rows: Sequence[Row]) -> bool:
                 case "double precision":
                     if not all(map(math.isfinite, given)):
                         return False
-                case "text":
+                case "text" | "tsvector":
                     words = set(given)
                     if _is_indexed(row, column.name) and max(map(len, words), default=0) > INDEXED_BYTES:
                         return False
@@ -96,7 +97,7 @@ def _row_check(row: type[Row]) -> Callable[[Row], None]:
     numbers = [column for column in columns_of(row) if column.sql_type in INTEGERS and not column.nullable]
     pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack
     all_numbers = _values_of([column.name for column in numbers])
-    all_texts = _values_of([column.name for column in columns_of(row) if column.sql_type == "text"])
+    all_texts = _values_of([column.name for column in columns_of(row) if column.sql_type in TEXTS])
     all_needed = _values_of(
         [column.name for column in columns_of(row) if not column.nullable and column not in numbers]
     )
@@ -149,7 +150,7 @@ def _check_of(row: type[Row], column: TableColumn) -> Check:
             one: Check = _integer(column.sql_type)
         case "smallint[]" | "integer[]":
             one = _integers(column.sql_type.removesuffix("[]"))
-        case "text":
+        case "text" | "tsvector":
             one = _indexed_text if _is_indexed(row, column.name) else _text
         case "double precision":
             one = _float

@@ -50,7 +50,9 @@ def drop(row: type[Row]) -> str:
 @cache
 def fetch(row: type[Row]) -> str:
     """Returns a query for rows by key. Its only parameter is the result of `keys_json`."""
-    wanted = ", ".join(f"t.{column.name}" for column in columns_of(row))
+    wanted = ", ".join(
+        f"t.{column.name}{'::text' if column.sql_type == 'tsvector' else ''}" for column in columns_of(row)
+    )
     record, joined = _keys(row)
     return f"SELECT {wanted} FROM {row.table} t JOIN json_to_recordset(%s::json) AS k({record}) ON {joined}"
 
