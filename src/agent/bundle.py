@@ -15,14 +15,16 @@ from agent.__main__ import main
 
 sys.exit(main(sys.argv[1:]))
 """
+_PACKAGES = ("agent", "formats")
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def build_zipapp() -> bytes:
-    package = Path(__file__).parent
+    sources = Path(__file__).parents[1]
     files = {
-        f"agent/{path.relative_to(package).as_posix()}": path.read_bytes()
-        for path in package.rglob("*.py")
+        path.relative_to(sources).as_posix(): path.read_bytes()
+        for package in _PACKAGES
+        for path in (sources / package).rglob("*.py")
         if path != Path(__file__)
     }
     files["__main__.py"] = _ROOT_MAIN

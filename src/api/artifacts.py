@@ -28,12 +28,13 @@ from api.live.stream_clients import watching_disconnect
 from commands.artifacts import DeleteArtifact, StoreArtifact, must_be_leased
 from commands.reports.recording import IncomingReport, load_build
 from commands.reports.report_queue import ReportSender
-from domain.artifacts import ARTIFACT, MAX_FOLDERS, ArtifactType, artifact_path, artifact_type, blob_key, is_report_name
+from domain.artifacts import ARTIFACT, MAX_FOLDERS, ArtifactType, artifact_path, artifact_type, blob_key
 from domain.builds import AnyBuild, Finished
 from domain.core.errors import ContentsAltered, Invalid, NotFound, Rejection, TooLarge
 from domain.core.events import LoadedState
 from domain.jobs import JOB
 from domain.reports import Report
+from formats.reports import has_report_ending
 from projections import artifacts
 from projections.artifacts import ArtifactRow
 from store.log.append import AlreadyDone, IdempotencyKey
@@ -300,7 +301,7 @@ async def record_external_report(
     if (known := file.find_in(build.state)) is not None:
         return known
     report = await ctx.services.reports.read(build.state, file)
-    if not report.is_report and not (report.is_unreadable and is_report_name(file.path)):
+    if not report.is_report and not (report.is_unreadable and has_report_ending(file.path)):
         return None
     return await ctx.services.reports.record(ctx, build, file, report)
 

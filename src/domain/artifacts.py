@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from domain.core.data_keys import build_key
 from domain.core.errors import Invalid
 from domain.core.events import Category, Event
+from formats.reports import has_report_ending
 
 ArtifactType = Literal["report", "log", "screenshot", "binary"]
 
@@ -21,8 +22,6 @@ MAX_FOLDERS = 50
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_NAMES = ("", "-", "file", "blob")
 """Names that clients, and the server's form parser, give to files without a name."""
-_REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")
-"""Names, with or without `.gz`, that only test reports have. Not `report*.xml`: coverage tools write such files."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _TYPES: dict[str, ArtifactType] = {
     ".log": "log",
@@ -109,26 +108,11 @@ def artifact_path(folder: str, file_name: str) -> str:
 
 def artifact_type(path: str) -> ArtifactType:
     name = PurePosixPath(path.lower())
-    if is_report_name(path):
+    if has_report_ending(path):
         return "report"
     if name.suffix in (".json", ".html", ".htm"):
         return "report" if name.name.startswith("report") else "binary"
     return _TYPES.get(name.suffix, "binary")
-
-
-def is_report_name(path: str) -> bool:
-    """Returns whether the file name has the suffix of a report format that the server can read: `.xml` or `.trx`, with
-    or without `.gz`.
-    """
-    return PurePosixPath(path.lower().removesuffix(".gz")).suffix in (".xml", ".trx")
-
-
-def is_reserved_for_reports(path: str) -> bool:
-    """Returns whether the file has a name that only test reports have: `junit*.xml`, `TEST-*.xml` or `*.trx`. If such a
-    file cannot be read as a report, test results are missing.
-    """
-    name = PurePosixPath(path.removesuffix(".gz")).name
-    return any(fnmatchcase(name, pattern) for pattern in _REPORT_NAMES)
 
 
 def matches_glob(path: str, glob: str) -> bool:

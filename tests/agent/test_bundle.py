@@ -18,7 +18,8 @@ from tests.agent.harness import StartAgent
 import agent as package
 from agent.bundle import build_zipapp
 
-SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))
+FOLDER = Path(package.__file__).parent
+SOURCES = sorted([*FOLDER.rglob("*.py"), *FOLDER.with_name("formats").rglob("*.py")])
 
 
 def _pythons() -> list[str]:
@@ -57,7 +58,7 @@ def test_the_bundle_is_the_same_each_time() -> None:
     assert first.startswith(b"#!/usr/bin/env python3\n")
     names = zipfile.ZipFile(io.BytesIO(first)).namelist()
     assert names == sorted(names)
-    assert {"__main__.py", "agent/__init__.py", "agent/build/build_task.py"} <= set(names)
+    assert {"__main__.py", "agent/__init__.py", "agent/build/build_task.py", "formats/reports.py"} <= set(names)
     assert "agent/bundle.py" not in names
 
 
@@ -72,5 +73,5 @@ def test_the_source_is_python_3_9_and_imports_only_the_standard_library(source: 
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             imported.add(str(node.module).partition(".")[0])
-    assert imported <= sys.stdlib_module_names | ({"pytest", "_pytest"} if is_for_builds else {"agent"})
+    assert imported <= sys.stdlib_module_names | ({"pytest", "_pytest"} if is_for_builds else {"agent", "formats"})
     assert len(source.read_text().splitlines()) < 250

@@ -339,6 +339,29 @@ def test_patterns_whose_files_cannot_be_read_are_sent_as_unreadable(
     assert "==> Artifacts *.xml: refused, it matches more than 2 files" in received.lines
 
 
+def test_results_of_testng_are_left_out_only_beside_the_junit_reports_of_the_same_run(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    workspace = Workspace(tmp_path / "1-1", None)
+    for path in ("testng-results.xml", "a/testng-results.xml", "a/unit/testng-results.xml"):
+        (workspace.root / path).parent.mkdir(exist_ok=True)
+        (workspace.root / path).write_text("<testng-results failed='1'/>")
+    (workspace.root / "a" / "unit" / "TEST-x.xml").write_text(REPORT)
+    (workspace.root / "a" / "unit" / "open-test-report.xml").write_text("<e:events><e:started/></e:events>")
+    received = collect(server, workspace, "**/*.xml")
+
+    assert set(received.reports) == {"testng-results.xml", "a/testng-results.xml", "a/unit/TEST-x.xml"}
+
+
+def test_a_report_may_have_a_name_in_capital_letters(server: FakeServer, tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "1-1", None)
+    (workspace.root / "JUNIT.XML").write_text(REPORT)
+    received = collect(server, workspace, "JUNIT.XML", "R.XML")
+
+    assert set(received.reports) == {"JUNIT.XML"}
+    assert received.missing_reports == ["R.XML"]
+
+
 def test_a_report_that_the_server_refuses_is_sent_as_unreadable(server: FakeServer, tmp_path: Path) -> None:
     """The server takes no path that is longer than 1,000 characters: it gets the end of such a path."""
     too_long: Answer = (422, {"detail": "too long"})

@@ -18,8 +18,8 @@ from agent.build.workspace import Workspace
 from agent.process.privileges import BuildAccount
 from agent.server_client import RequestRefused
 from agent.task import Interrupt
+from formats.reports import has_report_ending
 
-_REPORT_ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
 _OF_BUILD = (404, 409)
 """Statuses with which the server refuses a report because the build is not this agent's any more."""
 _MAX_PATH = 1_000
@@ -56,16 +56,16 @@ class Collector:
         found, denied = self._find_artifacts(patterns)
         paths = dict.fromkeys(path for matched in found.values() for path in matched)
         kinds: dict[str, bool | None] = {}
-        for path in sorted([*paths, report], key=_is_testng):
-            is_repeated = _is_testng(path) and _has_junit_beside(path, kinds)
+        for path in sorted([*paths, report], key=_is_twin):
+            is_repeated = _is_twin(path) and _has_junit_beside(path, kinds)
             kinds[path] = False if is_repeated else self._send_if_report(path, since_ns)
             if is_repeated:
                 self._log.note(f"{show_path(path)}: not read as a report, since JUnit reports beside it were sent")
         for pattern, matched in found.items():
-            if self._interrupt.cause or not (pattern in denied or pattern.endswith(_REPORT_ENDINGS)):
+            if self._interrupt.cause or not (pattern in denied or has_report_ending(pattern)):
                 continue
             # A folder that may not be read has no file ending, and its reports are not known.
-            folders = (path for path in matched if not path.endswith(_REPORT_ENDINGS))
+            folders = (path for path in matched if not has_report_ending(path))
             is_denied = pattern in denied or any(map(self._is_denied, folders))
             if is_denied or all(kinds[path] is None for path in matched):
                 self._send_missing_report(pattern, is_denied=is_denied)
@@ -90,7 +90,7 @@ class Collector:
                 paths = find_files(str(self._workspace.root), pattern, is_over)
             except (UnusablePath, OSError) as why:
                 self._log.note(f"Artifacts {pattern}: refused, {why}")
-                if isinstance(why, OSError) or (why.is_denied and pattern.endswith(_REPORT_ENDINGS)):
+                if isinstance(why, OSError) or (why.is_denied and has_report_ending(pattern)):
                     denied.append(pattern)
                 found[pattern] = []
                 continue
@@ -104,7 +104,7 @@ class Collector:
         ending of a report but cannot be sent as a report. Return None if the file does not count: it has another
         ending, it is older than the first command, or the build was interrupted.
         """
-        if not path.endswith(_REPORT_ENDINGS) or self._interrupt.cause:
+        if not has_report_ending(path) or self._interrupt.cause:
             return None
         try:
             return self._read_report(path, since_ns)
@@ -126,6 +126,7 @@ class Collector:
             return False
         with file:
             if not is_report(path, file):
+                self._log.note(f"{show_path(path)}: XML of another kind, not read as a test report")
                 return False
             if os.fstat(file.fileno()).st_mtime_ns < since_ns:
                 self._log.note(
@@ -203,16 +204,21 @@ class Collector:
         return open_inside(str(self._workspace.root), path, owner)
 
 
-def _is_testng(path: str) -> bool:
-    return os.path.basename(path) == "testng-results.xml"
+def _is_twin(path: str) -> bool:
+    """Return whether the file has a name of results that are also written as JUnit XML, since the format with this name
+    is one that the server does not read: that of TestNG, also under surefire, or Open Test Reporting of JUnit.
+    """
+    name = os.path.basename(path)
+    return name in ("testng-results.xml", "open-test-report.xml") or name.startswith("junit-platform-events-")
 
 
 def _has_junit_beside(path: str, kinds: Mapping[str, bool | None]) -> bool:
-    """Return whether a report was sent from the folder of `path`, or from a folder in it. TestNG and surefire write
-    their results twice: in a format of TestNG, which the server does not read, and as JUnit XML.
+    """Return whether a report was sent from the folder of `path`, or from the folder `junitreports` in it, in which
+    TestNG writes JUnit XML.
     """
     folder = os.path.dirname(path)
-    return any(is_sent and other.startswith(f"{folder}/" if folder else "") for other, is_sent in kinds.items())
+    folders = (folder, os.path.join(folder, "junitreports"))
+    return any(is_sent and os.path.dirname(other) in folders for other, is_sent in kinds.items())
 
 
 def show_path(path: str) -> str:

@@ -71,10 +71,8 @@ class Execution:
             try:
                 self._collect()
             except OSError as error:
-                why_lost = f"reports and artifacts were not all collected: {error}"
-                self._log.note(why_lost.capitalize())
-                if verdict.exit_code == 0:
-                    verdict = BuildVerdict(None, None, why_lost)  # no exit code of 0, since failures may be lost
+                lost = f"reports and artifacts were not all collected: {error}"  # then an exit code of 0 passes nothing
+                verdict = verdict._replace(exit_code=verdict.exit_code or None, detail=verdict.detail or lost)
             except FindTimeout as why:
                 verdict = verdict if verdict.reason else BuildVerdict(None, TIMEOUT, str(why))
         if self._interrupt.cause == STOPPED and verdict.reason != STOPPED:

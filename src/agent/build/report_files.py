@@ -2,50 +2,102 @@
 
 from __future__ import annotations
 
-import fnmatch
+import codecs
 import gzip
-import os
 import re
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from agent.build.masking import Masker
+from formats.reports import DIALECTS, find_other_format, is_reserved_for_reports
 
 _GZIP = b"\x1f\x8b"
 _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of one either
-_HEAD_BYTES = 4096  # of a file, read to recognize a report by its root element
-_REPORT_ROOT = re.compile(r"<(?:[\w.-]+:)?(?:testsuites|testsuite|test-run|assemblies|TestRun)[\s/>]")
-# Test reports in formats that the server cannot read. The server fails a build that sends one, and has the same list in
-# `commands.reports.parser.other_formats`.
-_OTHER_REPORT = re.compile(
-    r"<(?:testng-results|TestLog|TestResult|Catch|Catch2TestRun|doctest|testExecutions|unittest-results"
-    r"|CUNIT_TEST_RUN_RESULTS_REPORT|Testing)[\s/>]|<robot\s[^>]*generator=[\"']R(?:obot|ebot)"
-)
+_CHUNK_BYTES = 1 << 20
+_LOOK_BYTES = 1 << 16  # that are read at once to recognize a report
+_HEAD_CHARACTERS = 4096  # of a file, which show whether it is XML
+_MAX_PROLOG = 16 << 20  # characters before the root element: comments, instructions and document type
+_MAX_DECLARATION = 1 << 20  # characters of one declaration of a document type
 _HTML = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 _XML = re.compile(r"\ufeff?\s*<[?!\w]")
-_REPORT_NAMES = ("junit*.xml", "TEST-*.xml", "*.trx")  # also with .gz; the server has the same in `domain.artifacts`
-_CHUNK_BYTES = 1 << 20
+_DECLARATION = re.compile(r"""<!(?:[^"'<>\[]|"[^"]*"|'[^']*')*[>\[]""")  # up to `[`, other declarations follow
+_START_TAG = re.compile(r"<(?:[\w.-]+:)?([^\W\d][\w.-]*)(?=[\s/>])([^<>]*)")
+_ATTRIBUTE = re.compile(r"""([\w.-]+)\s*=\s*["']([^"']*)["']""")
 
 
 def is_report(path: str, file: BinaryIO) -> bool:
-    """Return whether to send the file as a test report.
+    """Return whether to send the file as a test report: if its first elements are those of a format of test reports.
 
-    XML of another kind, such as a coverage report, counts as a test report only if its file name matches
-    `_REPORT_NAMES`. Empty files, plain text and HTML are sent as reports: a reporter that failed leaves such files, and
-    the server then fails the build.
+    XML of another kind, such as a coverage report, counts as a test report only if its file name is reserved for them.
+    Empty files, plain text, XML without an element and HTML are sent as reports: a reporter that failed leaves such
+    files, and the server then fails the build.
     """
-    file.seek(0)
-    head = next(_unpack(file, _HEAD_BYTES), b"")
-    text = head.decode("utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8", "replace")
-    if _REPORT_ROOT.search(text) or _OTHER_REPORT.search(text):
+    if is_reserved_for_reports(path):
         return True
-    file_name = os.path.basename(path).removesuffix(".gz")
-    has_report_name = any(fnmatch.fnmatchcase(file_name, name) for name in _REPORT_NAMES)
-    return has_report_name or not _XML.match(text) or "\0" in text or bool(_HTML.search(text))
+    head, elements = _read_head(_decode(_unpack(file, _LOOK_BYTES)))
+    if not _XML.match(head) or "\0" in head or _HTML.search(head):
+        return True
+    root = ""
+    for tag in _START_TAG.finditer(elements):
+        name = tag.group(1)
+        root = root or name
+        if name in DIALECTS or find_other_format(root, name, dict(_ATTRIBUTE.findall(tag.group(2)))):
+            return True
+    return not root
+
+
+def _decode(chunks: Iterator[bytes]) -> Iterator[str]:
+    first = next(chunks, b"")
+    encoding = "utf-16" if first[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    return codecs.iterdecode(chain((first,), chunks), encoding, "replace")
+
+
+def _read_head(texts: Iterator[str]) -> tuple[str, str]:
+    """Return the first characters of a text in XML, and its characters from the root element on. Both end early. The
+    second is empty if there is no root element within `_MAX_PROLOG` characters.
+    """
+    head = rest = until = ""
+    size = 0
+    for text in texts:
+        head += text[: _HEAD_CHARACTERS - len(head)]
+        size += len(text)
+        rest, until = _skip_prolog(rest + text, until)
+        is_root = rest[:1] == "<" and rest[1:2] not in ("", "!", "?")
+        if is_root and len(rest) >= _LOOK_BYTES:
+            break
+        if not is_root and (size > _MAX_PROLOG or len(rest) > _MAX_DECLARATION):
+            return head, ""
+    return head, "" if until or rest[:2] in ("<", "<!", "<?") else rest
+
+
+def _skip_prolog(text: str, until: str) -> tuple[str, str]:
+    """Skip what is before the root element. `until` is the end of the comment or instruction in which `text` begins,
+    or empty. Return the text from the root element on, or, if it has not come yet, the end of the text with which more
+    text must be read, and its `until`.
+    """
+    at = 0
+    while True:
+        if until:
+            end = text.find(until, at)
+            if end < 0:
+                return text[max(at, len(text) - 2) :], until
+            at, until = end + len(until), ""
+        at = text.find("<", at)
+        if at < 0:
+            return "", ""
+        if text.startswith("<!--", at):
+            at, until = at + 4, "-->"
+        elif text.startswith("<?", at):
+            at, until = at + 2, "?>"
+        elif text.startswith("<!", at) and len(text) - at >= 4 and (found := _DECLARATION.match(text, at)):
+            at = found.end()
+        else:
+            return text[at:], ""
 
 
 def mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:

@@ -25,13 +25,13 @@ from commands.results import (
     must_take_reports,
     place_report,
 )
-from domain.artifacts import is_reserved_for_reports
 from domain.builds import BUILD, AnyBuild, commit_of
 from domain.core.errors import NotFound, Unavailable
 from domain.core.events import LoadedState
 from domain.flakiness import OtherResult
 from domain.reports import Report
 from domain.results import ResultsRecorded, results_stream
+from formats.reports import is_reserved_for_reports
 from store.clock import utcnow
 from store.log.append import VersionConflict
 from store.log.event_log import EventLog

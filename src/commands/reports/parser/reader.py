@@ -26,24 +26,11 @@ from commands.reports.parser.limits import Limits
 from commands.reports.parser.names import cut_name
 from commands.reports.parser.node_ids import Origin
 from commands.reports.parser.notes import Notes
-from commands.reports.parser.other_formats import find_other_format
 from commands.reports.parser.tree import VERDICTS, Budget, Element
 from commands.reports.parser.values import whole_number
+from formats.reports import DIALECTS, find_other_format
 
-_DIALECTS: dict[str, Dialect] = {
-    "testsuites": "junit",
-    "testsuite": "junit",
-    "testcase": "junit",
-    "test-run": "nunit",
-    "test-suite": "nunit",
-    "test-case": "nunit",
-    "assemblies": "xunit",
-    "assembly": "xunit",
-    "collection": "xunit",
-    "TestRun": "trx",
-    "UnitTestResult": "trx",
-}
-_RUNS = frozenset({"testsuites", "test-run", "assemblies", "TestRun"})
+_RUNS = frozenset({"testsuites", "test-run", "test-results", "assemblies", "TestRun"})
 _SUITES = frozenset({"testsuite", "test-suite", "assembly"})
 _CASES = frozenset({"testcase", "test-case", "UnitTestResult"})
 _FACTS = frozenset({"property", "system-out", "system-err", "UnitTest", "Counters", "RunInfo"})
@@ -127,7 +114,7 @@ class ReportReader:
         self._root = self._root or name
         if other_format := find_other_format(self._root, name, attributes):
             self._other_format, self._dialect = other_format, ""
-        dialect = _DIALECTS.get(name)
+        dialect = DIALECTS.get(name)
         if dialect is not None and not self._dialect and not self._other_format:
             self._dialect = dialect
         if name in _RUNS:

@@ -1,0 +1,86 @@
+"""Recognises test reports: by the elements of the formats that the server reads, by those of formats that it does not
+read, and by names of files.
+
+The agent sends the files that this module calls reports, and the server reads what it gets by the same lists. A build
+that sends a report in a format that is not read lacks results. A build that sends XML of another kind lacks none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Literal
+
+DIALECTS: Mapping[str, Literal["junit", "nunit", "xunit", "trx"]] = {
+    "testsuites": "junit",
+    "testsuite": "junit",
+    "testcase": "junit",
+    "test-run": "nunit",
+    "test-results": "nunit",
+    "test-suite": "nunit",
+    "test-case": "nunit",
+    "assemblies": "xunit",
+    "assembly": "xunit",
+    "collection": "xunit",
+    "TestRun": "trx",
+    "UnitTestResult": "trx",
+}
+"""Name of an element -> format that has it. Any of these elements shows the format, so a file that lost its beginning
+can still be read.
+"""
+_ROOTS = {
+    "testng-results": "TestNG",
+    "TestLog": "Boost.Test",
+    "TestResult": "Boost.Test",
+    "Catch": "Catch2",
+    "Catch2TestRun": "Catch2",
+    "doctest": "doctest",
+    "testExecutions": "SonarQube",
+    "unittest-results": "UnitTest++",
+    "CUNIT_TEST_RUN_RESULTS_REPORT": "CUnit",
+    "gtester": "GLib's gtester",
+    "SquishReport": "Squish",
+}
+"""Root element -> test runner whose own format has it."""
+_NESTED = {
+    "Site": {"Testing": "ctest"},  # ctest also writes its configuration and build logs in such files
+    "TestRun": {"FailedTests": "CppUnit", "SuccessfulTests": "CppUnit"},  # TRX has this root too
+    "testsuites": {"suite": "Check"},  # JUnit has this root too
+    "TestCase": {"Environment": "Qt Test", "TestFunction": "Qt Test"},
+    "TestResults": {"TestListing": "FPCUnit", "NumberOfRunTests": "FPCUnit"},
+    "testResults": {"httpSample": "JMeter", "sample": "JMeter", "FitNesseVersion": "FitNesse"},
+    "suiteResults": {"FitNesseVersion": "FitNesse"},
+    "events": {"started": "Open Test Reporting", "finished": "Open Test Reporting"},
+}
+"""Root element -> element in it -> test runner whose own format has both."""
+_ROBOT_GENERATORS = ("Robot", "Rebot")
+_ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
+_RESERVED = ("junit*.xml", "TEST-*.xml", "*.trx")
+
+
+def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> str:
+    """Return the name of the test runner whose own format has a start tag `name` below the root element `root`; empty
+    if no such test runner is known. Names are without a prefix.
+    """
+    nested = _NESTED.get(root, {}).get(name)
+    if nested is not None or name != root:
+        return nested or ""
+    if root == "robot":  # a description of a robot for ROS has this root too
+        return "Robot Framework" if attributes.get("generator", "").startswith(_ROBOT_GENERATORS) else ""
+    return _ROOTS.get(root, "")
+
+
+def has_report_ending(path: str) -> bool:
+    """Return whether a path, or a pattern of paths, has the ending of a report that the server can read: `.xml` or
+    `.trx`, with or without `.gz`, in capital letters or not.
+    """
+    return path.lower().endswith(_ENDINGS)
+
+
+def is_reserved_for_reports(path: str) -> bool:
+    """Return whether the file has a name that only test reports have: `junit*.xml`, `TEST-*.xml` or `*.trx`, with or
+    without `.gz`. Not `report*.xml`: coverage tools write such files. If such a file cannot be read as a report, test
+    results are missing.
+    """
+    name = path.rpartition("/")[2].removesuffix(".gz")
+    return any(fnmatchcase(name, pattern) for pattern in _RESERVED)
