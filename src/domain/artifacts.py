@@ -108,7 +108,7 @@ def artifact_path(folder: str, file_name: str) -> str:
 
 def artifact_type(path: str) -> ArtifactType:
     name = PurePosixPath(path.lower())
-    if has_report_ending(path):
+    if has_report_ending(path) and name.suffix:
         return "report"
     if name.suffix in (".json", ".html", ".htm"):
         return "report" if name.name.startswith("report") else "binary"
