@@ -17,6 +17,7 @@ from agent.build.build_client import BuildClient
 from agent.build.collection import Collector, FindTimeout
 from agent.build.log import Log
 from agent.build.masking import Masker
+from agent.build.report_markup import is_markup
 from agent.build.workspace import Workspace
 from agent.credentials import TokenHolder
 from agent.server_client import ServerClient
@@ -384,7 +385,7 @@ def test_a_stream_is_masked_across_its_chunks(encoding: str) -> None:
     text = (f"x{SECRET}y to<k other-secret{SECRET}" * 3).encode(encoding)
     for size in range(1, 60):
         chunks = (text[start : start + size] for start in range(0, len(text), size))
-        masked = b"".join(masker.mask_chunks(chunks))
+        masked = b"".join(masker.mask_chunks(chunks, is_markup))
         assert masked.decode(encoding) == "x***y *** ******" * 3
 
 

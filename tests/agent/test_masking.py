@@ -17,6 +17,7 @@ import pytest
 from agent.build.encoded_forms import ENCODINGS
 from agent.build.lines import LineReader
 from agent.build.masking import Masker
+from agent.build.report_markup import is_markup
 
 SECRETS = (
     'pä"ss\\w0rd & <tag>/€',
@@ -78,9 +79,28 @@ pä"ss<![CDATA[-<w0]]>rd><![CDATA[pä"ss-<w0rd>]]><c>pä"s<![CDATA[s-<w0rd> and 
     for size in (7, 1000):
         data = text.encode(encoding)
         chunks = (data[start : start + size] for start in range(0, len(data), size))
-        root = ElementTree.fromstring(b"".join(Masker([secret]).mask_chunks(chunks)))
+        root = ElementTree.fromstring(b"".join(Masker([secret]).mask_chunks(chunks, is_markup)))
         assert (root.attrib, (root.text or "").strip()) == ({"a": "***", "b": "***"}, "******")
         assert [child.text for child in root] == ["*** and more"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("secret", ["test", "suite", "testcase", "fail", "failure", "name", "message", "error"])
+def test_a_secret_that_is_a_word_of_the_markup_destroys_no_report(secret: str, encoding: str) -> None:
+    text = (
+        '<j:testsuites xmlns:j="urn:x"><testsuite name="s" tests="2" failures="1"><testcase  name = "a" classname="c">'
+        '<failure message="boom">x</failure><system-out>test fail name case suite message error &lt;failure'
+        "</system-out></testcase ><testcase name='b'/></testsuite></j:testsuites>"
+    )
+    data = text.encode(encoding)
+    for size in (250, 1000):
+        chunks = (data[start : start + size] for start in range(0, len(data), size))
+        masked = b"".join(Masker([secret]).mask_chunks(chunks, is_markup)).decode(encoding)
+        before, after = ElementTree.fromstring(text), ElementTree.fromstring(masked)
+        assert [(one.tag, list(one.attrib)) for one in after.iter()] == [
+            (one.tag, list(one.attrib)) for one in before.iter()
+        ]
+        assert secret not in "".join(after.itertext())
 
 
 def test_ordinary_text_stays() -> None:

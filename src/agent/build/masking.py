@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -23,7 +23,10 @@ _MIN_SEARCH_S, _SEARCH_S_PER_BYTE = 0.5, 20e-6
 """Seconds of CPU time for one search: a minimum, and the time for each byte of data. Ordinary data needs a fortieth of
 this. Only data with very many near-matches of a secret needs more; what was not searched in time is masked as a whole.
 """
+_MAX_TAG = 4096  # bytes before the end of a chunk in which the beginning of a tag is looked for
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+IsKept = Callable[[bytes, int, int], bool]
+"""Function that gets data and the start and end of a secret in it. Returns whether the secret stays there."""
 
 
 class Masker:
@@ -51,11 +54,11 @@ class Masker:
     def mask_text(self, text: str) -> str:
         return self.mask(text.encode("utf-8", "replace")).decode("utf-8", "replace")
 
-    def mask_head(self, data: bytes, cut: int) -> tuple[bytes, bytes]:
+    def mask_head(self, data: bytes, cut: int, is_kept: IsKept | None = None) -> tuple[bytes, bytes]:
         """Return the part of the data before `cut`, masked, and the rest, unmasked. If a secret lies across the cut,
         the cut moves to the end of that secret.
         """
-        search = self.find_search(data)
+        search = self.find_search(data, is_kept)
         if not search:
             return data[:cut], data[cut:]
         for start, end, _ in search.find(data):
@@ -64,19 +67,26 @@ class Masker:
             cut = max(cut, end)
         return search.mask(data[:cut]), data[cut:]
 
-    def mask_chunks(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yield the content of `chunks`, masked. Secrets that lie across the border of two chunks are masked too."""
+    def mask_chunks(self, chunks: Iterable[bytes], is_kept: IsKept) -> Iterator[bytes]:
+        """Yield the XML in `chunks`, masked except for what `is_kept` returns True for. Secrets that lie across the
+        border of two chunks are masked too.
+        """
         rest = b""
         for chunk in chunks:
-            masked, rest = self.mask_head(rest + chunk, max(len(rest) + len(chunk) - self.overlap, 0))
+            data = rest + chunk
+            cut = max(len(data) - self.overlap, 0)
+            # Before a tag, so that `is_kept` sees the whole tag.
+            cut = max(data.rfind(b"<", max(cut - _MAX_TAG, 0), cut), 0) or cut
+            masked, rest = self.mask_head(data, cut, is_kept)
             yield masked
-        yield self.mask(rest)
+        search = self.find_search(rest, is_kept)
+        yield search.mask(rest) if search else rest
 
     def __bool__(self) -> bool:
         """Return whether there is anything to mask."""
         return bool(self._texts)
 
-    def find_search(self, data: bytes) -> Search | None:
+    def find_search(self, data: bytes, is_kept: IsKept | None = None) -> Search | None:
         """Return a search for those secrets that may be in the data; None if no secret can be there.
 
         Each secret has an anchor: a part without special characters. Data without the anchor cannot contain the secret.
@@ -89,7 +99,7 @@ class Masker:
         if not found:
             return None
         encodings = ENCODINGS if b"\0" in data else ENCODINGS[:1]
-        return Search(self._pattern(found, encodings), _MIN_SEARCH_S + _SEARCH_S_PER_BYTE * len(data))
+        return Search(self._pattern(found, encodings), _MIN_SEARCH_S + _SEARCH_S_PER_BYTE * len(data), is_kept)
 
     def _pattern(self, found: tuple[int, ...], encodings: tuple[str, ...]) -> _Pattern | None:
         texts = [self._texts[index] for index in found]
@@ -124,6 +134,7 @@ class Search:
     _pattern: _Pattern | None
     """Pattern of the secrets to find. None if they are too many for a pattern: then all data counts as one secret."""
     _seconds_left: float
+    _is_kept: IsKept | None
 
     def mask(self, data: bytes) -> bytes:
         masked, copied = [], 0
@@ -133,7 +144,11 @@ class Search:
         return b"".join([*masked, data[copied:]])
 
     def find(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (start, end, replacement) for each secret, in the order of the data."""
+        """Yield (start, end, replacement) for each secret that is not kept, in the order of the data."""
+        is_kept = self._is_kept
+        return (found for found in self._find(data) if is_kept is None or not is_kept(data, found[0], found[1]))
+
+    def _find(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
         position, pattern = 0, self._pattern
         end_at = time.thread_time() + self._seconds_left
         if pattern and self._seconds_left > 0 and pattern.size * len(data) <= _QUICK_STEPS:

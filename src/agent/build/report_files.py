@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from agent.build.masking import Masker
+from agent.build.report_markup import is_markup
 from formats.reports import DIALECTS, find_other_format, is_reserved_for_reports
 
 _GZIP = b"\x1f\x8b"
@@ -111,7 +112,7 @@ def mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
     copy = cast(BinaryIO, tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 (handed out)
     with ExitStack() as opened:
         target = opened.enter_context(gzip.GzipFile("", "wb", fileobj=copy, mtime=0)) if _is_packed(file) else copy
-        for chunk in masker.mask_chunks(_unpack(file, _CHUNK_BYTES)):
+        for chunk in masker.mask_chunks(_unpack(file, _CHUNK_BYTES), is_markup):
             target.write(chunk)
     copy.flush()
     return copy
