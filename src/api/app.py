@@ -170,9 +170,21 @@ class ApiRouter(Router):
 
 
 class Application(Litestar):
+    services: AbstractAsyncContextManager[Services]
+    """Entered when the server starts, left when it stops. Set before that."""
+
     def __init__(self, **options: Any) -> None:
         self._public_bodies = PublicBodies()
-        super().__init__(**options)
+        super().__init__(lifespan=[self._open], **options)
+
+    @asynccontextmanager
+    async def _open(self, app: Litestar) -> AsyncIterator[None]:
+        async with self.services as made:
+            self.state.services = made
+            self.state.polls = AgentPolls(made)
+            self.state.streams = Streams(made)
+            async with self.state.streams.open():
+                yield
 
     def _create_asgi_handler(self) -> Any:
         handler: Any = super()._create_asgi_handler()  # turns exceptions of the router into responses
@@ -195,20 +207,17 @@ class Application(Litestar):
                 await super().__call__(scope, receive, send)
 
 
-def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Litestar:
-    """Returns the application. When the server starts, the application enters the context manager `services`, and
-    leaves it when the server stops.
+def create_app(services: AbstractAsyncContextManager[Services], version: str) -> Application:
+    """Returns an application that enters the context manager `services` when the server starts, and leaves it when the
+    server stops.
     """
+    app = make_app(version)
+    app.services = services
+    return app
 
-    @asynccontextmanager
-    async def lifespan(app: Litestar) -> AsyncIterator[None]:
-        async with services as made:
-            app.state.services = made
-            app.state.polls = AgentPolls(made)
-            app.state.streams = Streams(made)
-            async with app.state.streams.open():
-                yield
 
+def make_app(version: str) -> Application:
+    """Returns an application without services."""
     app = Application(
         route_handlers=[
             ApiRouter("/api/v3", route_handlers=list(CONTROLLERS)),
@@ -216,7 +225,6 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
             ProjectHookController,
             PasswordPageController,
         ],
-        lifespan=[lifespan],
         state=State({}),
         request_class=JsonRequest,
         guards=[require_storable],

@@ -8,10 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from functools import cache
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.forkserver import set_forkserver_preload
+from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 
 set_forkserver_preload(
@@ -22,6 +23,7 @@ set_forkserver_preload(
         "testhide.cli.projections",
         "testhide.http_server",
         "testhide.periodic_work",
+        "integrations.docker.engine",
         "integrations.saml",
         "integrations.token_buckets",
         "projections.time_travel.historical_tables",
@@ -30,6 +32,7 @@ set_forkserver_preload(
         "workers.reactions.reaction_dispatcher",
         "workers.reactions.registry",
         "workers.sealer",
+        "tests.support.made_app",
     ]
 )
 
@@ -40,7 +43,27 @@ VERB_S = 60.0
 """Seconds that a verb may take."""
 
 
-class ForkedProcess(ForkServerProcess):
+@cache
+def _start_fork_server() -> None:
+    """Starts the process that the others are forked from. Before Python 3.13 it does not look for modules where this
+    process does, so it has to be told where those of the tests are.
+    """
+    before = dict(os.environ)
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
+    try:
+        ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+class Forked(ForkServerProcess):
+    def start(self) -> None:
+        _start_fork_server()
+        super().start()
+
+
+class ForkedProcess(Forked):
     """A process that runs `testhide` with these arguments and settings. Its output goes to `log`, or to the output of
     the tests.
     """
@@ -80,7 +103,7 @@ def run_for(pid: int, folder: Path, arguments: Sequence[str], environ: dict[str,
 def _run_to_end(
     arguments: Sequence[str], environ: dict[str, str], output: Path, errors: Path, folder: Path | None = None
 ) -> int:
-    process = ForkServerProcess(target=_run, args=(arguments, environ, output, errors, folder), daemon=True)
+    process = Forked(target=_run, args=(arguments, environ, output, errors, folder), daemon=True)
     process.start()
     process.join(VERB_S)
     if process.exitcode is None:
