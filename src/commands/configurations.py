@@ -122,6 +122,8 @@ def check_glob(field: str, glob: str) -> None:
     parts = re.split(r"[/\\]", glob)
     if not parts[0] or ".." in parts or re.match(r"[A-Za-z]:", glob) or not glob.isprintable():
         raise Invalid.field(field, "must be a path inside the workspace: not absolute, without `..`")
+    if glob != glob.strip():
+        raise Invalid.field(field, "must not begin or end with a space, since it would match no file")
     if not all(CLOSED_BRACKETS.fullmatch(part) for part in parts):
         raise Invalid.field(
             field, "must close each `[` by a `]` before the next `/`; `[[]` stands for the character `[`"
