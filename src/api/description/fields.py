@@ -58,7 +58,7 @@ FIELDS: dict[str, str] = {
     "cases_failed": "Number of cases that were answered wrong so far.",
     # Jobs and their configurations
     "enabled": "False stops new builds of the job.",
-    "timeout_minutes": "Minutes after which a build of the job is ended. External builds end when their pipelines say so.",
+    "timeout_minutes": "Minutes after which a build of the job is ended. The pipeline of an external build ends it.",
     "max_parallel": "Maximum number of builds at once.",
     "repository": "Address of the git repository that builds check out.",
     "default_branch": "Branch for builds that name none.",
