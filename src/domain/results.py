@@ -96,7 +96,9 @@ class ResultsRecorded(Event, frozen=True):
     attempts: bytes
     """One byte a row: number of the attempt, from 1; 255 stands for 255 and more."""
     finals: bytes
-    """One byte a row: 1 for the last attempt of a test in its suite, else 0. Only last attempts count."""
+    """One byte a row: 1 for the attempt of a test in its suite that counts, else 0. The last attempt counts, but if
+    attempts after a failure were only skipped, this failure counts.
+    """
     known_issues: bytes
     """One byte a row: 1 for a failure that the report calls a known issue, which does not fail the build; else 0."""
     flaky: bytes

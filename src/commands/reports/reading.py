@@ -41,6 +41,8 @@ MAX_NAME_BYTES = 64 * 1024 * 1024
 """Largest size in bytes of all node ids in one report. Node ids are stored as long as the project exists."""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
+_LOST_TESTS = ("lost_tests", "not_run", "bad_failures")
+"""Kinds of warnings of reports that may lack results of tests."""
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
 
 
@@ -102,9 +104,9 @@ class ReportRead:
     is_report: bool = False
     """Whether the file has a known report format."""
     is_unreadable: bool = False
-    """Whether results are missing. This is so if the file is empty, cut off, not XML, cannot be unpacked, declares
-    failures that it does not contain, comes from a pytest run that ended early, or is a test report in a format that
-    the server does not read.
+    """Whether results are missing. This is so if the file is empty, cut off, not XML, cannot be unpacked, has results
+    that are nested too deep, declares failures that it does not contain, comes from a pytest run that ended early, or
+    is a test report in a format that the server does not read.
     """
     is_missing: bool = False
     """Whether the report is missing: no file matches a pattern for reports in the job's artifacts."""
@@ -204,8 +206,8 @@ _TestKey = tuple[str, str, str, str]
 joins class and name, so it is the same for (`a.b`, `c`) and (`a`, `b.c`).
 """
 _Attempts = tuple[int, int, bool, bool]
-"""State of a test in its suite: row of the last attempt, number of attempts, whether an attempt before the last failed,
-and whether an attempt failed without a mark that it is one of several.
+"""State of a test in its suite: row of the attempt that counts, number of attempts, whether an attempt before the one
+that counts failed, and whether an attempt failed without a mark that it is one of several.
 """
 
 
@@ -246,19 +248,24 @@ class _Reading:
         # Two cases without a name are two tests: nothing says that one repeats the other.
         before = None if case.runs_once or case.name == NO_NAME else tests.get(key)
         attempt, failed_before, failed_unfolded = 1, False, False
+        last, is_final = row, True
         if before is not None:
             last, attempt, failed_before, failed_unfolded = before
-            report.finals[last] = report.flaky[last] = 0
-            failed_before |= report.statuses[last] == FAILED
+            # A skip is no success: the failure before it stays the result of the test.
+            is_final = status != SKIPPED or report.statuses[last] != FAILED
+            if is_final:
+                report.finals[last] = report.flaky[last] = 0
+                failed_before |= report.statuses[last] == FAILED
+                last = row
             attempt += 1
             self._presumed_retries += status != FAILED and failed_unfolded
-        tests[key] = row, attempt, failed_before, failed_unfolded or (status == FAILED and not case.is_folded)
+        tests[key] = last, attempt, failed_before, failed_unfolded or (status == FAILED and not case.is_folded)
         report.tests.append(index)
         report.row_suites.append(suite)
         report.durations_ms.append(min(max(case.duration_ms, 0), MAX_DURATION))
         report.statuses.append(status)
         report.attempts.append(min(attempt, MAX_TEST_ATTEMPTS))
-        report.finals.append(1)
+        report.finals.append(is_final)
         report.ran.append(status != SKIPPED or XFAILED in case.properties)
         report.known_issues.append(status == FAILED and case.known_issue)
         report.flaky.append(status == PASSED and failed_before)
@@ -295,7 +302,7 @@ class _Reading:
         report.is_unreadable = _is_unreadable(summary) or self._not_run > 0
         if self._not_run:
             report.warnings.append(f"the run ended early: {self._not_run:,} of its tests did not run")
-        report.lost_tests = any(warning.kind in ("lost_tests", "not_run") for warning in summary.warnings)
+        report.lost_tests = any(warning.kind in _LOST_TESTS for warning in summary.warnings)
         if report.lost_tests:
             report.explained_exit_code = UNEXPLAINED
         if self._presumed_retries and report.explained_exit_code is None:
@@ -355,7 +362,7 @@ def _is_unreadable(summary: Summary) -> bool:
     no_report = kinds.get("not_a_report", "<")
     no_xml = not summary.dialect and ("<" not in no_report or "<html" in no_report or "control_characters" in kinds)
     is_cut = summary.dialect != "" and "truncated" in kinds
-    return bool(kinds.keys() & {"empty", "other_format", "lost_failures"}) or no_xml or is_cut
+    return bool(kinds.keys() & {"empty", "other_format", "lost_failures", "lost_results"}) or no_xml or is_cut
 
 
 def _is_unloaded_suite(case: Case) -> bool:

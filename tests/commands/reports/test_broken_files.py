@@ -5,6 +5,7 @@ from tests.commands.reports import samples
 from tests.commands.reports.reading import parsed
 
 from commands.reports.parser import Limits
+from commands.reports.reading import read_chunks
 
 SUITE = '<testsuite name="s"><testcase classname="C" name="a"/>{}<testcase classname="C" name="z"/></testsuite>'
 
@@ -173,7 +174,10 @@ def test_a_tag_that_never_ends_is_still_a_failure() -> None:
 
 def test_depth_and_number_of_elements_are_bounded() -> None:
     deep = "<testsuite>" * 1000 + '<testcase name="a"/>' + "</testsuite>" * 1000
-    assert "too_deep" in parsed(deep).kinds
+    assert "lost_results" in parsed(deep).kinds
+    assert read_chunks([deep.encode()]).is_unreadable
+    markup = f'<testcase name="a"><system-out>{"<b>" * 1000}</system-out></testcase>'.encode()
+    assert {"too_deep", "lost_results"} & parsed(markup).kinds == {"too_deep"}
     limits = Limits(elements=10)
     report = parsed(
         f'<testcase name="a"><properties>{"<property/>" * 50}</properties><failure message="m"/></testcase>',

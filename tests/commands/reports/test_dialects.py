@@ -199,7 +199,7 @@ def test_nested_suites_count_for_those_around_them() -> None:
 def test_a_wrong_count_is_a_warning() -> None:
     sample = samples.PYTEST.replace("pytest tests", "tests").replace('"pytest"', '"unit"')
     report = parsed(sample.replace('tests="4"', 'tests="9"').replace('failures="1"', 'failures="x"'))
-    assert report.kinds == {"lost_tests", "bad_number"}
+    assert report.kinds == {"lost_tests", "bad_failures"}
     (mismatch,) = (warning for warning in report.summary.warnings if warning.kind == "lost_tests")
     assert mismatch.message == "the suite 'unit' declares 9 tests instead of 4"
 
@@ -229,10 +229,33 @@ def test_trx_without_definitions_keeps_its_cases() -> None:
     assert {"truncated", "definitions_missing"} <= report.kinds
 
 
-@pytest.mark.parametrize(("status", "warns"), [("crashed", True), ("run", False), ("Passed", False), ("", False)])
-def test_an_unknown_status_of_a_junit_case_has_a_warning(status: str, warns: bool) -> None:
-    report = parsed(f'<testsuite name="s"><testcase name="a" status="{status}"/></testsuite>')
-    assert (report.cases[0].status, "unknown_status" in report.kinds) == ("passed", warns)
+@pytest.mark.parametrize(
+    ("case", "status", "warns"),
+    [
+        ('status="run"', "passed", False),
+        ('status="Passed"', "passed", False),
+        ('status=""', "passed", False),
+        ('status="timeout"', "failed", False),
+        ('status="crashed"', "failed", False),
+        ('status="odd"', "failed", True),
+        ('status="run" result="failed"', "failed", False),
+        ('status="run" result="odd"', "failed", True),
+        ('status="failed" result="completed"', "failed", False),
+        ('status="run" result="suppressed"', "skipped", False),
+        ('status="notrun" result="completed"', "skipped", False),
+    ],
+)
+def test_a_status_of_a_junit_case_that_does_not_say_that_it_passed_is_never_green(
+    case: str, status: str, warns: bool
+) -> None:
+    report = parsed(f'<testsuite name="s"><testcase name="a" {case}/></testsuite>')
+    assert (report.cases[0].status, "unknown_status" in report.kinds) == (status, warns)
+
+
+@pytest.mark.parametrize(("status", "expected"), [("failed", "failed"), ("blocked", "skipped"), ("run", "skipped")])
+def test_a_skipped_case_is_skipped_unless_its_status_is_that_of_a_failure(status: str, expected: str) -> None:
+    case = f'<testcase name="a" status="{status}"><skipped message="m"/></testcase>'
+    assert parsed(f'<testsuite name="s">{case}</testsuite>').statuses == [expected]
 
 
 def test_an_unknown_outcome_is_never_green() -> None:

@@ -25,11 +25,19 @@ RESOLUTIONS = frozenset(
         "unresolved",
     }
 )
-_NOT_RUN = frozenset({"notrun", "skipped", "disabled", "ignored", "pending", "suppressed"})
-_FAILED = frozenset({"failed", "failure", "fail", "error"})
-_PASSED = frozenset(
-    {"passed", "pass", "success", "successful", "succeeded", "ok", "run", "completed", "executed", "done"}
-)
+_WORDS: dict[str, Status] = {
+    **dict.fromkeys(("passed", "pass", "success", "successful", "succeeded", "ok", "run", "completed"), "passed"),
+    **dict.fromkeys(("executed", "done", "true", "fixed", "xpass", "xpassed", "bpass", "flaky"), "passed"),
+    **dict.fromkeys(("notrun", "not run", "not_run", "notexecuted", "not executed", "untested", "todo"), "skipped"),
+    **dict.fromkeys(("skipped", "skip", "disabled", "ignored", "ignore", "pending", "suppressed"), "skipped"),
+    **dict.fromkeys(("excluded", "inconclusive", "xfail", "xfailed", "bfail", "bskip"), "skipped"),
+    **dict.fromkeys(("failed", "failure", "fail", "error", "errored", "timeout", "timedout", "timed out"), "failed"),
+    **dict.fromkeys(("crashed", "crash", "aborted", "broken", "panicked", "interrupted", "regression"), "failed"),
+}
+"""Values of the attributes `status` and `result`, in lower case. Qt Test marks results of blacklisted tests by `b`. Any
+other value is a failure.
+"""
+_BY_WEIGHT: tuple[Status, ...] = ("failed", "skipped", "passed")
 _KINDS: dict[str, ErrorKind] = {
     "failure": "failure",
     "error": "error",
@@ -118,7 +126,8 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
     """Returns (status, message, traceback, kind of failure) of a case. A case with a failure and a <skipped> counts as
-    failed, except if the <skipped> contains MAY_FAIL or TODO: then the test may fail.
+    failed, except if the <skipped> contains MAY_FAIL or TODO: then the test may fail. Of the attributes `status` and
+    `result`, the worse counts.
     """
     skipped = node.find("skipped")
     if failures:
@@ -126,17 +135,19 @@ def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> t
         if skipped is not None and (skipped.get("message") == MAY_FAIL or skipped.get("type") == TODO):
             return "skipped", skipped.get("message"), "\n\n".join(traces), ""
         return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]
-    if skipped is not None:
+    words = [word for name in ("status", "result") if (word := node.get(name).strip().casefold())]
+    failing = [word for word in words if _WORDS.get(word) == "failed"]
+    if skipped is not None and not failing:
         text = builder.text(skipped).strip()
         return "skipped", skipped.get("message") or first_line(text, builder.limits.name), text, ""
-    word = (node.get("status") or node.get("result")).strip().casefold()
-    if word in _NOT_RUN:
-        return "skipped", "", "", ""
-    if word in _FAILED:
-        return "failed", "", "", "error" if word == "error" else "failure"
-    if word and word not in _PASSED:
-        builder.notes.add("unknown_status", f"'{word[:40]}' of {node.get('name')[:80]}")
-    return "passed", "", "", ""
+    if unknown := [word for word in words if word not in _WORDS]:
+        builder.notes.add("unknown_status", f"'{unknown[0][:40]}' of {node.get('name')[:80]}")
+    status: Status = min((_WORDS.get(word, "failed") for word in words), key=_BY_WEIGHT.index, default="passed")
+    if status != "failed":
+        return status, "", "", ""
+    word = (failing or unknown)[0]
+    is_plain = word in ("failed", "failure", "fail", "error")
+    return "failed", "" if is_plain else word, "", "error" if word.startswith("error") else "failure"
 
 
 def _attempt(node: Element, verdict: Element, suite: str, origin: Origin, builder: Builder) -> Case:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from commands.reports.parser.limits import Limits
 from commands.reports.parser.notes import Notes
+from formats.reports import DIALECTS
 
 # No case contains such an element: if one begins within a case, the case has lost its end tag.
 _NEVER_WITHIN = frozenset(
@@ -69,8 +70,9 @@ class Balancer:
                 self._implied()
             self._too_deep.clear()
         if self._too_deep or len(self._open) >= self._limits.depth:
-            if not self._notes.count_repeat("too_deep"):
-                self._notes.add("too_deep", f"<{name}>", line=self._line())
+            kind = "lost_results" if name in DIALECTS or name in VERDICTS else "too_deep"
+            if not self._notes.count_repeat(kind):
+                self._notes.add(kind, f"<{name}>", line=self._line())
             # Bounded, so that an unclosed element at the greatest depth does not make the list grow with the file.
             if len(self._too_deep) < 10_000:
                 self._too_deep.append(name)

@@ -52,7 +52,7 @@ def whole_number(text: str, what: str, notes: Notes) -> int | None:
             return int(value)
     except (ValueError, OverflowError):
         pass
-    notes.add("bad_number", f"{what} {text[:40]}")
+    notes.add("bad_failures" if what in ("failures", "errors", "failed") else "bad_number", f"{what} {text[:40]}")
     return None
 
 
