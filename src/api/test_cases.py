@@ -23,7 +23,7 @@ from domain.case_activity import Activity, CaseActivity, Only, Sort, sum_up
 from domain.core.errors import Invalid, NotFound
 from domain.results import STATUSES, ResultStatus
 from domain.run_histories import RunHistory
-from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED
+from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, OUTAGE, RETRIED
 from projections import jobs, results_history, test_cases, test_health
 from projections.results_cases import TestCaseRow
 from projections.test_health import MAX_SUSPECTS
@@ -54,6 +54,10 @@ class TestCaseItem(msgspec.Struct):
     other_branches: int
     """Number of these failed runs that were on other branches than the default ones of their jobs. They count neither
     as flips nor as the newest run, since the branch may be broken.
+    """
+    outages: int
+    """Number of these runs that failed, or passed on a retry only, because the machine, the network or another system
+    failed. They count neither as flips nor as the newest run; the latter are not in `retried_runs`.
     """
     retried_runs: int
     """Number of these runs that passed on a retry only."""
@@ -245,7 +249,8 @@ def only_of_job(
         runs=max(len(notable), runs - (len(of_job) - len(notable))),
         failed_runs=sum(run.flags & FAILED != 0 for run in notable),
         other_branches=sum(run.flags & OTHER_BRANCH != 0 for run in notable),
-        retried_runs=sum(run.flags & RETRIED != 0 for run in notable),
+        outages=sum(run.flags & OUTAGE != 0 for run in notable),
+        retried_runs=sum(run.flags & (RETRIED | OUTAGE) == RETRIED for run in notable),
     )
 
 

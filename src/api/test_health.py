@@ -23,6 +23,7 @@ from domain.test_health import (
     FAILED,
     LEFT_OUT,
     OTHER_BRANCH,
+    OUTAGE,
     RETRIED,
     SAME_COMMIT,
     Action,
@@ -105,6 +106,8 @@ class HealthItem(msgspec.Struct):
     """Number of these runs that do not count, because most tests of their builds failed."""
     other_branches: int
     """Number of these runs that do not count, because they failed on another branch than the job's default one."""
+    outages: int
+    """Number of these runs that do not count, because the machine, the network or another system failed."""
     assessed_runs: int
     """Number of the newest of these runs, on which the health is based. Runs that do not count are left out."""
 
@@ -145,6 +148,8 @@ class RunOfNote(msgspec.Struct):
     """Whether most tests of the build failed, so that the run does not count."""
     other_branch: bool
     """Whether the run failed on another branch than the job's default one, so that it does not count."""
+    outage: bool
+    """Whether the machine, the network or another system failed, so that the run does not count."""
     passes_before: int
     """Number of passed runs between this run and the one before it in the list, or before the first one."""
 
@@ -291,6 +296,7 @@ def to_item(case: CaseHistory, history: RunHistory) -> HealthItem:
         retried_runs=sum(run.flags & RETRIED != 0 for run in history.notable),
         broken_builds=sum(run.flags & BROKEN_BUILD != 0 for run in history.notable),
         other_branches=sum(run.flags & OTHER_BRANCH != 0 for run in history.notable),
+        outages=sum(run.flags & OUTAGE != 0 for run in history.notable),
         assessed_runs=assessed.runs - sum(run.flags & LEFT_OUT != 0 for run in assessed.notable),
     )
 
@@ -327,12 +333,13 @@ def recommend(item: HealthItem, patterns: Sequence[FailurePattern], days: int) -
         return f"{what}: all {item.runs} runs {within} passed."
     retried = f", and {item.retried_runs} passed on a retry only" if item.retried_runs else ""
     sentence = f"{what}: {item.failed_runs} of {item.runs} runs {within} failed{retried}."
-    if item.broken_builds:
-        verb = "does" if item.broken_builds == 1 else "do"
-        sentence += f" {item.broken_builds} of them {verb} not count, since most tests of their builds failed."
-    if item.other_branches:
-        verb = "does" if item.other_branches == 1 else "do"
-        sentence += f" {item.other_branches} of them {verb} not count, being on other branches than the default one."
+    for number, reason in (
+        (item.broken_builds, "since most tests of their builds failed"),
+        (item.other_branches, "being on other branches than the default one"),
+        (item.outages, "since the machine, the network or another system failed"),
+    ):
+        if number:
+            sentence += f" {number} of them {'does' if number == 1 else 'do'} not count, {reason}."
     if patterns:
         sentence += f" The most frequent failure: {patterns[0].message}"
     return sentence
@@ -351,6 +358,7 @@ def to_evidence(history: RunHistory) -> list[RunOfNote]:
                 same_commit=run.flags & SAME_COMMIT != 0,
                 broken_build=run.flags & BROKEN_BUILD != 0,
                 other_branch=run.flags & OTHER_BRANCH != 0,
+                outage=run.flags & OUTAGE != 0,
                 passes_before=max(0, run.number - before - 1),
             )
         )

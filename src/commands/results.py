@@ -243,6 +243,7 @@ class RecordReport(Command):
                 commit=commit_number(commit_of(build)),
                 quarantined=_slice_flags(quarantined, start, end),
                 flips=_slice_flags(self.flips, start, end),
+                outages=_slice_flags(report.outages, start, end),
             )
 
     def _summary(

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from domain.run_histories import RunHistory
-from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED
+from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, OUTAGE, RETRIED
 
 Sort = Literal["failures", "flaky", "newly_failing", "cost", "slowest", "runs", "id"]
 Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
@@ -26,6 +26,10 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     other_branches: int = 0
     """Number of these runs that were on other branches than the default ones of their jobs. They count neither as flips
     nor as the newest run.
+    """
+    outages: int = 0
+    """Number of these runs that an outage made fail, or pass on a retry only. They count neither as flips nor as the
+    newest run, and the latter not as retried.
     """
     retried_runs: int = 0
     """Number of these runs that passed on a retry only."""
@@ -78,7 +82,7 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
             case "newly_failing":
                 return self.failing_since is not None
             case "never_failing":
-                return self.failed_runs + self.retried_runs == 0
+                return self.failed_runs + self.retried_runs + self.outages == 0
 
 
 def sum_up(case_id: int, history: RunHistory, runs: int, duration_ms: int | None) -> CaseActivity:
@@ -86,15 +90,19 @@ def sum_up(case_id: int, history: RunHistory, runs: int, duration_ms: int | None
     number of runs in the window. Leaves broken builds out.
     """
     runs = max(runs, len(history.notable))
-    broken = elsewhere = failed = retried = flips = streak = last = 0
+    broken = left_out = elsewhere = failed = outages = retried = flips = streak = last = 0
     since: int | None = None
     for run in history.notable:
         if run.flags & BROKEN_BUILD:
             broken += 1
         elif run.flags & OTHER_BRANCH:
             elsewhere += 1
+            left_out += 1
+        elif run.flags & OUTAGE:
+            outages += 1
+            left_out += run.flags & FAILED
         elif run.flags & FAILED:
-            number = run.number - broken - elsewhere
+            number = run.number - broken - left_out
             if not failed or number > last + 1:
                 # The run before passed, unless there is none.
                 flips += 1 if number <= history.runs - runs + 1 else 2
@@ -102,16 +110,17 @@ def sum_up(case_id: int, history: RunHistory, runs: int, duration_ms: int | None
             failed, streak, last = failed + 1, streak + 1, number
         elif run.flags & RETRIED:
             retried += 1
-    is_failing = failed > 0 and last >= history.runs - broken - elsewhere
+    is_failing = failed > 0 and last >= history.runs - broken - left_out
     return CaseActivity(
         id=case_id,
         runs=runs - broken,
-        failed_runs=failed + elsewhere,
+        failed_runs=failed + left_out,
         other_branches=elsewhere,
+        outages=outages,
         retried_runs=retried,
         flips=flips - is_failing,
         failing_streak=streak if is_failing else 0,
-        failing_since=since if is_failing and streak < runs - broken - elsewhere else None,
+        failing_since=since if is_failing and streak < runs - broken - left_out else None,
         duration_ms=duration_ms,
     )
 

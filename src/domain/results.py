@@ -118,6 +118,10 @@ class ResultsRecorded(Event, frozen=True):
     """One byte a row: 0, DIFFERED or FLIPPED, as known when the report was recorded. Empty when all are 0, and in older
     events.
     """
+    outages: bytes = b""
+    """One byte a row: 1 for a last attempt that failed since the machine, the network or another system failed, or that
+    passed after such failures only; else 0. Empty when all are 0, and in older events.
+    """
 
     @property
     def stream(self) -> str:
@@ -142,6 +146,8 @@ class ResultsReplaced(Event, frozen=True):
     """One byte a row, as in ResultsRecorded."""
     flaky: bytes
     """One byte a row, as `find_flaky` returns it for the block."""
+    outages: bytes = b""
+    """One byte a row, as in ResultsRecorded."""
 
     @property
     def stream(self) -> str:
@@ -167,6 +173,7 @@ def count_no_more(block: ResultsRecorded) -> ResultsReplaced:
         case_ids=Int32s(compress(block.case_ids, kept)),
         statuses=bytes(compress(block.statuses, kept)),
         flaky=bytes(compress(find_flaky(block), kept)),
+        outages=bytes(compress(block.outages, kept)),
     )
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from domain.outages import count_frequent
 from domain.run_histories import MINUTES_OF_DAY, NotableRun
 from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED, SAME_COMMIT
 
@@ -100,8 +101,8 @@ class Lines:
         for index, mark in marks.items():
             marked[index] = msgspec.structs.replace(runs[index], flags=runs[index].flags | mark)
         if all(target <= runs[index].number + 1 for index, target in targets.items()):
-            return marked  # nothing is in between
-        return _move(marked, [targets.get(index, run.number) for index, run in enumerate(runs)])
+            return count_frequent(marked)  # nothing is in between
+        return count_frequent(_move(marked, [targets.get(index, run.number) for index, run in enumerate(runs)]))
 
 
 def _differs_on_commit(runs: Sequence[NotableRun], index: int) -> bool:

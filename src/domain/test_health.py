@@ -23,11 +23,15 @@ RETRIED = 2
 """The run passed, but only on a retry."""
 SAME_COMMIT = 4
 """The run is of the same commit as the run before."""
-BROKEN_BUILD = 8
+OUTAGE = 8
+"""The run failed, or passed on a retry only, since the machine, the network or another system failed. It is left out,
+unless `domain.outages` finds too many of them.
+"""
+BROKEN_BUILD = 16
 """So many tests of the build failed that the run says nothing about this test. It is left out."""
-OTHER_BRANCH = 16
+OTHER_BRANCH = 32
 """The run failed on another branch than the default one, which may be broken. It is left out."""
-LEFT_OUT = BROKEN_BUILD | OTHER_BRANCH
+LEFT_OUT = OUTAGE | BROKEN_BUILD | OTHER_BRANCH
 
 FLAKY_SHARE = 0.16
 """Share of tests that are flaky to some degree, at Google (Micco 2016)."""
@@ -149,7 +153,7 @@ def _recommend(flaky: float, broken: float, weights: Sequence[float]) -> Action:
 
 
 def _leave_out(runs: bytes) -> bytes:
-    if not runs or max(runs) < BROKEN_BUILD:
+    if not runs or max(runs) < OUTAGE:
         return runs
     kept = bytearray()
     same = SAME_COMMIT

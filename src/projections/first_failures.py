@@ -8,7 +8,7 @@ from domain.results import FAILED
 from projections.builds import BuildRow
 from projections.results import STATUS, BlockRow, ReportRow, SupersededRow
 from projections.results_queries import FACTS, IS_CURRENT
-from projections.test_health import find_broken_builds
+from projections.test_health import find_broken_builds, find_outages
 from store.postgres.queries import Source, fetch_rows
 
 MAX_RESULTS = 500
@@ -21,8 +21,8 @@ number of them is read first, and is enough for a test that has not failed for l
 
 async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
     """Returns where the failures of a test that end with a result began, among builds of the same job, branch and
-    combination. None if the test did not fail in the build of that result. Leaves out failures in broken builds, unless
-    that build is one of them.
+    combination. None if the test did not fail in the build of that result. Leaves out outages and failures in broken
+    builds, unless that build is one of them.
     """
     report = (
         f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= newest.first_result_id"
@@ -49,15 +49,16 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     parameters = {"case": case_id, "id": result_id, "build": build_id}
     rows = await fetch_rows(source, query, parameters | {"blocks": FIRST_BLOCKS})
     # Of the last build, there may be more results in the blocks after these.
-    found = await _find(source, build_id, [row for row in rows if row[0] != rows[-1][0]])
+    found = await _find(source, case_id, build_id, [row for row in rows if row[0] != rows[-1][0]])
     if found is None or found.last_good is None:
         rows = await fetch_rows(source, query, parameters | {"blocks": MAX_BLOCKS})
-        found = await _find(source, build_id, rows)
+        found = await _find(source, case_id, build_id, rows)
     return found
 
 
-async def _find(source: Source, build_id: int, rows: Sequence[tuple[Any, ...]]) -> FirstFailure | None:
-    broken = await find_broken_builds(source, {build_id, *(build for build, _, status in rows if status == FAILED)})
-    if build_id in broken:
-        broken = set()
-    return find_first_failure(((build, commit, status) for build, commit, status in rows), broken)
+async def _find(source: Source, case_id: int, build_id: int, rows: Sequence[tuple[Any, ...]]) -> FirstFailure | None:
+    failed = {build_id, *(build for build, _, status in rows if status == FAILED)}
+    left_out = await find_broken_builds(source, failed) | await find_outages(source, case_id, failed)
+    if build_id in left_out:
+        left_out = set()
+    return find_first_failure(((build, commit, status) for build, commit, status in rows), left_out)

@@ -9,9 +9,11 @@ from psycopg_pool import AsyncConnectionPool
 from domain.artifacts import number_path
 from domain.builds import AnyBuild, commit_of
 from domain.flakiness import OtherResult
+from domain.results import FAILED
 from projections import builds, results_queries
 from projections.results_cases import find_case_ids
 from projections.results_queries import ReportRanges
+from projections.test_health import find_noted_outages
 
 
 @dataclass(frozen=True)
@@ -37,4 +39,6 @@ class ReportLookups:
                     same_path.sort(key=lambda report: report.first_result_id)
                     ranges = ReportRanges(same_path, ranges_of_build.has_superseded)
                     found += await results_queries.fetch_comparable(connection, build_id, ranges, failed)
-        return found
+            runs = {(other.build_id, other.case_id) for other in found if other.status == FAILED}
+            outages = await find_noted_outages(connection, runs) if runs else set()
+        return [other for other in found if (other.build_id, other.case_id) not in outages]

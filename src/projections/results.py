@@ -12,6 +12,7 @@ Rows of results are never updated. In events of older releases, a result may rep
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import reduce
+from itertools import compress
 from operator import or_
 
 import msgspec
@@ -310,6 +311,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
     build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     flaky_rows = find_flaky(event)
+    outages = set(compress(range(len(event.outages)), event.outages))
     columns = map(int.from_bytes, (event.statuses, flaky_rows, event.finals.translate(_RETRIED)))
     marks = bytearray(reduce(or_, columns).to_bytes(len(flaky_rows)))
     """0 for the rows that passed, are not flaky, were not retried, and replace no other result."""
@@ -360,7 +362,9 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
             if row in replaced:
                 stats = remove_result(stats, build_id, replaced[row], flaky=False)
                 flaky |= replaced[row] == FAILED and status == PASSED
-            after[case_id] = changed = add_result(stats, build_id, job_id, commit, status, flaky=flaky == 1)
+            after[case_id] = changed = add_result(
+                stats, build_id, job_id, commit, status, flaky=flaky == 1, outage=row in outages
+            )
             notes.note(known, changed, retried=event.flaky[row] == 1, status=status)
         # `notes.changes` counts one run for each test case.
         notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - is_first)
@@ -371,10 +375,11 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
 def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
     after: dict[int, CaseStatsRow] = {}
     notes = RunNotes(event, rows)
-    columns = (rows.get_many(CaseStatsRow, event.case_ids), event.statuses, event.flaky)
-    for case_id, stats, status, flaky in zip(event.case_ids, *columns, strict=True):
+    outages = event.outages or bytes(len(event.case_ids))
+    columns = (rows.get_many(CaseStatsRow, event.case_ids), event.statuses, event.flaky, outages)
+    for case_id, stats, status, flaky, outage in zip(event.case_ids, *columns, strict=True):
         stats = after.get(case_id) or stats or CaseStatsRow(case_id)
-        after[case_id] = changed = remove_result(stats, event.build_id, status, flaky=flaky == 1)
+        after[case_id] = changed = remove_result(stats, event.build_id, status, flaky=flaky == 1, outage=outage == 1)
         if stats.last_build_id == event.build_id:
             notes.note(stats, changed, retried=False, status=SKIPPED)
         else:

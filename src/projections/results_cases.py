@@ -13,7 +13,7 @@ from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 7
+VERSION = 8
 """Version of the projection `results`, to which the tables of this file belong."""
 
 MAX_SEARCHED_CASES = 200_000
@@ -62,8 +62,12 @@ class CaseStatsRow(Row, frozen=True):
     failed: Int = 0
     flaky: Int = 0
     outcome_before: SmallInt = NO_RUN
-    """Outcome of the run before the last one; NO_RUN if there is none, or if it belongs to another job."""
+    """Outcome of the run before the last one, outages left out; NO_RUN if there is none, or if it belongs to another
+    job.
+    """
     commit_before: int = 0
+    outages: Int = 0
+    """Number of results of the last run that an outage made fail, or pass on a retry only."""
 
     @property
     def outcome(self) -> int:
@@ -71,6 +75,11 @@ class CaseStatsRow(Row, frozen=True):
         if self.failed:
             return MIXED if self.passed else FAILED
         return PASSED if self.passed else NO_RUN
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the last run failed, or passed on a retry only, for no other reason than an outage."""
+        return 0 < self.outages >= self.failed + self.flaky
 
 
 class CatalogueRow(Row, frozen=True):
@@ -83,7 +92,7 @@ class CatalogueRow(Row, frozen=True):
 
 
 def add_result(
-    stats: CaseStatsRow, build_id: int, job_id: int, commit: int, status: int, *, flaky: bool
+    stats: CaseStatsRow, build_id: int, job_id: int, commit: int, status: int, *, flaky: bool, outage: bool = False
 ) -> CaseStatsRow:
     """Returns the counters after one more result. All results of a build belong to one run, also from different reports
     or suites.
@@ -93,11 +102,17 @@ def add_result(
     if stats.last_build_id != build_id:
         stats = _begin_run(stats, build_id, job_id, commit)
     return _with_results(
-        stats, stats.passed + (status == PASSED), stats.failed + (status == FAILED), stats.flaky + flaky
+        stats,
+        stats.passed + (status == PASSED),
+        stats.failed + (status == FAILED),
+        stats.flaky + flaky,
+        stats.outages + outage,
     )
 
 
-def remove_result(stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool) -> CaseStatsRow:
+def remove_result(
+    stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool, outage: bool = False
+) -> CaseStatsRow:
     """Returns the counters without a result that was added before. The result must be from the last run, or be the only
     result of its run.
     """
@@ -110,12 +125,13 @@ def remove_result(stats: CaseStatsRow, build_id: int, status: int, *, flaky: boo
         max(0, stats.passed - (status == PASSED)),
         max(0, stats.failed - (status == FAILED)),
         max(0, stats.flaky - flaky),
+        max(0, stats.outages - outage),
     )
 
 
 def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> CaseStatsRow:
     outcome, commit_before = stats.outcome, stats.commit
-    if outcome == NO_RUN:
+    if outcome == NO_RUN or (outcome == FAILED and stats.is_outage):
         outcome, commit_before = stats.outcome_before, stats.commit_before
     if stats.job_id != job_id:
         outcome, commit_before = NO_RUN, 0
@@ -127,14 +143,15 @@ def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> 
         passed=0,
         failed=0,
         flaky=0,
+        outages=0,
         outcome_before=outcome,
         commit_before=commit_before,
     )
 
 
-def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> CaseStatsRow:
-    """Returns the counters with these numbers of passed, failed and flaky results in the last run."""
-    after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky)
+def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int, outages: int) -> CaseStatsRow:
+    """Returns the counters with these numbers of passed, failed and flaky results and of outages in the last run."""
+    after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky, outages=outages)
     runs, failures, flips, flaky_runs = map(sub, _count_last_run(after), _count_last_run(stats))
     return msgspec.structs.replace(
         after,
@@ -147,8 +164,11 @@ def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int) -> 
 
 def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
     """Returns whether the last run counts in `runs`, in `failures`, in `flips` and in `flaky_runs`."""
-    is_flip = {stats.outcome, stats.outcome_before} == {PASSED, FAILED}
-    is_flaky = stats.flaky > 0 or (is_flip and stats.commit != 0 and stats.commit == stats.commit_before)
+    is_outage = stats.is_outage
+    is_flip = {stats.outcome, stats.outcome_before} == {PASSED, FAILED} and not is_outage
+    is_flaky = (stats.flaky > 0 and not is_outage) or (
+        is_flip and stats.commit != 0 and stats.commit == stats.commit_before
+    )
     return stats.outcome != NO_RUN, stats.failed > 0, is_flip, is_flaky
 
 

@@ -68,6 +68,7 @@ def _count(event: ResultsRecorded, others: bytes, rows: Rows, start: int, passes
         "flaky": array("i", [0]) * count,
         "outcome_before": array("h", [PASSED]) * count,
         "commit_before": before["commit"],
+        "outages": array("i", [0]) * count,
     }
     for name, column in after.items():
         unchanged = before[name]

@@ -18,7 +18,7 @@ from domain.results import FAILED as FAILED_RESULT
 from domain.results import ResultsRecorded, ResultsReplaced
 from domain.run_histories import BROKEN_MIN_RESULTS, BROKEN_SHARE, KEPT_RUNS
 from domain.run_lines import NO_LINE
-from domain.test_health import FAILED, RETRIED, SAME_COMMIT
+from domain.test_health import FAILED, OUTAGE, RETRIED, SAME_COMMIT
 from projections.engine.model import Change, Delete, DeleteRange, Int, Row, Rows, SmallInt, Table
 from projections.results_cases import MIXED, NO_RUN, VERSION, CaseStatsRow
 from projections.results_days import count_runs
@@ -46,7 +46,7 @@ class NotableRunRow(Row, frozen=True):
     minute: Int
     """Time of the result, in minutes since 1970."""
     flags: SmallInt
-    """FAILED, RETRIED and SAME_COMMIT of `domain.test_health`."""
+    """FAILED, RETRIED, SAME_COMMIT and OUTAGE of `domain.test_health`."""
 
 
 class SuspectRow(Row, frozen=True):
@@ -91,6 +91,10 @@ def run_id(case_id: int, build_id: int) -> int:
 
 def build_of(run: int) -> int:
     return run & (1 << _BUILD_BITS) - 1
+
+
+def case_of(run: int) -> int:
+    return run >> _BUILD_BITS
 
 
 def minute_of(time: datetime) -> int:
@@ -199,6 +203,8 @@ def _flags(stats: CaseStatsRow, *, retried: bool) -> int:
     flags = FAILED if stats.failed else RETRIED if stats.flaky and retried else 0
     if stats.commit != 0 and stats.commit == stats.commit_before and stats.outcome_before != NO_RUN:
         flags |= SAME_COMMIT
+    if flags & (FAILED | RETRIED) and stats.is_outage:
+        flags |= OUTAGE
     return flags
 
 

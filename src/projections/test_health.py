@@ -16,7 +16,7 @@ from domain.results import FAILED
 from domain.run_histories import MINUTES_OF_DAY, NotableRun, RunHistory, is_broken
 from domain.run_lines import Lines
 from domain.test_health import FAILED as FAILED_RUN
-from domain.test_health import RETRIED
+from domain.test_health import OUTAGE, RETRIED
 from projections.build_lines import fetch_lines
 from projections.builds import BuildRow
 from projections.engine.binary_copy import unpack_array, unpack_halves
@@ -25,7 +25,7 @@ from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
 from projections.results_cases import CaseStatsRow, TestCaseRow
 from projections.results_days import CHUNK, SINCE_DAY, RunTotals
 from projections.results_queries import FACTS, IS_CURRENT, MESSAGE_LENGTH
-from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow, build_of
+from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow, build_of, case_of, run_id
 from store.postgres.queries import Source, fetch_rows
 
 MAX_SUSPECTS = 2_000
@@ -79,7 +79,7 @@ async def fetch_recent_histories(
     # All runs are sent as two columns in one row: psycopg would take longer for the numbers than the rest takes, and
     # PostgreSQL for five columns. They are ranked here, since PostgreSQL takes three times as long.
     query = (
-        "SELECT array_send(array_agg(id)), array_send(array_agg((number::bigint << 32) | (minute << 3) | flags))"
+        "SELECT array_send(array_agg(id)), array_send(array_agg((number::bigint << 32) | (minute << 4) | flags))"
         f" FROM (SELECT * FROM {NotableRunRow.table}"
         f"  WHERE project_id = %(project)s AND minute >= %(since)s ORDER BY minute DESC LIMIT {MAX_NOTABLE}) newest"
     )
@@ -104,7 +104,7 @@ async def fetch_recent_histories(
     def to_histories() -> dict[int, RunHistory]:
         columns = (compress(column, is_wanted) for column in (case_ids, numbers, builds, marks))
         for case_id, number, build, mark in zip(*columns, strict=True):
-            found[case_id].append(NotableRun(number, build, mark >> 3, mark & 7))
+            found[case_id].append(NotableRun(number, build, mark >> 4, mark & 15))
         for notable in found.values():
             if len(notable) > 1:
                 notable.sort(key=attrgetter("number"))
@@ -192,6 +192,26 @@ async def find_broken_builds(source: Source, build_ids: Iterable[int]) -> set[in
     query = f"SELECT build_id, passed, failed FROM {BuildOutcomeRow.table} WHERE build_id = ANY (%(builds)s)"
     rows = await fetch_rows(source, query, {"builds": list(build_ids)})
     return {build_id for build_id, passed, failed in rows if is_broken(passed, failed)}
+
+
+async def find_outages(source: Source, case_id: int, build_ids: Collection[int]) -> set[int]:
+    """Returns those of the builds in which an outage made a test fail, so that the run does not count."""
+    # Nearly all tests have none, and then there is no need to read their histories.
+    if not await find_noted_outages(source, {(build_id, case_id) for build_id in build_ids}):
+        return set()
+    return {
+        run.build_id
+        for case in await fetch_histories(source, [case_id])
+        for run in case.history.notable
+        if run.flags & OUTAGE and run.build_id in build_ids
+    }
+
+
+async def find_noted_outages(source: Source, runs: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Returns those of the runs that an outage made fail, whether that counts or not. A run is (build, test case)."""
+    query = f"SELECT id FROM {NotableRunRow.table} WHERE id = ANY (%(runs)s::bigint[]) AND flags & {OUTAGE} <> 0"
+    found = await fetch_rows(source, query, {"runs": [run_id(case_id, build_id) for build_id, case_id in runs]})
+    return {(build_of(run), case_of(run)) for (run,) in found}
 
 
 async def count_runs(source: Source, case_ids: Iterable[int], since_day: int) -> dict[int, int]:

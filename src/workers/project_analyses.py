@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from psycopg_pool import AsyncConnectionPool
 
-from commands.reports.causes import EqualFailures, find_cause_kind
+from commands.reports.causes import EqualFailures
 from commands.reports.failure_clusters import FailedBuild, FailureCluster, find_clusters, summarize_clusters
 from domain.assistant.answers import Answer
 from domain.assistant.project_audits import (
@@ -27,7 +27,7 @@ from domain.assistant.project_audits import (
 from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
 from domain.inquiries import JobType
 from domain.quarantine import filter_quarantined
-from domain.test_health import FAILED, Assessment, assess
+from domain.test_health import OUTAGE, Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
 from projections.results_days import day_of
 from projections.results_queries import fetch_equal_failures, fetch_reports
@@ -43,8 +43,8 @@ EXAMPLES = 3
 """Number of failures of a signature, or of a cluster, that are named."""
 MAX_FLAKES = 100
 """Number of flaky tests of an audit, those with the highest flake rates."""
-FAILED_BUILDS = 10
-"""Number of newest builds in which a flaky test failed whose messages are read."""
+MIN_OUTAGES = 2
+"""Number of outages from which on an audit names a test that they made fail."""
 MAX_ENTRIES = 1_000
 """Number of quarantine entries of an audit, the oldest ones."""
 MAX_SCANNED = 200
@@ -184,8 +184,8 @@ class ProjectAnalyst:
         histories = await test_health.fetch_histories(self.pool, [case.id for case in suspects])
         assessed = await asyncio.to_thread(lambda: [(case, _assess(case)) for case in histories])
         flaky = sorted(
-            ((case, found) for case, found in assessed if found.is_flaky),
-            key=lambda pair: (-pair[1].flake_rate, pair[0].id),
+            ((case, found) for case, found in assessed if found.is_flaky or _count_outages(case) >= MIN_OUTAGES),
+            key=lambda pair: (not pair[1].is_flaky, -pair[1].flake_rate, pair[0].id),
         )[:MAX_FLAKES]
         last_builds = {case.id: case.history.notable[-1].build_id for case, _ in flaky if case.history.notable}
         job_of = await project_analyses.fetch_jobs(self.pool, list(last_builds.values()))
@@ -201,16 +201,10 @@ class ProjectAnalyst:
                         job_id,
                         round(found.flake_rate, 4),
                         is_quarantined=bool(filter_quarantined([case.node_id], entries)),
-                        is_infrastructure=await self._has_only_infrastructure(case),
+                        is_infrastructure=not found.is_flaky,
                     )
                 )
         return flakes
-
-    async def _has_only_infrastructure(self, case: CaseHistory) -> bool:
-        """Returns whether all failures of a test in the newest builds in which it failed are of the infrastructure."""
-        failed = sorted({run.build_id for run in case.history.notable if run.flags & FAILED}, reverse=True)
-        texts = await test_health.fetch_failure_texts(self.pool, case.id, failed[:FAILED_BUILDS], [])
-        return bool(texts) and all(find_cause_kind(text.message, "") == "infrastructure" for text in texts)
 
     async def _read_failures(self, project_id: int, now: datetime) -> tuple[list[FailedBuild], int, int]:
         """Returns the newest failed builds with their failures, the number of these failures, and how many of them
@@ -268,3 +262,7 @@ def _to_findings(answer: Answer, evidence: object, result: dict[str, Any], lead:
         msgspec.to_builtins(result | {"days": DAYS}),
         lead,
     )
+
+
+def _count_outages(case: CaseHistory) -> int:
+    return sum(run.flags & OUTAGE != 0 for run in case.history.notable)

@@ -166,7 +166,7 @@ def test_clusters_are_failures_with_one_cause(opened: Server, web: Project) -> N
 
 def test_a_regression_has_its_commit(opened: Server, web: Project) -> None:
     result = run(opened, "regression_scan", web.id)["result"]
-    assert [one["test"] for one in result["regressions"]] == ["t.pay", "t.mail"]
+    assert [one["test"] for one in result["regressions"]] == ["t.pay"], "t.mail met an outage, which does not count yet"
     pay = result["regressions"][0]
     assert (pay["last_good_build"], pay["first_bad_build"]) == tuple(web.builds[1:3])
     assert (pay["commit"], pay["last_good_commit"], pay["failed_builds"]) == ("c3" * 20, "c2" * 20, 2)
@@ -216,4 +216,4 @@ def test_a_stream_shows_the_steps_and_the_result(opened: Server, web: Project) -
     assert [step["data"]["number"] for step in steps] == [*range(1, len(steps) + 1)]
     assert {"failing_tests", "first_failures", "cause", "test_history"} <= {step["data"]["lookup"] for step in steps}
     assert (last["type"], last["data"]["job_id"], last["data"]["status"]) == ("result", first["job_id"], "complete")
-    assert last["data"]["result"]["tests_checked"] == 2
+    assert last["data"]["result"]["tests_checked"] == 1

@@ -171,6 +171,31 @@ def test_a_branch_that_is_broken_says_nothing_about_a_test(server: Server) -> No
     assert server.admin.fetch("/test-cases", project_id=project, only="failing")["results"] == []
 
 
+def test_an_outage_says_nothing_about_a_test(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    builds: list[int] = []
+    for number in range(16):
+        save = "OSError: [Errno 28] No space left on device" if number == 4 else "passed"
+        fetch = "ConnectionRefusedError: Connection refused" if number in (1, 14) else "passed"
+        builds.append(given_results(server, job, save=save, fetch=fetch, sum="3 != 4" if number > 13 else "passed"))
+    server.wait_until_projected()
+    tests = {test["name"].rpartition(".")[2]: test for test in health_of(server, project)}
+    for name, outages in (("save", 1), ("fetch", 2)):
+        item = tests[name]
+        assert (item["failed_runs"], item["outages"], item["assessed_runs"]) == (outages, outages, 16 - outages)
+        assert (item["is_flaky"], item["recommended_action"]) == (False, "none")
+    assert (tests["sum"]["recommended_action"], tests["sum"]["outages"]) == ("investigate", 0)
+    found = server.admin.fetch(f"/ai/tests/{tests['fetch']['test_id']}/health")
+    assert [(run["failed"], run["outage"]) for run in found["evidence"]] == [(True, True)] * 2
+    assert "2 of them do not count, since the machine, the network or another system failed" in found["recommendation"]
+    listed = {one["id"]: one for one in server.admin.fetch("/test-cases", project_id=project)["results"]}
+    item = listed[tests["fetch"]["test_id"]]
+    assert (item["failed_runs"], item["outages"], item["flips"], item["failing_streak"]) == (2, 2, 0, 0)
+    failures = server.admin.fetch("/tests", build_id=builds[14], status="failed")["results"]
+    assert len(failures) == 2, "the results stay failed"
+
+
 def test_passes_of_other_branches_do_not_mend_the_default_branch(server: Server) -> None:
     project = given_project(server)
     job = given_job(server, project)

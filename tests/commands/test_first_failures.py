@@ -38,7 +38,7 @@ def test_a_build_failed_if_one_of_its_results_did() -> None:
 
 def test_failures_in_broken_builds_do_not_count() -> None:
     results = [(9, "c", FAILED), (8, "c", FAILED), (7, "b", FAILED), (6, "b", PASSED)]
-    found = find_first_failure(results, broken={7})
+    found = find_first_failure(results, left_out={7})
     assert found is not None
     assert (found.first_bad.build_id, found.last_good, found.failed_builds) == (8, BuildOutcome(6, "b", False), 2)
     assert found.cause == "commit"

@@ -186,6 +186,7 @@ def blocks(draw: st.DrawFn) -> list[Event]:
             "finals": bytes(finals),
             "job_id": draw(st.sampled_from([5, 5, 6])),
             "commit": draw(st.integers(0, 1)),
+            "outages": bytes(status == FAILED for status in statuses) if draw(st.booleans()) else b"",
         }
         build = draw(st.sampled_from([number, number, 1]))
         drawn.append(block(build, *statuses, case_ids=Int32s(case_ids), first_result_id=number * 100, **columns))

@@ -67,6 +67,7 @@ def replaced(event: ResultsRecorded) -> ResultsReplaced:
         case_ids=event.case_ids,
         statuses=event.statuses,
         flaky=event.flaky,
+        outages=event.outages,
     )
 
 

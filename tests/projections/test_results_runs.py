@@ -16,7 +16,7 @@ from domain.jobs import JobDeleted
 from domain.results import FAILED as FAILED_RESULT
 from domain.results import FLIPPED, PASSED, SKIPPED, Replaced, commit_number
 from domain.run_histories import KEPT_RUNS, NotableRun, RunHistory
-from domain.test_health import FAILED, RETRIED, SAME_COMMIT
+from domain.test_health import FAILED, OUTAGE, RETRIED, SAME_COMMIT
 from projections.results import PROJECTION
 from projections.results_cases import CaseStatsRow
 from projections.results_days import CHUNK, CaseDayRow, CaseRunsRow, RunTotals, day_of
@@ -262,6 +262,33 @@ def test_a_pass_is_not_failing_because_another_build_of_its_commit_failed() -> N
     rows = given(block(1, PASSED), block(2, PASSED, flips=bytes([FLIPPED]))).when(PROJECTION)
     assert rows.all(NotableRunRow) == []
     assert rows.all(SuspectRow) == []
+
+
+def flags_of(*events: Event) -> list[int]:
+    return [row.flags for row in given(*events).when(PROJECTION).all(NotableRunRow)]
+
+
+def test_a_run_is_an_outage_if_nothing_else_failed() -> None:
+    outage = block(7, FAILED_RESULT, outages=b"\1")
+    assert flags_of(outage) == [FAILED | OUTAGE]
+    assert flags_of(outage, block(7, PASSED, first_result_id=710)) == [FAILED | OUTAGE]
+    other = block(7, FAILED_RESULT, first_result_id=710)
+    assert flags_of(outage, other) == flags_of(other, outage) == [FAILED]
+    assert flags_of(outage, other, replaced(other)) == [FAILED | OUTAGE]
+    assert flags_of(outage, other, replaced(outage)) == [FAILED]
+    assert flags_of(block(7, PASSED, flaky=b"\1", outages=b"\1")) == [RETRIED | OUTAGE]
+
+
+def test_an_outage_is_no_flip() -> None:
+    commit = commit_number("abc")
+    outage = block(2, FAILED_RESULT, commit=commit, outages=b"\1")
+    before, after = block(1, PASSED, commit=commit), block(3, PASSED, commit=commit)
+    rows = given(before, outage, after).when(PROJECTION)
+    assert [row.flags for row in rows.all(NotableRunRow)] == [FAILED | OUTAGE | SAME_COMMIT]
+    stats = rows.one(CaseStatsRow)
+    assert (stats.runs, stats.failures, stats.flips, stats.flaky_runs, stats.outages) == (3, 1, 0, 0, 0)
+    flipped = given(before, block(2, FAILED_RESULT, commit=commit), after).when(PROJECTION).one(CaseStatsRow)
+    assert (flipped.flips, flipped.flaky_runs) == (2, 2)
 
 
 def test_results_of_a_lost_attempt_leave_no_run() -> None:

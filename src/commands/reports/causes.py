@@ -12,7 +12,7 @@ import msgspec
 
 from commands.reports.parser.signature import find_functions
 from domain.failures import shared_failures
-from domain.failures.infrastructure_failures import INFRASTRUCTURE
+from domain.failures.infrastructure_failures import is_infrastructure
 from domain.failures.log_templates import TemplateMiner
 from domain.failures.shared_failures import FailingRuns
 from domain.failures.stack_similarity import Trace, group
@@ -25,7 +25,6 @@ CauseKind = Literal["test", "infrastructure"]
 _EXCEPTION = re.compile(
     r"^[ \t]{0,8}(?:E[ ]{3})?((?:[\w$]{1,80}\.){0,12}[\w$]{0,80}(?:Error|Exception|Failure))\b", re.MULTILINE
 )
-_ASSERTION = re.compile(r"\bassert|\bexpected\b|\bComparisonFailure\b", re.IGNORECASE)
 
 
 class EqualFailures(msgspec.Struct, frozen=True):
@@ -58,12 +57,7 @@ class FailureCause(msgspec.Struct, frozen=True):
 
 
 def find_cause_kind(message: str, trace: str) -> CauseKind:
-    """Returns `infrastructure` if the message, or the trace of a failure without a message, is one of the network, of
-    the machine or of another system. A failed assertion is a failure of the test, whatever it compares.
-    """
-    text = (message or trace[-2000:])[:4096]
-    is_infrastructure = not _ASSERTION.search(text) and any(kind.pattern.search(text) for kind in INFRASTRUCTURE)
-    return "infrastructure" if is_infrastructure else "test"
+    return "infrastructure" if is_infrastructure(message, trace) else "test"
 
 
 def find_causes(

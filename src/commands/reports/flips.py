@@ -2,11 +2,13 @@
 
 Two results are compared only if they have the same path and the same suite. If a build has several results of a test
 under one path and suite and their outcomes differ, they are not compared with other builds: nothing says which result
-corresponds to which. This happens, for example, when the reports of shards are merged.
+corresponds to which. This happens, for example, when the reports of shards are merged. Failures that an outage caused
+are not compared.
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from itertools import compress
 
 from commands.reports.reading import ReportRead
 from domain.flakiness import OtherResult
@@ -39,6 +41,9 @@ def find_flips(report: ReportRead, case_ids: Sequence[int], others: Iterable[Oth
         key = report.suites[suite], case_ids[test]
         if final and status != SKIPPED and key in earlier:
             rows[key].append(row)
+    for row in compress(range(report.rows), report.outages):
+        if report.statuses[row] == FAILED:
+            rows.pop((report.suites[report.row_suites[row]], case_ids[report.tests[row]]), None)
     flips = bytearray(report.rows)
     for key, same in rows.items():
         flip = _compare({report.statuses[row] for row in same}, earlier[key].values())

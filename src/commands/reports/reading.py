@@ -90,6 +90,8 @@ class ReportRead:
     """Size of all texts in bytes."""
     matches: list[Match] = field(default_factory=list)
     """Failures that known issues match, ordered by row."""
+    outages: bytes = b""
+    """Value of `ResultsRecorded.outages` for all rows."""
     cuts: list[int] = field(default_factory=lambda: [0])
     """Index of the first row of each block."""
     warnings: list[str] = field(default_factory=list)

@@ -151,7 +151,7 @@ class _Process:
             self.close()
             raise _Ended(self._process.returncode) from None
         try:
-            report.matches = unpack_matches(self._process.stdout)
+            report.matches, report.outages = unpack_matches(self._process.stdout)
         except EOFError:
             self.close()
         return report

@@ -2,8 +2,8 @@
 
 A request is the path of a file, then the match rules of its project. The answer is a `ReportRead` in several messages,
 so that the server never decodes a large message at once. First comes the report without its texts, then the texts of
-each block in a message, and last its matches with known issues. If reading or matching a report takes too
-much CPU time, the kernel ends the process by a signal.
+each block in a message, and last its matches with known issues and its outages. If reading or matching a report takes
+too much CPU time, the kernel ends the process by a signal.
 """
 
 import os
@@ -19,6 +19,7 @@ from typing import IO, Any
 import msgspec
 
 from commands.reports.matching import MatchRules
+from commands.reports.outages import find_outages
 from commands.reports.reading import Match, ReportRead, read_report
 from domain.known_issues import MatchRule
 from domain.results import FAILED, ResultText
@@ -32,7 +33,7 @@ OUT_OF_MEMORY = 3
 
 _texts = msgspec.msgpack.Decoder(list[ResultText])
 _rules = msgspec.msgpack.Decoder(list[MatchRule])
-_matches = msgspec.msgpack.Decoder(list[Match])
+_matches = msgspec.msgpack.Decoder(tuple[list[Match], bytes])
 
 
 def main(max_cpu_s: float, max_match_cpu_s: float, max_memory: int) -> None:
@@ -49,7 +50,8 @@ def main(max_cpu_s: float, max_match_cpu_s: float, max_memory: int) -> None:
                 send(answers, message)
             answers.flush()
             signal.setitimer(signal.ITIMER_PROF, max_match_cpu_s)
-            send(answers, msgspec.msgpack.encode(_find_matches(report, rules)))
+            report.matches = _find_matches(report, rules)
+            send(answers, msgspec.msgpack.encode((report.matches, find_outages(report))))
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
         answers.flush()
@@ -72,16 +74,16 @@ def receive(stream: IO[bytes]) -> bytes:
 
 
 def pack(report: ReportRead) -> Iterator[bytes]:
-    """Yields the messages that encode a report, except the last message, which has its matches."""
-    apart = "texts", "matches"
+    """Yields the messages that encode a report, except the last message, which has its matches and outages."""
+    apart = "texts", "matches", "outages"
     columns = {field.name: getattr(report, field.name) for field in fields(report) if field.name not in apart}
     yield msgspec.msgpack.encode(columns, enc_hook=_pack_array)
     yield from map(msgspec.msgpack.encode, report.texts_by_block())
 
 
 def unpack(stream: IO[bytes]) -> ReportRead:
-    """Reads the messages of a report from the stream, and returns the report without its matches. Raises EOFError if
-    the stream ends before the last of these messages.
+    """Reads the messages of a report from the stream, and returns the report without its matches and outages. Raises
+    EOFError if the stream ends before the last of these messages.
     """
     if not (message := receive(stream)):
         raise EOFError
@@ -101,9 +103,9 @@ def pack_rules(rules: Sequence[MatchRule]) -> bytes:
     return msgspec.msgpack.encode(rules)
 
 
-def unpack_matches(stream: IO[bytes]) -> list[Match]:
-    """Reads the last message of a report from the stream, and returns the matches in it. Raises EOFError if the stream
-    ends before the message is complete.
+def unpack_matches(stream: IO[bytes]) -> tuple[list[Match], bytes]:
+    """Reads the last message of a report from the stream, and returns the matches and outages in it. Raises EOFError if
+    the stream ends before the message is complete.
     """
     if not (message := receive(stream)):
         raise EOFError

@@ -80,7 +80,7 @@ class ReadModels(Protocol):
         first.
 
         Leaves out the results of test cases whose ids are not in `failed` and that did not fail in any of these
-        reports.
+        reports, and results of a build in which an outage made the test fail.
         """
         ...
 

@@ -40,7 +40,7 @@ MAX_MESSAGE = 120
 
 
 class ChronicFlake(msgspec.Struct, frozen=True):
-    """A flaky test of the project."""
+    """A test of the project that fails now and then."""
 
     case_id: int
     name: str
@@ -49,7 +49,7 @@ class ChronicFlake(msgspec.Struct, frozen=True):
     flake_rate: float
     is_quarantined: bool = False
     is_infrastructure: bool = False
-    """Whether the machine, the network or another system caused all its failures that were looked at."""
+    """Whether it is not flaky, but outages of the machine, the network or another system made it fail now and then."""
 
 
 class QuarantineEntryFacts(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     time_to_green_s: float | None = None
     """Median time from the first failed build of a branch to the next one that passed; None if none passed."""
     flaky_tests: tuple[ChronicFlake, ...] = ()
-    """Tests that are flaky by their history, whatever caused that."""
+    """Tests that are flaky by their history, and tests that outages made fail now and then."""
     quarantine: tuple[QuarantineEntryFacts, ...] = ()
     failures: int = 0
     """Failed results that were looked at."""

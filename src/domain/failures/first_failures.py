@@ -34,18 +34,18 @@ class FirstFailure(msgspec.Struct, frozen=True):
 
 
 def find_first_failure(
-    results: Iterable[tuple[int, str | None, int]], broken: Collection[int] = ()
+    results: Iterable[tuple[int, str | None, int]], left_out: Collection[int] = ()
 ) -> FirstFailure | None:
     """Returns where the newest failures of a test began; None if it did not fail in the newest build.
 
     `results` are (build id, commit, status) of one branch of one job, the newest first. A build in which the test both
-    passed and failed counts as failed. Builds in which it was skipped do not count. Neither do failures in `broken`
-    builds, in which something else broke than a single test.
+    passed and failed counts as failed. Builds in which it was skipped do not count. Neither do failures in the
+    builds `left_out`, in which something else broke than this test.
     """
     first_bad: BuildOutcome | None = None
     failed_builds = 0
     for outcome in _by_build(results):
-        if outcome.failed and outcome.build_id in broken:
+        if outcome.failed and outcome.build_id in left_out:
             continue
         if not outcome.failed:
             return None if first_bad is None else FirstFailure(first_bad, outcome, failed_builds)

@@ -10,6 +10,11 @@ import msgspec
 
 from domain.triage import Classification
 
+ASSERTION = re.compile(r"\bassert|\bexpected\b|\bComparisonFailure\b", re.IGNORECASE)
+"""Words of messages that compare something."""
+MAX_LENGTH, MAX_TRACE = 4096, 2000
+"""Numbers of characters of a message, and of the end of a trace, that are searched."""
+
 
 class FailureKind(msgspec.Struct, frozen=True):
     name: str
@@ -253,3 +258,11 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
         0.65,
     ),
 )
+
+
+def is_infrastructure(message: str, trace: str) -> bool:
+    """Returns whether the message, or the trace of a failure without a message, is one of the network, of the machine
+    or of another system. A failed assertion is a failure of the test, whatever it compares.
+    """
+    text = (message or trace[-MAX_TRACE:])[:MAX_LENGTH]
+    return not ASSERTION.search(text) and any(kind.pattern.search(text) for kind in INFRASTRUCTURE)
