@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from commands.reports.lost_results import is_collection_error, is_unloaded_suite, is_unreadable, lacks_tests
 from commands.reports.parser import NO_NAME, XDIST_WORKER, Case, Suite, Summary, parse_report
 from domain.reports import UNEXPLAINED
 from domain.results import FAILED, MAX_SUITES, MAX_TEST_ATTEMPTS, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
@@ -41,8 +42,6 @@ MAX_NAME_BYTES = 64 * 1024 * 1024
 """Largest size in bytes of all node ids in one report. Node ids are stored as long as the project exists."""
 MAX_DURATION = 2**31 - 1  # ms; the column is an integer
 
-_LOST_TESTS = ("lost_tests", "not_run", "bad_failures")
-"""Kinds of warnings of reports that may lack results of tests."""
 _STATUS = {name: number for number, name in enumerate(STATUSES)}
 
 
@@ -271,9 +270,9 @@ class _Reading:
         report.ran.append(status != SKIPPED or XFAILED in case.properties)
         report.known_issues.append(status == FAILED and case.known_issue)
         report.flaky.append(status == PASSED and failed_before)
-        if status == FAILED and _is_unloaded_suite(case) and case.suite not in self._unloaded:
+        if status == FAILED and is_unloaded_suite(case) and case.suite not in self._unloaded:
             report.unloaded += 1
-            if not _is_collection_error(case):  # pytest has one suite for all of its files
+            if not is_collection_error(case):  # pytest has one suite for all of its files
                 self._unloaded.add(case.suite)
         self._keep_text(row, case)
         if report.rows - report.cuts[-1] >= BLOCK_ROWS or self._block_text >= BLOCK_TEXT:
@@ -301,10 +300,10 @@ class _Reading:
         report = self.report
         report.is_report = summary.dialect != ""
         report.warnings = [warning.message for warning in summary.warnings]
-        report.is_unreadable = _is_unreadable(summary) or self._not_run > 0
+        report.is_unreadable = is_unreadable(summary) or self._not_run > 0
         if self._not_run:
             report.warnings.append(f"the run ended early: {self._not_run:,} of its tests did not run")
-        report.lost_tests = any(warning.kind in _LOST_TESTS for warning in summary.warnings)
+        report.lost_tests = lacks_tests(summary)
         if report.lost_tests:
             report.explained_exit_code = UNEXPLAINED
         if self._presumed_retries and report.explained_exit_code is None:
@@ -354,38 +353,6 @@ class _Reading:
             self.report.texts.append(text)
             self.report.text_bytes += size
             self._block_text += size
-
-
-def _is_unreadable(summary: Summary) -> bool:
-    """Returns whether results of the report are missing. Returns False for XML that is no test report, like a coverage
-    report, since it should contain no results.
-    """
-    kinds = {warning.kind: warning.message.lower() for warning in summary.warnings}
-    no_report = kinds.get("not_a_report", "<")
-    no_xml = not summary.dialect and ("<" not in no_report or "<html" in no_report or "control_characters" in kinds)
-    is_cut = summary.dialect != "" and "truncated" in kinds
-    return bool(kinds.keys() & {"empty", "other_format", "lost_failures", "lost_results"}) or no_xml or is_cut
-
-
-def _is_unloaded_suite(case: Case) -> bool:
-    """Returns whether a failed case stands for a suite or file that could not be loaded, or that failed as a whole.
-    Each test runner writes such a case in its own form.
-    """
-    return (
-        case.is_suite
-        or (case.name == case.suite and ("." in case.name or "/" in case.name))  # vitest: the file; surefire: the class
-        or case.classname == "Test suite failed to run"  # jest-junit
-        or (case.name == "TestMain" and not case.classname)  # gotestsum: the package was not built, or ended early
-        or case.name.endswith("initializationError")  # surefire
-        or (case.name == "classMethod" and case.classname == case.suite)  # gradle: @BeforeClass or @AfterClass
-        or (case.name == NO_NAME and not case.classname)  # gtest: SetUpTestSuite
-        or _is_collection_error(case)
-    )
-
-
-def _is_collection_error(case: Case) -> bool:
-    """Returns whether a failed case represents a file that pytest could not collect."""
-    return case.error_kind == "error" and case.message == "collection failure"
 
 
 def _properties(case: Case, failed: bool) -> Iterator[tuple[str, str]]:

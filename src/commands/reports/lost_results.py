@@ -1,0 +1,42 @@
+"""Tells which results a report lacks: those of a file that cannot be read, of tests that did not run, or of suites that
+could not be loaded.
+"""
+
+from commands.reports.parser import NO_NAME, Case, Summary
+
+
+def is_unreadable(summary: Summary) -> bool:
+    """Returns whether results of the report are missing. Returns False for XML that is no test report, like a coverage
+    report, since it should contain no results.
+    """
+    kinds = {warning.kind: warning.message.lower() for warning in summary.warnings}
+    no_report = kinds.get("not_a_report", "<")
+    no_xml = not summary.dialect and ("<" not in no_report or "<html" in no_report or "control_characters" in kinds)
+    is_cut = summary.dialect != "" and "truncated" in kinds
+    return bool(kinds.keys() & {"empty", "other_format", "lost_failures", "lost_results"}) or no_xml or is_cut
+
+
+def lacks_tests(summary: Summary) -> bool:
+    """Returns whether the report says that it has no results of some tests, or an unreadable number of failures."""
+    return any(warning.kind in ("lost_tests", "not_run", "bad_failures") for warning in summary.warnings)
+
+
+def is_unloaded_suite(case: Case) -> bool:
+    """Returns whether a failed case stands for a suite or file that could not be loaded, or that failed as a whole.
+    Each test runner writes such a case in its own form.
+    """
+    return (
+        case.is_suite
+        or (case.name == case.suite and ("." in case.name or "/" in case.name))  # vitest: the file; surefire: the class
+        or case.classname == "Test suite failed to run"  # jest-junit
+        or (case.name == "TestMain" and not case.classname)  # gotestsum: the package was not built, or ended early
+        or case.name.endswith("initializationError")  # surefire
+        or (case.name == "classMethod" and case.classname == case.suite)  # gradle: @BeforeClass or @AfterClass
+        or (case.name == NO_NAME and not case.classname)  # gtest: SetUpTestSuite
+        or is_collection_error(case)
+    )
+
+
+def is_collection_error(case: Case) -> bool:
+    """Returns whether a failed case represents a file that pytest could not collect."""
+    return case.error_kind == "error" and case.message == "collection failure"
