@@ -1,6 +1,5 @@
 """Fixtures of all tests: engines, a database, and a whole server, one of each for each worker of the test run."""
 
-import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator, Iterator
@@ -10,16 +9,14 @@ import psycopg
 import pytest
 from hypothesis import settings
 from msgspec import structs
-from psycopg.conninfo import make_conninfo
 
 from testhide.engines import Engines
-from testhide.preparation import create_first_admin, migrate
 from testhide.processes import Core, core
 from testhide.settings import Settings
 
 pytest.register_assert_rewrite("tests.support")
 from tests.support.engines import temporary_engines  # noqa: E402
-from tests.support.server import Server, running_server  # noqa: E402 - its assertions are rewritten, too
+from tests.support.server import Server, make_database, server_on_new_database  # noqa: E402 - its assertions are rewritten, too
 
 WIPE = """
     CREATE FUNCTION pg_temp.wipe(kept text[]) RETURNS void LANGUAGE plpgsql AS $body$
@@ -47,7 +44,7 @@ WIPE = """
     $body$
 """
 """Disconnects everybody else, drops the tables that tests have made, and empties the others, which takes milliseconds.
-Making a database takes half a second.
+Copying one takes some ten times as long.
 """
 
 
@@ -182,11 +179,7 @@ def engines() -> Iterator[Engines]:
 
 @pytest.fixture(scope="session")
 def _reused_database(engines: Engines) -> Iterator[ReusedDatabase]:
-    with psycopg.connect(engines.database_url, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE tests")
-    conninfo = make_conninfo(engines.database_url, dbname="tests")
-    migrate(_settings(conninfo))
-    with contextlib.closing(ReusedDatabase(conninfo)) as reused:
+    with contextlib.closing(ReusedDatabase(make_database(engines))) as reused:
         yield reused
 
 
@@ -211,7 +204,5 @@ def _settings(database_url: str) -> Settings:
 
 @pytest.fixture(scope="session")
 def server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(engines, tmp_path_factory.mktemp("data"), "serve", "project", "dispatch") as started:
-        asyncio.run(create_first_admin(started.settings))
-        started.wait_until_projected()
+    with server_on_new_database(engines, tmp_path_factory.mktemp("data"), "serve", "project", "dispatch") as started:
         yield started

@@ -1,6 +1,5 @@
 """Builds over HTTP, and reading one's own writes."""
 
-import asyncio
 import re
 import time
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ import requests
 from projections.results_cases import CaseStatsRow
 from store.postgres.notifications import POLLS
 from testhide.engines import Engines
-from testhide.preparation import create_first_admin
 from tests.support.builders import Shop, given_project
 from tests.support.http import Client
-from tests.support.server import ADMIN, Server, running_server
+from tests.support.server import ADMIN, Server, server_on_new_database
 
 FAR = 10**15
 
@@ -330,12 +328,9 @@ def test_a_position_is_a_number(shop: Shop, build: int, position: str) -> None:
 
 
 @pytest.fixture
-def own_server(engines: Engines, database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def own_server(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose processes may be killed."""
-    engines_there = Engines(database, engines.redis_url, {})
-    with running_server(engines_there, tmp_path_factory.mktemp("own"), "serve", "project") as started:
-        asyncio.run(create_first_admin(started.settings))
-        started.wait_until_projected()
+    with server_on_new_database(engines, tmp_path_factory.mktemp("own"), "serve", "project") as started:
         yield started
 
 

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -96,6 +97,30 @@ class Server:
         process.wait(10)
 
 
+def make_database(engines: Engines) -> str:
+    """Makes a migrated database by copying one, which takes a tenth of the time that its migrations take. Returns its
+    connection string.
+    """
+    template, name = _make_template(engines.database_url), f"tests_{uuid4().hex}"
+    with psycopg.connect(engines.database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode())
+    return make_conninfo(engines.database_url, dbname=name)
+
+
+@cache
+def _make_template(database_url: str) -> str:
+    """Makes the database that others are copies of, without keys. Returns its name."""
+    name = "template_of_tests"
+    conninfo = make_conninfo(database_url, dbname=name)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    migrate(Settings(database_url=conninfo, redis_url="", secret_key=b"s" * 32, data_dir=""))
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("DELETE FROM root_key_wraps")
+        connection.execute("DELETE FROM root_keys")  # so that each copy makes its own
+    return name
+
+
 def free_port() -> int:
     """Returns a free port below those that the kernel gives to connections: a connection could take such a port before
     a server listens on it.
@@ -111,7 +136,7 @@ def free_port() -> int:
 def running_server(
     engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str | bool
 ) -> Iterator[Server]:
-    """Runs the named processes of a server on these engines."""
+    """Runs the named processes of a server on these engines, whose database is migrated."""
     port = free_port()
     settings = Settings(
         database_url=engines.database_url,
@@ -129,7 +154,6 @@ def running_server(
         **NO_DOCKER | more,  # type: ignore[arg-type]
     )
     save_settings(settings, data / "settings.json")
-    migrate(settings)
     server = Server(settings.public_url, engines, settings, logs=logs)
     try:
         for name in names:
@@ -163,10 +187,7 @@ def server_on_new_database(
     engines: Engines, data: Path, *names: str, outgoing_allow: str = "", logs: Path | None = None, **more: str | bool
 ) -> Iterator[Server]:
     """Runs the named processes of a server on a new database with the first administrator."""
-    name = f"tests_{uuid4().hex}"
-    with psycopg.connect(engines.database_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
-    engines_there = dataclasses.replace(engines, database_url=make_conninfo(engines.database_url, dbname=name))
+    engines_there = dataclasses.replace(engines, database_url=make_database(engines))
     with running_server(engines_there, data, *names, outgoing_allow=outgoing_allow, logs=logs, **more) as server:
         asyncio.run(create_first_admin(server.settings))
         server.wait_until_projected()
