@@ -1,8 +1,9 @@
 """The engine: applies a batch of events to the tables of some projections.
 
 It asks `keys` which rows the batch needs, fetches these rows, and calls `apply`. Then one prepared statement writes the
-changed rows and the position, and sends the NOTIFY. If a projection cannot apply an event, the engine parks the event
-for this projection, with the error, and later events of its stream, too. Everything else goes on.
+changed rows and the position, and sends the NOTIFY. The rows of tables in which many change follow by COPY, in the same
+transaction. If a projection cannot apply an event, the engine parks the event for this projection, with the error, and
+later events of its stream, too. Everything else goes on.
 
 The projector runs the engine on the live tables. A rebuild uses the bulk loader (`projections.engine.bulk_loader`) for
 most of the log. It uses the engine for the last events, and for events that the loader refuses. Loader and engine call
@@ -12,6 +13,7 @@ The SQL names no schema: the search path of the connection decides which tables 
 (`projections.engine.schemas`).
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import psycopg
@@ -30,6 +32,7 @@ from projections.engine.model import (
     versions_digest,
 )
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
+from projections.engine.row_writer import write_rows
 from store.postgres.notifications import PROJECTED
 
 log = structlog.get_logger()
@@ -223,7 +226,8 @@ class Engine:
                 str(old),
             ],
         )
-        parts = [move_position, *batch.statements(), *([park(parked)] if parked else [])]
+        large = batch.large()
+        parts = [move_position, *batch.statements(without=large), *([park(parked)] if parked else [])]
         query, parameters = join_parts(parts)
         # Divides by zero if another process has moved one of the projections. PostgreSQL then rolls everything back.
         query += f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0)"
@@ -232,7 +236,10 @@ class Engine:
             query += f", pg_notify('{PROJECTED}', %s)"
             parameters.append(f"{new} {self._announced}" if is_complete else "")
         try:
-            await self._connection.execute(query.encode(), parameters, prepare=True)
+            async with self._connection.transaction() if large else contextlib.nullcontext():
+                await self._connection.execute(query.encode(), parameters, prepare=True)
+                for row, rows in large.items():
+                    await write_rows(self._connection, row, rows)
         except psycopg.errors.DivisionByZero:
             raise LostLeadership from None
         batch.update_cache()

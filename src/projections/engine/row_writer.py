@@ -1,9 +1,10 @@
-"""Writes the rows of a bulk load to tables with a primary key."""
+"""Writes many rows to a table with a primary key: those of a bulk load, and of large batches of the engine."""
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection
 
 from projections.engine import binary_copy, csv_copy, statements
@@ -29,6 +30,26 @@ def pack_numbers(rows: Sequence[Row]) -> bytes | bytearray:
         return binary_copy.pack_rows(rows)
     except binary_copy.ERRORS as error:
         raise LoadRefused(f"{rows[0].table}: {error}") from error
+
+
+def has_numeric_key(row: type[Row]) -> bool:
+    """Returns whether the index of the table's primary key has the highest key at its end, as Python compares keys."""
+    return not any(column.name in row.table.key and column.sql_type == "text" for column in columns_of(row))
+
+
+async def write_rows(connection: AsyncConnection, row: type[Row], rows: Sequence[Row]) -> None:
+    """Writes these rows, which must have different keys, as `RowWriter` does. If the table has a primary key, it must
+    have a numeric key. Raises psycopg.DataError for a value that does not fit its column.
+    """
+    try:
+        if row.table.append_only:
+            await binary_copy.copy_rows(connection, row, [pack_numbers(rows)])
+        elif rows:
+            writer = RowWriter(connection, row)
+            await writer.load_highest()
+            await writer.write(rows)
+    except LoadRefused as error:
+        raise psycopg.errors.NumericValueOutOfRange(str(error)) from error
 
 
 class RowWriter:
