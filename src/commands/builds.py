@@ -15,6 +15,7 @@ from commands.verdicts import (
     count_unloaded,
     decide_verdict,
     describe_ignored,
+    describe_lost_tests,
     describe_missing,
     describe_unexcused,
     describe_unreadable,
@@ -274,6 +275,7 @@ class FinishBuild(Command, of=BUILD):
                 not_run if reason == "selected_tests_not_run" else None,
                 unreadable,
                 describe_missing(held),
+                describe_lost_tests(held),
                 None
                 if self.has_repository or not held.queued.commit_sha
                 else f"{describe_no_repository(held.queued.job_id)}.",
@@ -314,7 +316,9 @@ class FinishExternalBuild(Command, of=BUILD):
                     status=status,
                     reason=reason,  # type: ignore[arg-type]
                     detail=join_sentences(
-                        describe_ignored(build) if status == "passed" else describe_unexcused(build, reason), unreadable
+                        describe_ignored(build) if status == "passed" else describe_unexcused(build, reason),
+                        unreadable,
+                        describe_lost_tests(build),
                     ),
                     log_lines=self.log.lines,
                     log_digest=self.log.digest,

@@ -1,5 +1,7 @@
 """Sentences of answers without a language model."""
 
+from typing import Any
+
 import pytest
 
 from domain.assistant.evidence import BuildFacts, ChangeFacts, FailureStart, IssueFacts, LogExcerpt, PastFailure
@@ -32,6 +34,16 @@ def test_a_reply_about_a_build_that_passed_names_failures_that_did_not_count(mes
     found = ask(*tests, kind="chat", build=build, message=message)
     assert "did not count: tests/test_cart.py::test_1, tests/test_cart.py::test_2 and 1 more." in found.text
     assert {"build:9813", "test:1001", "test:1002"} <= set(found.sources)
+
+
+@pytest.mark.parametrize("question", [{"kind": "summary"}, {"kind": "chat", "message": "Did it pass?"}])
+def test_what_is_said_of_a_build_that_passed_names_the_results_that_it_lacks(question: Any) -> None:
+    detail = "2 quarantined failures were ignored. The report r.xml says that it lacks tests."
+    build = BuildFacts(9813, 3, "Nightly", "passed", detail=detail, passed=10, quarantined=2)
+    text = ask(build=build, **question).text
+    assert text.endswith("Of its failures, 2 quarantined did not count. The report r.xml says that it lacks tests.")
+    build = BuildFacts(9813, 3, "Nightly", "passed", detail="1,200 quarantined failures were ignored.")
+    assert "ignored" not in ask(build=build, **question).text
 
 
 def test_a_change_is_named_by_what_shows_the_changed_file() -> None:

@@ -133,6 +133,16 @@ def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
     )
 
 
+def test_a_build_that_passed_says_which_reports_lack_tests() -> None:
+    lacking = msgspec.structs.replace(report("a", 0), lost_tests=True)
+    sentence = "The report a says that it lacks tests."
+    assert (ended(0, lacking).status, ended(0, lacking).detail) == ("passed", sentence)
+    external = (BuildQueued(**IDS, external=True), BuildStarted(**IDS, node_id=None, attempt=1))
+    (finished,) = given(*external, lacking).when(FinishExternalBuild(build_id=1, status="passed"))
+    assert isinstance(finished, BuildFinished)
+    assert (finished.status, finished.detail) == ("passed", sentence)
+
+
 def test_a_list_of_exit_codes_that_is_none_excuses_nothing() -> None:
     assert find_exit_codes_of_failed_tests({"TESTHIDE_TEST_FAILURE_EXIT_CODES": "any"}) == set()
 

@@ -63,7 +63,11 @@ def read_naively(sent: Sequence[Upload]) -> list[Counted]:
 
 
 def count_last(tests: Sequence[tuple[str, str]]) -> Iterator[Counted]:
-    for name, last in dict(tests).items():
+    lasts: dict[str, str] = {}
+    for name, outcome in tests:
+        if outcome != "skipped" or lasts.get(name) not in ("failed", "known"):  # a skip is no success
+            lasts[name] = outcome
+    for name, last in lasts.items():
         outcomes = {outcome for other, outcome in tests if other == name}
         yield name, last, last == "passed" and not outcomes.isdisjoint({"failed", "known"})
 

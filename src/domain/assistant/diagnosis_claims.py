@@ -1,5 +1,6 @@
 """Claims about a build and about the diagnosis of its failure, each with the sources that say so."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from domain.assistant.answers import AnswerClaim
@@ -32,6 +33,8 @@ MAX_OTHER = 120
 """Number of characters of another cause that are shown."""
 CERTAIN, PROBABLE = 0.85, 0.6
 """Confidence from which a cause is called by far the most likely, and from which it is called likely."""
+_IGNORED = re.compile(r"(?:^|(?<=\. ))\d[\d,]* [^.]+ (?:was|were) ignored\.")
+"""Sentence of a build's `detail` about the failures that do not count."""
 NAMES = {
     "product_bug": "a defect of the product",
     "infra": "a problem of the infrastructure",
@@ -286,7 +289,9 @@ def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[A
 
 
 def describe_uncounted(build: BuildFacts, named: Sequence[FailedTest] = ()) -> Iterator[AnswerClaim]:
-    """Says how many failures of the build do not count against it, and names the first of them that are given."""
+    """Says how many failures of the build do not count against it, and names the first of them that are given. Of a
+    build that passed, also says what its `detail` knows of results that it lacks.
+    """
     parts = [
         f"{number:,} {text}"
         for number, text in ((build.quarantined, "quarantined"), (build.known_issues, "known to the reporter"))
@@ -300,6 +305,8 @@ def describe_uncounted(build: BuildFacts, named: Sequence[FailedTest] = ()) -> I
             f"Of its failures, {' and '.join(parts)} did not count{f': {names}' if shown else ''}.",
             (build_ref(build.id), *map(test_ref, shown)),
         )
+    if build.status == "passed" and (detail := _IGNORED.sub("", build.detail or "").strip()):
+        yield AnswerClaim(end_sentence(detail), (build_ref(build.id),))
 
 
 def has_passed_on_commit(test: FailedTest) -> bool:
