@@ -1,8 +1,9 @@
 """Counts the passes of a whole block of results at once, in the columns of `case_stats`.
 
 Nearly all results of a report are passes of tests that passed before, in the order of the test cases' ids. A bulk load
-keeps the counters in columns, where a few operations count such passes of hundreds of tests. All other results, and all
-results that the live tables get, are counted one by one (`results_cases.add_result`).
+keeps the counters in columns, where a few operations count such passes of hundreds of tests: those that begin a new run
+of each test, or those that add to the newest run of each, as the same tests on another platform do. All other results,
+and all results that the live tables get, are counted one by one (`results_cases.add_result`).
 """
 
 import sys
@@ -25,7 +26,7 @@ MAX_NUMBER = (1 << 31) - 1
 class Passes(NamedTuple):
     changes: list[ColumnsByKey]
     case_ids: list[int]
-    """The test cases whose passes are counted."""
+    """The test cases whose passes are counted as a new run."""
     left: list[int]
     """The rows of the other results."""
     stretches: list[tuple[int, int]]
@@ -53,32 +54,48 @@ def _count(event: ResultsRecorded, others: bytes, rows: Rows, start: int, passes
     if count < MIN_CASES or not 0 <= event.job_id <= MAX_NUMBER:
         return False
     before = rows.get_columns(CaseStatsRow, first, count)
-    if before is None or event.build_id in before["last_build_id"]:
+    if before is None:
         return False
     # The numbers of a column are the digits of one long integer.
     ones = _ones(count)
-    odd = (_join(before["passed"]) ^ ones) | _join(before["failed"]) | (_join(before["job_id"]) ^ event.job_id * ones)
+    signs = ones << 31
+    have_passed = _join(before["passed"]) + (signs - ones)  # has the sign bit of each number that is not 0
+    odd = (have_passed & signs ^ signs) | _join(before["failed"])
+    seen = before["last_build_id"].count(event.build_id)
+    is_new_run = 2 * seen <= count
+    if is_new_run:
+        odd |= _join(before["job_id"]) ^ event.job_id * ones
+        after = {
+            "last_build_id": array("q", [event.build_id]) * count,
+            "commit": array("q", [event.commit]) * count,
+            "runs": _split(_join(before["runs"]) + ones, count),
+            "passed": array("i", [1]) * count,
+            "flaky": array("i", [0]) * count,
+            "outcome_before": array("h", [PASSED]) * count,
+            "commit_before": before["commit"],
+            "outages": array("i", [0]) * count,
+        }
+    else:  # another result in the same run
+        odd |= _join(before["flaky"])
+        after = {"passed": _split(_join(before["passed"]) + ones, count)}
     left = set(compress(range(count), others))
-    if odd:  # the last run of some test was no single pass, or in another job
+    if odd:  # the last run of some test did not just pass, or in another job
         left.update(compress(range(count), _split(odd, count)))
-    after = {
-        "last_build_id": array("q", [event.build_id]) * count,
-        "commit": array("q", [event.commit]) * count,
-        "runs": _split(_join(before["runs"]) + ones, count),
-        "flaky": array("i", [0]) * count,
-        "outcome_before": array("h", [PASSED]) * count,
-        "commit_before": before["commit"],
-        "outages": array("i", [0]) * count,
-    }
+    if 0 < seen < count:
+        left.update(n for n, build in enumerate(before["last_build_id"]) if (build != event.build_id) != is_new_run)
+    if not is_new_run:  # a run may be notable that comes after a failure
+        left.update(n for n, outcome in enumerate(before["outcome_before"]) if outcome > PASSED)
+        left.update(compress(range(count), event.outages[start : start + count]))
     for name, column in after.items():
         unchanged = before[name]
         for index in left:
             column[index] = unchanged[index]
     passes.changes.append(ColumnsByKey(CaseStatsRow, first, after))
-    counted = bytearray(b"\1") * count
-    for index in left:
-        counted[index] = 0
-    passes.case_ids.extend(compress(range(first, first + count), counted))
+    if is_new_run:
+        counted = bytearray(b"\1") * count
+        for index in left:
+            counted[index] = 0
+        passes.case_ids.extend(compress(range(first, first + count), counted))
     passes.left.extend(start + index for index in sorted(left) if others[index] != SKIPPED)
     return True
 

@@ -209,6 +209,19 @@ def blocks(draw: st.DrawFn) -> list[Event]:
     spans=1,
 )
 @example(
+    # Two reports of one build, the second with a test that the first skipped, and with one that failed before.
+    happened=[
+        block(1, FAILED, *[PASSED] * 7, commit=1),
+        block(2, *[PASSED] * 6, SKIPPED, FAILED, commit=1, first_result_id=200),
+        block(2, *[PASSED] * 8, commit=1, first_result_id=300),
+        block(3, *[PASSED] * 8, commit=1, first_result_id=400),
+    ],
+    cuts=[],
+    kept=0,
+    rows_changed=1_000,
+    spans=100,
+)
+@example(
     # Each transaction changes other tests: a few, then all.
     happened=[
         block(1, *[PASSED] * 14),
