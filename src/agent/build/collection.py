@@ -100,8 +100,8 @@ class Collector:
         return found, denied
 
     def _send_if_report(self, path: str, since_ns: int) -> bool | None:
-        """Send the file if it is a report of this build. Return True if it was sent, and False if it has the file
-        ending of a report but cannot be sent as a report. Return None if the file does not count: it has another
+        """Send the file if it is a report of this build. Return True if it was sent, or would have been but for an error,
+        and False if it has the file ending of a report but is not sent as a report. Return None if the file does not count: it has another
         ending, it is older than the first command, or the build was interrupted.
         """
         if not has_report_ending(path) or self._interrupt.cause:
@@ -111,7 +111,7 @@ class Collector:
         except OSError as error:  # for example, the disk is too full for a masked copy
             self._log.note(f"{show_path(path)}: not sent as a report, {error}")
             self._send_missing_report(path, is_denied=True)
-            return False
+            return True  # so that it is not sent as an artifact without a mask
 
     def _read_report(self, path: str, since_ns: int) -> bool | None:
         """Do as `_send_if_report` for a file with the file ending of a report. Raises OSError if it cannot be read or
