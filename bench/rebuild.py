@@ -135,6 +135,19 @@ def wait_until_quiet(stack: Stack) -> None:
         time.sleep(0.2)
 
 
+def skip_reactions(stack: Stack) -> None:
+    """Moves all workers to the end of the log, where they would be if the server had written the history itself. They
+    take a quarter of an hour to follow a million events.
+    """
+    with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
+        # Waits for the batches that workers apply now.
+        connection.execute(
+            "UPDATE reaction_positions SET position = head"
+            " FROM (SELECT max(notification_id) AS head FROM stored_events) log WHERE position < head"
+        )
+        connection.execute("DELETE FROM due_reactions")
+
+
 def vacuum(stack: Stack) -> None:
     """Vacuums the database, as autovacuum would do within minutes after the bulk insert."""
     with psycopg.connect(stack.settings.database_url, autocommit=True) as connection:
