@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.intelligence_parts import emerging, explanations, flaky, shared_causes, splitting, templates
+from bench.intelligence_parts import emerging, explanations, flake_rates, flaky, shared_causes, splitting, templates
 from bench.intelligence_parts.flaky_windows import SEQUENCES
 from bench.support.report import Report
 
@@ -24,6 +24,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "flaky": Part(flaky.run, (SEQUENCES,)),
+    "flake_rates": Part(flake_rates.run),
     "emerging": Part(emerging.run, (SEQUENCES,)),
     "explanations": Part(explanations.run, (explanations.FOLDER,)),
     "templates": Part(templates.run, (templates.FOLDER,)),

@@ -44,7 +44,9 @@ class TrendItem(msgspec.Struct):
     flaky_results: int
     """Number of flaky test results of the builds."""
     flake_rate: float | None
-    """Share of flaky results; null if there are no results."""
+    """Share of the results that are flaky: they passed on a retry, or another build of the same commit had the opposite
+    result. This is not the flake rate of a test, which its health estimates. Null if there are no results.
+    """
     time_to_green_s: float | None
     """Median time from the first failed build of a job, branch and matrix combination to the next build that passed
     with all tests, of those that passed on this day; null if there are none.

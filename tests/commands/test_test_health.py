@@ -8,11 +8,13 @@ import pytest
 from hypothesis import strategies as st
 
 from domain.test_health import (
+    ANY_RATE_SHARE,
     BREAK_RATE,
     BROKEN_BUILD,
     FAILED,
     FIX_RATE,
     FLAKY_SHARE,
+    HIGHEST_RATE,
     HORIZON,
     MAX_COUNTED,
     RATE_FAILURES,
@@ -52,7 +54,8 @@ def test_a_test_that_never_failed_is_healthy() -> None:
 def test_a_test_without_runs_is_as_likely_flaky_as_any() -> None:
     assessment = assess(b"")
     assert assessment.flaky_probability == pytest.approx(FLAKY_SHARE)
-    assert assessment.flake_rate == pytest.approx(FLAKY_SHARE * RATE_FAILURES / (RATE_FAILURES + RATE_PASSES), rel=0.05)
+    mean = (1 - ANY_RATE_SHARE) * RATE_FAILURES / (RATE_FAILURES + RATE_PASSES) + ANY_RATE_SHARE * HIGHEST_RATE / 2
+    assert assessment.flake_rate == pytest.approx(FLAKY_SHARE * mean, rel=0.05)
     assert assessment.transitions == 0
 
 
@@ -61,6 +64,15 @@ def test_two_episodes_of_failures_are_flakiness() -> None:
     assert assessment.flaky_probability > 0.99
     assert assessment.recommended_action == "fix"
     assert assessment.flake_rate_low < 2 / 50 < assessment.flake_rate_high
+
+
+@pytest.mark.parametrize(("every", "runs"), [(5, 26), (4, 20), (4, 200), (2, 60), (10, 50), (30, 200)])
+def test_the_interval_contains_the_share_of_failures(every: int, runs: int) -> None:
+    history = bytes(FAILED if number % every == 1 else 0 for number in range(runs))
+    assessment = assess(history)
+    share = sum(history) / runs
+    assert assessment.flake_rate_low < share < assessment.flake_rate_high
+    assert assessment.flake_rate == pytest.approx(share, rel=0.3)
 
 
 def test_failures_in_a_row_are_broken_code() -> None:
@@ -88,8 +100,10 @@ def test_a_failure_and_a_pass_of_the_same_commit_are_flakiness(letters: str) -> 
     assert assess(read(letters)).flaky_probability > 0.99
 
 
-def test_a_test_that_always_fails_is_not_flaky() -> None:
-    assert not assess(read("F" * 50)).is_flaky
+@pytest.mark.parametrize("runs", [20, 50, 200, 1_000])
+def test_a_test_that_always_fails_is_not_flaky(runs: int) -> None:
+    assert not assess(read("F" * runs)).is_flaky
+    assert not assess(read("P" + "F" * runs)).is_flaky
 
 
 def test_broken_builds_say_nothing() -> None:
@@ -131,8 +145,20 @@ def test_a_test_is_not_quarantined_for_its_first_failure() -> None:
 
 STEPS = 400
 RATES = [1 / (1 + math.exp(11 - 16 * step / STEPS)) for step in range(STEPS)]
-PRIOR = [rate**RATE_FAILURES * (1 - rate) ** RATE_PASSES for rate in RATES]
-"""Rates of flaky tests, and their weights."""
+"""Rates of flaky tests."""
+
+
+def weigh(rates: list[float]) -> list[float]:
+    """Returns the prior probabilities of rates whose log odds are equally far from each other."""
+    known = [rate**RATE_FAILURES * (1 - rate) ** RATE_PASSES for rate in rates]
+    alike = [rate * (1 - rate) * (rate <= HIGHEST_RATE) for rate in rates]
+    return [
+        (1 - ANY_RATE_SHARE) * one / sum(known) + ANY_RATE_SHARE * other / sum(alike)
+        for one, other in zip(known, alike, strict=True)
+    ]
+
+
+PRIOR = weigh(RATES)
 
 
 def compute_likelihood(runs: bytes, rate: float) -> float:
@@ -162,7 +188,7 @@ def test_probabilities_are_those_of_the_model(runs: bytes) -> None:
     steps = 400
     odds = [math.exp(-11 + 16 * step / steps) for step in range(steps)]
     rates = [each / (1 + each) for each in odds]
-    prior = [rate**RATE_FAILURES * (1 - rate) ** RATE_PASSES for rate in rates]
+    prior = weigh(rates)
     flaky = sum(weight * compute_likelihood(runs, rate) for weight, rate in zip(prior, rates, strict=True)) / sum(prior)
     stable = (1 - FLAKY_SHARE) * compute_likelihood(runs, STABLE_RATE)
     expected = FLAKY_SHARE * flaky / (FLAKY_SHARE * flaky + stable)
