@@ -12,7 +12,7 @@ Rows of results are never updated. In events of older releases, a result may rep
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import reduce
-from itertools import compress
+from itertools import compress, repeat
 from operator import or_
 
 import msgspec
@@ -144,12 +144,11 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
         case CasesSeen(project_id=project_id):
             yield CatalogueRow, (project_id,)
         case ResultsRecorded(case_ids=case_ids, finals=finals):
-            for case_id, final, status, flaky in zip(
-                case_ids, finals, recorded.event.statuses, recorded.event.flaky, strict=True
-            ):
-                if final:
-                    yield CaseStatsRow, (case_id,)
-                    if status == FAILED or flaky:
+            yield from zip(repeat(CaseStatsRow), zip(compress(case_ids, finals), strict=True), strict=False)
+            statuses, flaky_rows = recorded.event.statuses, recorded.event.flaky
+            if FAILED in statuses or any(flaky_rows):
+                for case_id, final, status, flaky in zip(case_ids, finals, statuses, flaky_rows, strict=True):
+                    if final and (status == FAILED or flaky):
                         yield SuspectRow, (case_id,)
             yield from chunk_keys(recorded.event)
             if recorded.event.replaced:

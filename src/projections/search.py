@@ -223,7 +223,8 @@ def _weigh(text: str, weight: Literal["A", ""]) -> str:
     text. A word has only letters and digits, so nothing in it must be escaped.
     """
     # Without a position, PostgreSQL finds a word by any weight.
-    return " ".join(f"{word}:1{weight}" for word in find_words(text))
+    words = find_words(text)
+    return f"{f':1{weight} '.join(words)}:1{weight}" if words else ""
 
 
 def _find_vector(name: str, text: str, project_id: int | None) -> str:

@@ -1,10 +1,9 @@
 """The rows that a batch of events reads and changes, and a cache that keeps rows for later batches."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
-
-from cachetools import LRUCache
 
 from projections.engine import statements
 from projections.engine.model import Change, Delete, DeleteRange, Key, R, Row, RowsByKey
@@ -15,21 +14,30 @@ COPY_ROWS = 500
 append-only tables. It takes PostgreSQL a third to two thirds of the time, but some more statements.
 """
 ROWS_CACHED = 20_000
-"""Number of rows that the cache keeps of each table. It drops the least recently used rows first."""
+"""Number of rows that the cache keeps of each table. It drops those first that no batch has needed for longest."""
 
 
 class RowCache:
     """Cache of rows as they are in the tables: key -> row, or None if the table has no row with this key."""
 
     def __init__(self) -> None:
-        self._rows: dict[type[Row], LRUCache[Key, Row | None]] = defaultdict(lambda: LRUCache(ROWS_CACHED))
+        self._rows: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
 
     def has(self, row: type[Row]) -> bool:
         """Returns whether rows of this type were ever looked up. Only rows of such types need to be cached."""
         return row in self._rows
 
-    def of(self, row: type[Row]) -> LRUCache[Key, Row | None]:
+    def of(self, row: type[Row]) -> dict[Key, Row | None]:
         return self._rows[row]
+
+    def keep(self, row: type[Row], rows: Mapping[Key, Row | None]) -> None:
+        """Puts rows into the cache, as those that were needed last."""
+        cached = self._rows[row]
+        for key in rows:
+            cached.pop(key, None)
+        cached.update(rows)
+        for key in list(islice(cached, max(0, len(cached) - ROWS_CACHED))):
+            del cached[key]
 
     def clear(self) -> None:
         self._rows.clear()
@@ -43,19 +51,20 @@ class RowBatch:
 
     def __init__(self, cache: RowCache) -> None:
         self._cache = cache
-        self._fetched: dict[tuple[type[Row], Key], Row | None] = {}
+        self._fetched: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
         self._dirty: dict[type[Row], dict[Key, Row | None]] = defaultdict(dict)
         self._added: dict[type[Row], list[Row]] = defaultdict(list)
         self._bulk_deletes: list[DeleteRange] = []
 
     def get(self, row: type[R], *key: Any) -> R | None:
         dirty = self._dirty.get(row)
-        found = dirty[key] if dirty is not None and key in dirty else self._fetched[row, key]
+        found = dirty[key] if dirty is not None and key in dirty else self._fetched[row][key]
         assert found is None or isinstance(found, row)
         return found
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> list[R | None]:
-        return [self.get(row, key) for key in keys]
+        dirty, fetched = self._dirty.get(row, {}), self._fetched[row]
+        return [dirty[key] if key in dirty else fetched[key] for key in zip(keys, strict=True)]  # type: ignore[misc]
 
     def get_columns(self, row: type[Row], first: int, count: int) -> None:
         return None
@@ -64,22 +73,21 @@ class RowBatch:
         """Takes the needed rows from the cache. Returns the keys of the rows that the cache lacks; the caller fetches
         these from the tables.
         """
-        fetch: dict[type[Row], set[Key]] = defaultdict(set)
+        wanted: dict[type[Row], set[Key]] = defaultdict(set)
         for row, key in needed:
-            if (row, key) in self._fetched:
-                continue
+            wanted[row].add(key)
+        for row, keys in wanted.items():
+            keys.difference_update(self._fetched[row])
             cached = self._cache.of(row)
-            if key in cached:
-                self._fetched[row, key] = cached[key]
-            else:
-                fetch[row].add(key)
-        return fetch
+            found = {key: cached[key] for key in keys if key in cached}
+            self._fetched[row].update(found)
+            keys.difference_update(found)
+        return {row: keys for row, keys in wanted.items() if keys}
 
     def add_fetched(self, row: type[Row], keys: Iterable[Key], found: Iterable[Row]) -> None:
         rows: dict[Key, Row | None] = dict.fromkeys(keys)
         rows.update((item.row_key, item) for item in found)
-        for key, item in rows.items():
-            self._fetched[row, key] = item
+        self._fetched[row].update(rows)
 
     def change(self, changes: Iterable[Change]) -> None:
         for change in changes:
@@ -89,7 +97,9 @@ class RowBatch:
                 case Row():
                     self._dirty[type(change)][change.row_key] = change
                 case RowsByKey():
-                    self._dirty[change.row].update(((key,), item) for key, item in change.rows.items())
+                    self._dirty[change.row].update(
+                        zip(zip(change.rows, strict=True), change.rows.values(), strict=True)
+                    )
                 case Delete():
                     self._dirty[change.row][change.key] = None
                 case DeleteRange():
@@ -130,12 +140,11 @@ class RowBatch:
 
     def update_cache(self) -> None:
         """Puts the rows of this batch into the cache. Call it only after the batch was committed."""
-        for (row, key), item in self._fetched.items():
-            if key not in self._dirty.get(row, ()):
-                self._cache.of(row)[key] = item
+        for row, fetched in self._fetched.items():
+            self._cache.keep(row, fetched)
         for row, dirty in self._dirty.items():
             if self._cache.has(row):
-                self._cache.of(row).update(dirty)
+                self._cache.keep(row, dirty)
         for deletion in self._bulk_deletes:
             cached = self._cache.of(deletion.row)
             for key, item in list(cached.items()):

@@ -14,7 +14,8 @@ The SQL names no schema: the search path of the connection decides which tables 
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import psycopg
 import structlog
@@ -26,6 +27,7 @@ from projections.engine.batch import RowBatch, RowCache
 from projections.engine.model import (
     Change,
     DeleteRange,
+    DeleteWhere,
     Key,
     Projection,
     Row,
@@ -98,6 +100,8 @@ class Engine:
         self._written = 0
         self._generations: dict[str, int] = {}
         self._blocked: set[tuple[str, str]] = set()
+        self._keys: dict[int, Sequence[tuple[type[Row], Key]]] = {}
+        """Position of an event that is being applied -> rows that all projections need for it."""
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
         """Applies the next events after `position`. Returns the new position.
@@ -130,13 +134,14 @@ class Engine:
         thousand rows.
         """
         part: list[Recorded] = []
-        weight = 0
+        weight, self._keys = 0, {}
         for event in events:
             part.append(event)
-            weight += 1 + sum(len(_keys(projection, event)) for projection in self._projections)
+            self._keys[event.position] = keys = find_keys(self._projections, event)
+            weight += 1 + len(keys)
             if weight >= MAX_BATCH_ROWS:
                 yield part
-                part, weight = [], 0
+                part, weight, self._keys = [], 0, {}
         if part:
             yield part
 
@@ -176,7 +181,7 @@ class Engine:
         parked: list[Parked] = []
         blocked: set[tuple[str, str]] = set()
         batch = RowBatch(self._cache)
-        await prefetch(self._connection, batch, events, projections)
+        await self._prefetch(batch, events, projections)
         for event in events:
             changes: list[Change] = []
             for projection in projections:
@@ -190,22 +195,29 @@ class Engine:
                     parked.append((projection, event, error_message(error)))
                     blocked.add(blocked_key)
             # The parts of one statement do not see each other's rows, so a bulk delete gets a statement of its own.
-            has_bulk_delete = any(isinstance(change, DeleteRange) for change in changes)
+            has_bulk_delete = not {DeleteRange, DeleteWhere}.isdisjoint(map(type, changes))
             if has_bulk_delete and not batch.is_empty:
                 before = [item for item in parked if item[1].position < event.position]
                 position = await self._write(batch, position, event.position - 1, projections, before)
                 parked = parked[len(before) :]
                 batch = RowBatch(self._cache)
                 remaining = [later for later in events if later.position >= event.position]
-                await prefetch(self._connection, batch, remaining, projections)
+                await self._prefetch(batch, remaining, projections)
             batch.change(changes)
             if has_bulk_delete:
                 position = await self._write(batch, position, event.position, projections, parked)
                 parked = []
                 batch = RowBatch(self._cache)
                 remaining = [later for later in events if later.position > event.position]
-                await prefetch(self._connection, batch, remaining, projections)
+                await self._prefetch(batch, remaining, projections)
         return await self._write(batch, position, events[-1].position, projections, parked)
+
+    async def _prefetch(self, batch: RowBatch, events: Sequence[Recorded], projections: Sequence[Projection]) -> None:
+        if projections is self._projections:
+            keys = [self._keys[event.position] for event in events]
+        else:
+            keys = [find_keys(projections, event) for event in events]
+        await prefetch(self._connection, batch, chain.from_iterable(keys))
 
     async def _write(
         self, batch: RowBatch, old: int, new: int, projections: Sequence[Projection], parked: Sequence[Parked]
@@ -256,10 +268,8 @@ def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]
     return query, [value for _, values in parts for value in values]
 
 
-async def prefetch(
-    connection: AsyncConnection, batch: RowBatch, events: Sequence[Recorded], projections: Sequence[Projection]
-) -> None:
-    needed = {key for event in events for projection in projections for key in _keys(projection, event)}
+async def prefetch(connection: AsyncConnection, batch: RowBatch, needed: Iterable[tuple[type[Row], Key]]) -> None:
+    """Reads the rows with the keys `needed` from the cache or the tables."""
     for row, keys in batch.missing(needed).items():
         cursor = await connection.execute(
             statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True
@@ -273,8 +283,7 @@ def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) ->
     Raises Unreadable, InvalidValue, and whatever the projection's `apply` raises.
     """
     changes = projection.changes(event, batch)
-    for change in changes:
-        row_validation.check(change)
+    row_validation.check_all(changes)
     return changes
 
 
@@ -287,10 +296,14 @@ def error_message(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _keys(projection: Projection, event: Recorded) -> list[tuple[type[Row], Key]]:
-    try:
-        return list(projection.keys(event))
-    except Exception as error:
-        # `apply` then fails because its rows are missing, so the event is parked.
-        log.error("keys() failed", projection=projection.name, position=event.position, error=repr(error))
-        return []
+def find_keys(projections: Sequence[Projection], event: Recorded) -> list[tuple[type[Row], Key]]:
+    """Returns which rows some projections need for an event."""
+    found: list[tuple[type[Row], Key]] = []
+    for projection in projections:
+        if projection.handles is None or isinstance(event.event, projection.handles):
+            try:
+                found += projection.keys(event)
+            except Exception as error:
+                # `apply` then fails because its rows are missing, so the event is parked.
+                log.error("keys() failed", projection=projection.name, position=event.position, error=repr(error))
+    return found

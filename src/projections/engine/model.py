@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -75,7 +76,14 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def row_key(self) -> Key:
-        return tuple(getattr(self, column) for column in self.table.key)
+        return _get_key(type(self))(self)
+
+
+@cache
+def _get_key(row: type[Row]) -> Callable[[Row], Key]:
+    """Returns a function that returns the key of a row."""
+    get = attrgetter(*row.table.key)
+    return get if len(row.table.key) > 1 else lambda item: (get(item),)
 
 
 class Delete:
@@ -208,8 +216,11 @@ class Projection:
         event = recorded.event
         if self.dismissed and recorded.position in self.dismissed:
             return ()
-        if type(event) is Damaged and (self.handles is None or issubclass(EVENTS[event.type], self.handles)):
-            raise Unreadable(event.reason)
+        if type(event) is Damaged:
+            if self.handles is None or issubclass(EVENTS[event.type], self.handles):
+                raise Unreadable(event.reason)
+        elif self.handles is not None and not isinstance(event, self.handles):
+            return ()
         return list(self.apply(recorded, rows))
 
 

@@ -8,6 +8,7 @@ import math
 import re
 import struct
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
@@ -25,6 +26,8 @@ INTEGERS: dict[str, IntegerCode] = {"smallint": "h", "integer": "i", "bigint": "
 TEXTS = "text", "tsvector"
 INDEXED_BYTES = 2_000
 """Most bytes of a text in a key or an index. PostgreSQL allows 2,704 bytes after compression, a third of a page."""
+MANY_ROWS = 100
+"""Number of changes from which on it is faster to check all rows of a table together."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Check = Callable[[Any], None]
@@ -41,6 +44,22 @@ def check(change: Change) -> None:
     elif isinstance(change, RowsByKey):
         for one in islice(change.rows.values(), 1):
             check(one)
+
+
+def check_all(changes: Sequence[Change]) -> None:
+    """Raises InvalidValue if one of the changes has a value that its column cannot hold."""
+    if len(changes) < MANY_ROWS:
+        for change in changes:
+            check(change)
+        return
+    rows: dict[type[Row], list[Row]] = defaultdict(list)
+    for change in changes:
+        if isinstance(change, Row):
+            rows[type(change)].append(change)
+        else:
+            check(change)
+    for of_table in rows.values():
+        check_rows(of_table)
 
 
 def check_rows(rows: Sequence[Row]) -> None:

@@ -53,11 +53,13 @@ def fetch(row: type[Row]) -> str:
     wanted = ", ".join(
         f"t.{column.name}{'::text' if column.sql_type == 'tsvector' else ''}" for column in columns_of(row)
     )
-    record, joined = _keys(row)
-    return f"SELECT {wanted} FROM {row.table} t JOIN json_to_recordset(%s::json) AS k({record}) ON {joined}"
+    keys, joined = _keys(row)
+    return f"SELECT {wanted} FROM {row.table} t JOIN {keys} ON {joined}"
 
 
 def keys_json(row: type[Row], keys: Iterable[Key]) -> str:
+    if len(row.table.key) == 1:
+        return msgspec.json.encode([key for (key,) in keys]).decode()
     return msgspec.json.encode([dict(zip(row.table.key, key, strict=True)) for key in keys]).decode()
 
 
@@ -80,8 +82,8 @@ def upsert(row: type[Row]) -> str:
 
 @cache
 def delete(row: type[Row]) -> str:
-    record, joined = _keys(row)
-    return f"DELETE FROM {row.table} t USING json_to_recordset(%s::json) AS k({record}) WHERE {joined}"
+    keys, joined = _keys(row)
+    return f"DELETE FROM {row.table} t USING {keys} WHERE {joined}"
 
 
 def bulk_delete(deletion: DeleteRange) -> Statement:
@@ -118,10 +120,14 @@ def rows_json(rows: Iterable[Row]) -> str:
 
 
 def _keys(row: type[Row]) -> tuple[str, str]:
+    """Returns a table of the keys in a result of `keys_json`, and the condition that a row `t` has one of them."""
     types = {column.name: column.sql_type for column in columns_of(row)}
+    if len(row.table.key) == 1:
+        (name,) = row.table.key
+        return "json_array_elements_text(%s::json) AS k(key)", f"t.{name} = k.key::{types[name]}"
     record = ", ".join(f"{name} {types[name]}" for name in row.table.key)
     joined = " AND ".join(f"t.{name} = k.{name}" for name in row.table.key)
-    return record, joined
+    return f"json_to_recordset(%s::json) AS k({record})", joined
 
 
 def _from_json(column: TableColumn) -> str:

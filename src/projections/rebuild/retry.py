@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from domain.core.events import Recorded
 from projections.engine.batch import RowBatch, RowCache
 from projections.engine.dismissals import with_dismissals
-from projections.engine.engine import REFUSALS, compute_changes, error_message, join_parts, prefetch
+from projections.engine.engine import REFUSALS, compute_changes, error_message, find_keys, join_parts, prefetch
 from projections.engine.model import Projection
 from projections.engine.parking import count_parked, parked_events, waiting_streams
 from projections.engine.schemas import connect
@@ -100,7 +100,7 @@ async def _apply(connection: AsyncConnection, projection: Projection, event: Rec
     batch = RowBatch(RowCache())
     try:
         async with connection.transaction():
-            await prefetch(connection, batch, [event], [projection])
+            await prefetch(connection, batch, find_keys([projection], event))
             batch.change(compute_changes(projection, event, batch))
             if not batch.is_empty:
                 query, parameters = join_parts(batch.statements())
