@@ -202,24 +202,15 @@ def blocks(draw: st.DrawFn) -> list[Event]:
         block(2, *[PASSED] * 6, first_result_id=300),
         block(4, *[PASSED] * 6),
         block(5, *[PASSED] * 6, case_ids=Int32s([1, 2, 3, 2, 3, 4])),
+        # The second report of a build has a test that the first skipped, and one that failed before.
+        block(6, FAILED, *[PASSED] * 5, commit=1, first_result_id=600),
+        block(7, *[PASSED] * 4, SKIPPED, FAILED, commit=1, first_result_id=700),
+        block(7, *[PASSED] * 6, commit=1, first_result_id=800),
     ],
     cuts=[1, 2, 3],
     kept=9,
     rows_changed=1_000,
     spans=1,
-)
-@example(
-    # Two reports of one build, the second with a test that the first skipped, and with one that failed before.
-    happened=[
-        block(1, FAILED, *[PASSED] * 7, commit=1),
-        block(2, *[PASSED] * 6, SKIPPED, FAILED, commit=1, first_result_id=200),
-        block(2, *[PASSED] * 8, commit=1, first_result_id=300),
-        block(3, *[PASSED] * 8, commit=1, first_result_id=400),
-    ],
-    cuts=[],
-    kept=0,
-    rows_changed=1_000,
-    spans=100,
 )
 @example(
     # Each transaction changes other tests: a few, then all.
