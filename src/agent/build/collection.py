@@ -100,9 +100,9 @@ class Collector:
         return found, denied
 
     def _send_if_report(self, path: str, since_ns: int) -> bool | None:
-        """Send the file if it is a report of this build. Return True if it was sent, or would have been but for an error,
-        and False if it has the file ending of a report but is not sent as a report. Return None if the file does not count: it has another
-        ending, it is older than the first command, or the build was interrupted.
+        """Send the file if it is a report of this build. Return True if it was sent, or could not be sent for an error.
+        Return False if it has the file ending of a report but is not sent as one, and None if it does not count: it has
+        another ending, it is older than the first command, or the build was interrupted.
         """
         if not has_report_ending(path) or self._interrupt.cause:
             return None

@@ -25,19 +25,28 @@ RESOLUTIONS = frozenset(
         "unresolved",
     }
 )
-_WORDS: dict[str, Status] = {
-    **dict.fromkeys(("passed", "pass", "success", "successful", "succeeded", "ok", "run", "completed"), "passed"),
-    **dict.fromkeys(("executed", "done", "true", "fixed", "xpass", "xpassed", "bpass", "flaky"), "passed"),
-    **dict.fromkeys(("notrun", "not run", "not_run", "notexecuted", "not executed", "untested", "todo"), "skipped"),
-    **dict.fromkeys(("skipped", "skip", "disabled", "ignored", "ignore", "pending", "suppressed"), "skipped"),
-    **dict.fromkeys(("excluded", "inconclusive", "xfail", "xfailed", "bfail", "bskip"), "skipped"),
-    **dict.fromkeys(("failed", "failure", "fail", "error", "errored", "timeout", "timedout", "timed out"), "failed"),
-    **dict.fromkeys(("crashed", "crash", "aborted", "broken", "panicked", "interrupted", "regression"), "failed"),
-}
+_PASSED = frozenset(
+    {
+        *("passed", "pass", "success", "successful", "succeeded", "ok", "run", "completed", "executed", "done"),
+        *("true", "fixed", "flaky", "xpass", "xpassed", "bpass"),
+    }
+)
+_NOT_RUN = frozenset(
+    {
+        *("notrun", "not run", "not_run", "notexecuted", "not executed", "untested", "todo", "skipped", "skip"),
+        *("disabled", "ignored", "ignore", "pending", "suppressed", "excluded", "inconclusive"),
+        *("xfail", "xfailed", "bfail", "bskip"),
+    }
+)
+_FAILED = frozenset(
+    {
+        *("failed", "failure", "fail", "error", "errored", "timeout", "timedout", "timed out", "regression"),
+        *("crashed", "crash", "aborted", "broken", "panicked", "interrupted"),
+    }
+)
 """Values of the attributes `status` and `result`, in lower case. Qt Test marks results of blacklisted tests by `b`. Any
-other value is a failure.
+value that is in none of these sets is a failure, too.
 """
-_BY_WEIGHT: tuple[Status, ...] = ("failed", "skipped", "passed")
 _KINDS: dict[str, ErrorKind] = {
     "failure": "failure",
     "error": "error",
@@ -136,18 +145,16 @@ def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> t
             return "skipped", skipped.get("message"), "\n\n".join(traces), ""
         return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]
     words = [word for name in ("status", "result") if (word := node.get(name).strip().casefold())]
-    failing = [word for word in words if _WORDS.get(word) == "failed"]
+    failing = [word for word in words if word in _FAILED]
     if skipped is not None and not failing:
         text = builder.text(skipped).strip()
         return "skipped", skipped.get("message") or first_line(text, builder.limits.name), text, ""
-    if unknown := [word for word in words if word not in _WORDS]:
+    if unknown := [word for word in words if word not in _PASSED | _NOT_RUN | _FAILED]:
         builder.notes.add("unknown_status", f"'{unknown[0][:40]}' of {node.get('name')[:80]}")
-    status: Status = min((_WORDS.get(word, "failed") for word in words), key=_BY_WEIGHT.index, default="passed")
-    if status != "failed":
-        return status, "", "", ""
-    word = (failing or unknown)[0]
-    is_plain = word in ("failed", "failure", "fail", "error")
-    return "failed", "" if is_plain else word, "", "error" if word.startswith("error") else "failure"
+    for word in failing + unknown:
+        is_plain = word in ("failed", "failure", "fail", "error")
+        return "failed", "" if is_plain else word, "", "error" if word.startswith("error") else "failure"
+    return "passed" if _PASSED.issuperset(words) else "skipped", "", "", ""
 
 
 def _attempt(node: Element, verdict: Element, suite: str, origin: Origin, builder: Builder) -> Case:
