@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from commands.reports.lost_results import is_collection_error, is_unloaded_suite, is_unreadable, lacks_tests
+from commands.reports.object_addresses import StableNames
 from commands.reports.parser import NO_NAME, XDIST_WORKER, Case, Suite, Summary, parse_report
 from domain.reports import UNEXPLAINED
 from domain.results import FAILED, MAX_SUITES, MAX_TEST_ATTEMPTS, OTHER_SUITES, PASSED, SKIPPED, STATUSES, ResultText
@@ -225,6 +226,7 @@ class _Reading:
         """Names of open suites that `unloaded` already counts. jest-junit writes two cases for each such suite, but the
         suite must count once.
         """
+        self._stable_names = StableNames()
         self._block_text = 0
         self._left_out = 0
         self._not_run = 0
@@ -234,6 +236,7 @@ class _Reading:
         """
 
     def add(self, case: Case) -> None:
+        case = self._stable_names.rename(case)
         report, row = self.report, self.report.rows
         suite = self._suite(case.suite)
         status = _STATUS[case.status]
@@ -284,6 +287,7 @@ class _Reading:
         many suites called `pytest`.
         """
         self._attempts.pop(suite.name, None)
+        self._stable_names.end_suite(suite.name)
         is_known = suite.name in self._unloaded
         self._unloaded.discard(suite.name)
         properties = dict(suite.properties)

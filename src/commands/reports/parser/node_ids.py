@@ -1,7 +1,8 @@
 """Node ids: a test has the same id in every build, in the quarantine, in selections and in the history.
 
 A node id contains nothing that differs between machines or runs: no absolute path, no time, and a suite name only if
-there is nothing better. It follows the first of these rules that fits:
+there is nothing better. It follows the first of these rules that fits; `commands.reports.object_addresses` then leaves
+out addresses of objects:
 
 1. `nodeid`: the property of that name, verbatim.
        t/test_x.py::TestDeep::test_bad[a-1]
