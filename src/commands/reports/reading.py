@@ -247,7 +247,9 @@ class _Reading:
             self.names += size_of(case.node_id)
             report.case_suites.append(suite)
         tests = self._attempts.setdefault(case.suite, {})
-        worker = next((value for name, value in case.properties if name == XDIST_WORKER), "")
+        worker = ""
+        if case.properties:
+            worker = next((value for name, value in case.properties if name == XDIST_WORKER), "")
         key = case.node_id, worker, case.classname, case.name
         # Two cases without a name are two tests: nothing says that one repeats the other.
         before = None if case.runs_once or case.name == NO_NAME else tests.get(key)
@@ -351,8 +353,9 @@ class _Reading:
             system_err,
             list(_properties(case, failed)) if self.report.text_bytes < 2 * MAX_TEXT_BYTES else [],
         )
-        size = sum(map(size_of, (text.message, text.trace, text.system_out, text.system_err)))
-        size += sum(size_of(name) + size_of(value) for name, value in text.properties)
+        size = sum(map(size_of, filter(None, (text.message, text.trace, text.system_out, text.system_err))))
+        for name, value in text.properties:
+            size += size_of(name) + size_of(value)
         if size or text.fail_id or text.signature or text.test_resolution:
             self.report.texts.append(text)
             self.report.text_bytes += size

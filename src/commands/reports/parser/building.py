@@ -52,8 +52,10 @@ class Builder:
         origin: Origin,
     ) -> Case:
         limit = self.limits.name
-        name, classname = self.cut_name(without_workspace(name), "a name"), self.cut_name(classname, "a class name")
-        file, suite = self.cut_name(file, "a file name"), self.cut_name(suite, "a suite name")
+        name = without_workspace(name)
+        if len(name) + len(classname) + len(file) + len(suite) > limit:
+            name, classname = self.cut_name(name, "a name"), self.cut_name(classname, "a class name")
+            file, suite = self.cut_name(file, "a file name"), self.cut_name(suite, "a suite name")
         reported = _Reported(properties, attachments)
         if not name:
             self.notes.add("missing_name", count=1)

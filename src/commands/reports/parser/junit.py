@@ -71,6 +71,8 @@ def cases(node: Element, suite: str, origin: Origin, builder: Builder) -> tuple[
     if not node.children and not node.attributes.keys() & _EXTRAS:
         return [_plain(node, suite, origin, builder)], 0
     verdicts = [child for child in node.children if child.name in _KINDS]
+    if not verdicts:
+        return [_main(node, [], suite, origin, builder)], 0
     main = [child for child in verdicts if child.name in HAS_FAILED]
     earlier = [child for child in verdicts if child.name.startswith("flaky")]
     later = [child for child in verdicts if child.name.startswith("rerun")]
@@ -144,6 +146,8 @@ def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> t
         if skipped is not None and (skipped.get("message") == MAY_FAIL or skipped.get("type") == TODO):
             return "skipped", skipped.get("message"), "\n\n".join(traces), ""
         return "failed", failures[0].get("message"), "\n\n".join(traces), _KINDS[failures[0].name]
+    if skipped is None and "status" not in node.attributes and "result" not in node.attributes:
+        return "passed", "", "", ""
     words = [word for name in ("status", "result") if (word := node.get(name).strip().casefold())]
     failing = [word for word in words if word in _FAILED]
     if skipped is not None and not failing:

@@ -28,6 +28,7 @@ out addresses of objects:
 """
 
 import re
+from functools import lru_cache
 
 import msgspec
 
@@ -123,6 +124,12 @@ def _is_pytest(name: str, classname: str, origin: Origin) -> bool:
 def _pytest(name: str, classname: str, origin: Origin) -> str:
     if not classname:
         return _module_path(name.split(".")) if re.fullmatch(r"[\w.]+", name) else name
+    return f"{_pytest_file(classname)}::{name}"
+
+
+@lru_cache(1_000)
+def _pytest_file(classname: str) -> str:
+    """Returns the file of a test, and the classes in it. The tests of a file share them."""
     parts = classname.split(".")
     end = _last(parts, _TEST_MODULE) or _last(parts, _TESTS_MODULE)
     if not end:
@@ -130,7 +137,7 @@ def _pytest(name: str, classname: str, origin: Origin) -> str:
         end = len(parts)
         while end > 1 and parts[end - 1][:1].isupper():
             end -= 1
-    return "::".join([_module_path(parts[:end]), *parts[end:], name])
+    return "::".join([_module_path(parts[:end]), *parts[end:]])
 
 
 def _last(parts: list[str], pattern: re.Pattern[str]) -> int:

@@ -210,9 +210,14 @@ class Element:
         return ""
 
     def find(self, *path: str) -> "Element | None":
-        node: Element | None = self
+        node = self
         for name in path:
-            node = next((child for child in node.children if child.name == name), None) if node is not None else None
+            for child in node.children:
+                if child.name == name:
+                    node = child
+                    break
+            else:
+                return None
         return node
 
     def text_at(self, *path: str) -> str:

@@ -21,7 +21,7 @@ def milliseconds(text: str, notes: Notes) -> int:
     """
     if not text:
         return 0
-    clock = _CLOCK.fullmatch(text)
+    clock = _CLOCK.fullmatch(text) if ":" in text else None
     try:
         if clock is not None:
             days, hours, minutes, seconds = clock.groups("0")
