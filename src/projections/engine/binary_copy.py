@@ -61,14 +61,32 @@ def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
     return b"".join(part for row in rows for part in _parts(row, fields))
 
 
+def pack_columns(columns: "Sequence[array[int]]") -> bytearray:
+    """Returns the rows of a table that has only numbers, given as its columns, in the format of binary COPY."""
+    packed = []
+    for column in columns:
+        numbers = column[:]
+        if sys.byteorder == "little":
+            numbers.byteswap()
+        packed.append((numbers.itemsize, numbers.tobytes()))
+    return _interleave(packed, len(columns[0]))
+
+
 def _pack_numbers(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
-    count = len(rows)
-    template = struct.pack(">h", len(numbers))
+    columns = zip(*map(astuple, rows), strict=True)
+    packed = [
+        (struct.calcsize(code), _packing(code, len(rows))(*column))
+        for (_, code), column in zip(numbers, columns, strict=True)
+    ]
+    return _interleave(packed, len(rows))
+
+
+def _interleave(columns: Sequence[tuple[int, bytes]], count: int) -> bytearray:
+    """Returns `count` rows for COPY. Each column is the size of its numbers, and their bytes."""
+    template = struct.pack(">h", len(columns))
     spread: list[tuple[int, bytes]] = []
-    for (_, code), column in zip(numbers, zip(*map(astuple, rows), strict=True), strict=True):
-        size = struct.calcsize(code)
+    for size, values in columns:
         template += struct.pack(">i", size)
-        values = _packing(code, count)(*column)
         spread += [(len(template) + byte, values[byte::size]) for byte in range(size)]
         template += bytes(size)
     packed = bytearray(template) * count

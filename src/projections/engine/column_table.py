@@ -37,9 +37,14 @@ class _Span:
         """1 for each row that has to be written, else 0."""
         self.columns = {name: array(code, bytes(array(code).itemsize * SPAN)) for name, code in codes.items()}
 
-    def changed_rows(self, row: type[Row], number: int) -> list[Row]:
-        keys = range(number * SPAN, (number + 1) * SPAN)
-        return list(map(row, *(compress(values, self.changed) for values in (keys, *self.columns.values()))))
+    def changed_columns(self, number: int) -> "list[array[int]]":
+        """Returns the keys of the changed rows, and their other columns."""
+        keys = array("q", range(number * SPAN, (number + 1) * SPAN))
+        columns = (keys, *self.columns.values())
+        first, end = self.changed.index(1), self.changed.rindex(1) + 1
+        if self.changed.count(1) == end - first:
+            return [column[first:end] for column in columns]
+        return [array(column.typecode, compress(column, self.changed)) for column in columns]
 
 
 class ColumnTable:
@@ -134,8 +139,12 @@ class ColumnTable:
             for span in self._spans.values():
                 span.changed = bytearray(state == PRESENT for state in span.states)
         for number, span in sorted(self._spans.items()):  # new rows have the highest keys
-            if changed := span.changed_rows(self.row, number):
-                await self.writer.write(changed)
+            if 1 in span.changed:
+                changed = span.changed_columns(number)
+                if self.writer.is_new(changed[0][0]):
+                    await self.writer.copy_columns(changed)
+                else:
+                    await self.writer.write(list(map(self.row, *changed)))
                 span.changed = bytearray(SPAN)
         for number in list(self._spans)[:-MAX_SPANS]:
             del self._spans[number]

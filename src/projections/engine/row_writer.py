@@ -1,5 +1,6 @@
 """Writes many rows to a table with a primary key: those of a bulk load, and of large batches of the engine."""
 
+from array import array
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -85,6 +86,17 @@ class RowWriter:
         if self._highest is not None:
             await self._connection.execute(f"TRUNCATE {self._row.table}".encode())
             self._highest = None
+
+    def is_new(self, key: Any) -> bool:
+        """Returns whether a row with this flat key, and all rows with higher ones, are certainly new."""
+        return self._highest is None or key > self._highest
+
+    async def copy_columns(self, columns: "Sequence[array[int]]") -> None:
+        """Writes new rows of numbers, given as the columns of the table. The first column is the key, in ascending
+        order.
+        """
+        await binary_copy.copy_rows(self._connection, self._row, [binary_copy.pack_columns(columns)])
+        self._highest = columns[0][-1]
 
     async def write(self, rows: Sequence[Row]) -> None:
         """Writes these rows, which must have different keys. Raises LoadRefused for a value that does not fit its
