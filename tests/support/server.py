@@ -14,7 +14,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
-import requests
 from psycopg.conninfo import make_conninfo
 
 from api.http.request_context import MIN_POSITION
@@ -25,6 +24,7 @@ from store.key_ring.ring import load_secrets
 from testhide.engines import Engines
 from testhide.preparation import create_first_admin, migrate
 from testhide.settings import Settings, save_settings
+from tests.support.connections import Connections
 from tests.support.forked_process import ForkedProcess
 from tests.support.http import Client
 from tests.support.registrar import Registrar
@@ -176,8 +176,8 @@ def running_server(
 
 def _answers(url: str) -> bool:
     try:
-        return requests.get(f"{url}/api/v3/readyz", timeout=5).status_code == 200
-    except requests.ConnectionError:
+        return Connections(url).exchange("GET", "/api/v3/readyz", None, {}, timeout_s=5)[0].status == 200
+    except ConnectionError:
         time.sleep(0.05)  # between two checks; the caller has the deadline
         return False
 
