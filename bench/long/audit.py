@@ -29,7 +29,7 @@ import psycopg
 from tests.support.builders import Shop
 from tests.support.engines import temporary_engines
 from tests.support.fake_agent import FakeAgent
-from tests.support.server import Server, running_server
+from tests.support.server import Server, server_on_new_database
 from tests.support.tampering import TAMPERINGS, Intruder, cut_off_after, hide_in_the_tree
 
 from bench.support.report import write_result
@@ -40,7 +40,6 @@ from store.audit.export import Export
 from store.audit.verifier import Finding, HeldCheckpoint, Verifier
 from store.crypto.secrets import Secrets
 from testhide.cli.audit import read_checkpoint, read_key
-from testhide.preparation import create_first_admin
 from testhide.processes import core
 from testhide.settings import save_settings
 
@@ -258,14 +257,12 @@ def run(events: int, tamperings: int, seed: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="testhide-audit-") as temporary,
         temporary_engines() as engines,
-        running_server(engines, Path(temporary), "serve", "project", "dispatch") as server,
+        server_on_new_database(engines, Path(temporary), "serve", "project", "dispatch") as server,
     ):
         data = Path(temporary)
         folder, export, key = data / "checkpoints", data / "export.ndjson", data / "key.txt"
         server.settings = msgspec.structs.replace(server.settings, checkpoints_to=str(folder))
         save_settings(server.settings, data / "settings.json")
-        asyncio.run(create_first_admin(server.settings))
-        server.wait_until_projected()
         server.start("work")
         begun = time.monotonic()
         fill_log(server, events, seed)

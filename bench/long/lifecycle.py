@@ -6,7 +6,6 @@ too little happens in the histories altogether. Writes results/lifecycle.json an
 """
 
 import argparse
-import asyncio
 import json
 import sys
 import tempfile
@@ -20,10 +19,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from tests.e2e.lifecycle import Company, play
 from tests.e2e.steps import Step, histories
 from tests.support.engines import temporary_engines
-from tests.support.server import running_server
+from tests.support.server import server_on_new_database
 
 from bench.support.report import write_result
-from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 10
 HISTORIES_PER_ROUND = 10
@@ -39,11 +37,9 @@ def run(seconds: float, first_seed: int, steps: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="testhide-lifecycle-") as data,
         temporary_engines() as engines,
-        running_server(engines, Path(data), "serve", "project", "dispatch") as server,
+        server_on_new_database(engines, Path(data), "serve", "project", "dispatch") as server,
         ThreadPoolExecutor(64) as threads,
     ):
-        asyncio.run(create_first_admin(server.settings))
-        server.wait_until_projected()
         company = Company.of(server, threads)
         until = time.monotonic() + seconds
 

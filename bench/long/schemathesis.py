@@ -13,7 +13,6 @@ the requests. Writes results/schemathesis.json and exits with 1 if anything fail
 """
 
 import argparse
-import asyncio
 import json
 import math
 import sys
@@ -27,10 +26,9 @@ from typing import Any
 from tests.contract.fuzzing import ENDLESS, OUTGOING, PROCESSES, ROLES, Fuzzed, Role, a_small_world, fuzz
 from tests.contract.test_served import own_operations
 from tests.support.engines import temporary_engines
-from tests.support.server import running_server
+from tests.support.server import server_on_new_database
 
 from bench.support.report import write_result
-from testhide.preparation import create_first_admin
 
 MAX_FAILURES = 50
 FIRST_EXAMPLES = 7
@@ -48,10 +46,8 @@ def run(seconds: float, seed: int, examples: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="testhide-schemathesis-") as data,
         temporary_engines() as engines,
-        running_server(engines, Path(data), *PROCESSES, outgoing_allow=OUTGOING) as server,
+        server_on_new_database(engines, Path(data), *PROCESSES, outgoing_allow=OUTGOING) as server,
     ):
-        asyncio.run(create_first_admin(server.settings))
-        server.wait_until_projected()
         until = math.inf
         while time.monotonic() < until and len(failures) < MAX_FAILURES:
             rounds += 1

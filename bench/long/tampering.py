@@ -40,7 +40,7 @@ from psycopg.errors import UndefinedColumn, UndefinedTable
 from psycopg.sql import SQL, Identifier
 from tests.support.builders import REPOSITORY, Shop, finish, given_build, given_project, upload
 from tests.support.engines import temporary_engines
-from tests.support.server import Server, running_server
+from tests.support.server import Server, server_on_new_database
 
 from bench.long.audit import count_events, fill_log, wait_for_checkpoint
 from bench.support.report import write_result
@@ -69,7 +69,6 @@ from testhide.artifact_store import refuse_other_store
 from testhide.audit_contents import ContentsCheck
 from testhide.cli.audit import read_checkpoint, read_key
 from testhide.operator_errors import Fault
-from testhide.preparation import create_first_admin
 from testhide.processes import Core, core
 from testhide.settings import save_settings
 from workers.read_models import INTERVAL_S, ReadModelCheck
@@ -303,7 +302,7 @@ def sealed_server(events: int, seed: int) -> Iterator[tuple[Scene, Detectors]]:
     with (
         tempfile.TemporaryDirectory(prefix="testhide-tampering-") as temporary,
         temporary_engines() as engines,
-        running_server(
+        server_on_new_database(
             engines, Path(temporary), "serve", "project", "dispatch", outgoing_allow="127.0.0.0/8"
         ) as server,
         psycopg.connect(server.settings.database_url, autocommit=True) as connection,
@@ -311,8 +310,6 @@ def sealed_server(events: int, seed: int) -> Iterator[tuple[Scene, Detectors]]:
         folder, key = Path(temporary, "checkpoints"), Path(temporary, "key.txt")
         server.settings = msgspec.structs.replace(server.settings, checkpoints_to=str(folder))
         save_settings(server.settings, Path(temporary, "settings.json"))
-        asyncio.run(create_first_admin(server.settings))
-        server.wait_until_projected()
         server.start("work")
         wait_for_checkpoint(folder, 1)  # an early one, so that there are several
         fill_log(server, events, seed)
