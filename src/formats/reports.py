@@ -28,6 +28,10 @@ DIALECTS: Mapping[str, Literal["junit", "nunit", "xunit", "trx"]] = {
 """Name of an element -> format that has it. Any of these elements shows the format, so a file that lost its beginning
 can still be read.
 """
+AMBIGUOUS = frozenset({"testcase", "assembly", "collection"})
+"""Those elements in DIALECTS that XML of other kinds has, too, such as the documentation of .NET. Below another root
+element they show the format only together with an element of a result.
+"""
 _ROOTS = {
     "testng-results": "TestNG",
     "TestLog": "Boost.Test",
@@ -68,6 +72,11 @@ def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> st
     if root == "robot":  # a description of a robot for ROS has this root too
         return "Robot Framework" if attributes.get("generator", "").startswith(_ROBOT_GENERATORS) else ""
     return _ROOTS.get(root, "")
+
+
+def is_result(name: str, attributes: Mapping[str, str]) -> bool:
+    """Return whether a start tag is that of a failure, or of a test of xUnit."""
+    return name in ("failure", "error") or (name == "test" and "result" in attributes)
 
 
 def has_report_ending(path: str) -> bool:

@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 from agent.build.masking import Masker
 from agent.build.report_markup import is_markup
-from formats.reports import DIALECTS, find_other_format, is_reserved_for_reports
+from formats.reports import AMBIGUOUS, DIALECTS, find_other_format, is_reserved_for_reports, is_result
 
 _GZIP = b"\x1f\x8b"
 _MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of one either
@@ -43,11 +43,15 @@ def is_report(path: str, file: BinaryIO) -> bool:
     head, elements = _read_head(_decode(_unpack(file, _LOOK_BYTES)))
     if not _XML.match(head) or "\0" in head or _HTML.search(head):
         return True
-    root = ""
+    root, may_have_results = "", False
     for tag in _START_TAG.finditer(elements):
-        name = tag.group(1)
+        name, attributes = tag.group(1), dict(_ATTRIBUTE.findall(tag.group(2)))
         root = root or name
-        if name in DIALECTS or find_other_format(root, name, dict(_ATTRIBUTE.findall(tag.group(2)))):
+        is_ambiguous = name in AMBIGUOUS and name != root
+        may_have_results = may_have_results or is_ambiguous
+        if (name in DIALECTS and not is_ambiguous) or find_other_format(root, name, attributes):
+            return True
+        if may_have_results and is_result(name, attributes):
             return True
     return not root
 

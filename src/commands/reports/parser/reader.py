@@ -362,6 +362,8 @@ class ReportReader:
 
     def summary(self) -> Summary:
         """Returns the summary of the report. Call it once, after the last `drain`."""
+        if self._dialect == "xunit" and self._root not in DIALECTS and not self._notes.cases:
+            self._dialect = ""  # such as the documentation of .NET, which has an <assembly>
         if not self._dialect and "empty" not in self._notes:
             root = f"it begins with <{self._root[:80]}>" if self._root else "there are no elements in it"
             self._notes.add("not_a_report", root)
