@@ -19,11 +19,10 @@ from api.http.types import MAX_ID, to_view
 from api.jobs import find_visible_job
 from api.projects import find_visible_project
 from api.test_health import RunOfNote, first_day, to_evidence
-from domain.case_activity import Activity, CaseActivity, Only, Sort, sum_up
+from domain.case_activity import Activity, CaseActivity, JobRuns, Only, Sort, sum_up
 from domain.core.errors import Invalid, NotFound
 from domain.results import STATUSES, ResultStatus
 from domain.run_histories import RunHistory
-from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, OUTAGE, RETRIED
 from projections import jobs, results_history, test_cases, test_health
 from projections.results_cases import TestCaseRow
 from projections.test_health import MAX_SUSPECTS
@@ -219,11 +218,11 @@ async def read_activity(
     among = set(compress(cases.ids(), cases.runs)) if is_job else None
     suspects = await test_health.fetch_recent_histories(connection, project_id, since, MAX_SUSPECTS, among)
     all_runs: dict[int, int] = {}
-    job_of: dict[int, int] = {}
+    of_builds: set[int] = set()
     if is_job:
         all_runs = await test_health.count_runs(connection, suspects, since)
         builds = {run.build_id for history in suspects.values() for run in history.notable}
-        job_of = await test_cases.find_jobs_of_builds(connection, builds)
+        of_builds = await test_cases.find_builds_of_job(connection, builds, job_ids[0])
 
     def sum_up_all() -> dict[int, CaseActivity]:
         found: dict[int, CaseActivity] = {}
@@ -231,27 +230,11 @@ async def read_activity(
             runs, duration = cases.find(case_id)
             if not runs:
                 continue
-            activity = sum_up(case_id, history, all_runs.get(case_id, runs), duration)
-            found[case_id] = only_of_job(activity, history, runs, job_ids[0], job_of) if is_job else activity
+            of_job = JobRuns(of_builds, runs) if is_job else None
+            found[case_id] = sum_up(case_id, history, all_runs.get(case_id, runs), duration, of_job)
         return found
 
     return Activity(cases, await asyncio.to_thread(sum_up_all))
-
-
-def only_of_job(
-    activity: CaseActivity, history: RunHistory, runs: int, job_id: int, job_of: dict[int, int]
-) -> CaseActivity:
-    """Returns the activity with the numbers of runs of one job."""
-    of_job = [run for run in history.notable if job_of.get(run.build_id) == job_id]
-    notable = [run for run in of_job if not run.flags & BROKEN_BUILD]
-    return msgspec.structs.replace(
-        activity,
-        runs=max(len(notable), runs - (len(of_job) - len(notable))),
-        failed_runs=sum(run.flags & FAILED != 0 for run in notable),
-        other_branches=sum(run.flags & OTHER_BRANCH != 0 for run in notable),
-        outages=sum(run.flags & OUTAGE != 0 for run in notable),
-        retried_runs=sum(run.flags & (RETRIED | OUTAGE) == RETRIED for run in notable),
-    )
 
 
 def to_case_item(case: CaseActivity, row: TestCaseRow, failed: set[int]) -> TestCaseItem:

@@ -85,42 +85,65 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
                 return self.failed_runs + self.retried_runs + self.outages == 0
 
 
-def sum_up(case_id: int, history: RunHistory, runs: int, duration_ms: int | None) -> CaseActivity:
-    """Returns the activity of a test case that has notable runs. `history` has those of the window, and `runs` is the
-    number of runs in the window. Leaves broken builds out.
+class JobRuns(msgspec.Struct, frozen=True):
+    """Runs of a test case in one job, in the window."""
+
+    builds: Set[int]
+    """Builds of the job. May lack builds without notable runs of the test case."""
+    runs: int
+
+
+def sum_up(
+    case_id: int, history: RunHistory, runs: int, duration_ms: int | None, of_job: JobRuns | None = None
+) -> CaseActivity:
+    """Returns the activity of a test case that has notable runs; with `of_job`, that in one job. `history` has the
+    notable runs of the window, and `runs` is the number of runs in the window, both in all jobs. Leaves broken builds
+    out.
     """
     runs = max(runs, len(history.notable))
-    broken = left_out = elsewhere = failed = outages = retried = flips = streak = last = 0
+    builds = None if of_job is None else of_job.builds
+    skipped = noted = broken = left_out = elsewhere = failed = outages = retried = flips = changes = streak = last = 0
     since: int | None = None
     for run in history.notable:
+        is_own = builds is None or run.build_id in builds
+        noted += is_own
         if run.flags & BROKEN_BUILD:
-            broken += 1
+            skipped += 1
+            broken += is_own
         elif run.flags & OTHER_BRANCH:
-            elsewhere += 1
-            left_out += 1
+            skipped += 1
+            elsewhere += is_own
+            left_out += is_own
         elif run.flags & OUTAGE:
-            outages += 1
-            left_out += run.flags & FAILED
+            outages += is_own
+            if run.flags & FAILED:
+                skipped += 1
+                left_out += is_own
         elif run.flags & FAILED:
-            number = run.number - broken - left_out
-            if not failed or number > last + 1:
+            number = run.number - skipped
+            if not last or number > last + 1:
                 # The run before passed, unless there is none.
-                flips += 1 if number <= history.runs - runs + 1 else 2
-                streak, since = 0, run.build_id
-            failed, streak, last = failed + 1, streak + 1, number
+                changes = 1 if number <= history.runs - runs + 1 else 2
+                streak, since = 0, None
+            if is_own:
+                flips += changes if not streak else 0
+                since = run.build_id if not streak else since
+                failed, streak = failed + 1, streak + 1
+            last = number
         elif run.flags & RETRIED:
-            retried += 1
-    is_failing = failed > 0 and last >= history.runs - broken - left_out
+            retried += is_own
+    is_failing = streak > 0 and last >= history.runs - skipped
+    own_runs = runs if of_job is None else max(of_job.runs, noted)
     return CaseActivity(
         id=case_id,
-        runs=runs - broken,
+        runs=own_runs - broken,
         failed_runs=failed + left_out,
         other_branches=elsewhere,
         outages=outages,
         retried_runs=retried,
         flips=flips - is_failing,
         failing_streak=streak if is_failing else 0,
-        failing_since=since if is_failing and streak < runs - broken - left_out else None,
+        failing_since=since if is_failing and streak < own_runs - broken - left_out else None,
         duration_ms=duration_ms,
     )
 

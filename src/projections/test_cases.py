@@ -101,10 +101,10 @@ async def find_by_name(source: Source, project_id: int, search: str) -> set[int]
     return set() if sent is None else set(unpack_array(sent, "i"))
 
 
-async def find_jobs_of_builds(source: Source, build_ids: Iterable[int]) -> dict[int, int]:
-    """Returns build -> its job, also of builds that were deleted."""
-    query = f"SELECT build_id, job_id FROM {BuildOutcomeRow.table} WHERE build_id = ANY (%(builds)s)"
-    return dict(await fetch_rows(source, query, {"builds": list(build_ids)}))
+async def find_builds_of_job(source: Source, build_ids: Iterable[int], job_id: int) -> set[int]:
+    """Returns those of the builds that are of a job, also deleted ones."""
+    query = f"SELECT build_id FROM {BuildOutcomeRow.table} WHERE build_id = ANY (%(builds)s) AND job_id = %(job)s"
+    return set(await fetch_column(source, query, {"builds": list(build_ids), "job": job_id}))
 
 
 async def fetch_names(source: Source, case_ids: Sequence[int]) -> dict[int, TestCaseRow]:

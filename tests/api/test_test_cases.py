@@ -23,7 +23,7 @@ def _history(server: Server) -> dict[str, Any]:
             "retried": "retried" if number == 1 else "passed",
         }
         builds.append(given_results(server, job, **results))
-    given_results(server, other, elsewhere="passed", shaky="timeout")
+    builds.append(given_results(server, other, elsewhere="passed", shaky="timeout", broken="passed"))
     server.wait_until_projected()
     return {"project": project, "job": job, "other": other, "builds": builds}
 
@@ -60,7 +60,8 @@ def test_filters(server: Server, history: dict[str, Any]) -> None:
 
 def test_a_job_has_its_own_tests(server: Server, history: dict[str, Any]) -> None:
     assert set(listed(server, job_id=history["job"])) == {"steady", "shaky", "broken", "retried"}
-    assert set(listed(server, job_id=history["other"])) == {"elsewhere", "shaky"}
+    assert set(listed(server, job_id=history["other"])) == {"elsewhere", "shaky", "broken"}
+    assert listed(server, job_id=history["other"], only="failing") == ["shaky"]
     (shaky,) = server.admin.fetch("/test-cases", job_id=history["other"], search="shaky")["results"]
     assert (shaky["runs"], shaky["failed_runs"]) == (1, 1)
     (shaky,) = server.admin.fetch("/test-cases", job_id=history["job"], search="shaky")["results"]
@@ -119,10 +120,10 @@ def test_one_with_its_results(server: Server, history: dict[str, Any]) -> None:
     (broken,) = server.admin.fetch("/test-cases", project_id=history["project"], search="broken")["results"]
     assert broken["failing_since"] == history["builds"][5]
     found = server.admin.fetch(f"/test-cases/{broken['id']}")
-    assert found["runs"] == 8
+    assert found["runs"] == 9
     assert [result["build_id"] for result in found["results"]] == history["builds"][::-1]
-    assert [result["status"] for result in found["results"]] == ["failed"] * 3 + ["passed"] * 5
-    assert [run["build_id"] for run in found["notable_runs"]] == history["builds"][5:]
+    assert [result["status"] for result in found["results"]] == ["passed"] + ["failed"] * 3 + ["passed"] * 5
+    assert [run["build_id"] for run in found["notable_runs"]] == history["builds"][5:8]
     assert len(server.admin.fetch(f"/test-cases/{broken['id']}", limit=2)["results"]) == 2
 
 

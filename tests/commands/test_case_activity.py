@@ -7,7 +7,7 @@ from typing import get_args
 import hypothesis
 from hypothesis import strategies as st
 
-from domain.case_activity import NO_DURATION, Activity, CaseActivity, CaseRuns, Only, Sort, sum_up
+from domain.case_activity import NO_DURATION, Activity, CaseActivity, CaseRuns, JobRuns, Only, Sort, sum_up
 from domain.run_histories import NotableRun, RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 
@@ -41,6 +41,20 @@ def test_broken_builds_are_left_out() -> None:
     assert activity(0, RETRIED | BROKEN_BUILD).retried_runs == 0
     found = activity(0, FAILED | BROKEN_BUILD, 0, FAILED, FAILED | BROKEN_BUILD)
     assert (found.runs, found.failed_runs, found.flips, found.failing_since) == (3, 1, 1, 4)
+
+
+def test_failures_of_other_jobs_are_not_those_of_a_job() -> None:
+    flags = (0, FAILED, 0, FAILED, FAILED, FAILED | BROKEN_BUILD, FAILED)
+    notable = [NotableRun(number, number, 0, one) for number, one in enumerate(flags, start=1) if one]
+    history = RunHistory(notable, len(flags))
+    failing = sum_up(7, history, 7, None, JobRuns({4, 6, 7}, 4))
+    assert (failing.runs, failing.failed_runs, failing.flips) == (3, 2, 1)
+    assert (failing.failing_streak, failing.failing_since) == (2, 4)
+    mended = sum_up(7, history, 7, None, JobRuns({2}, 3))
+    assert (mended.runs, mended.failed_runs, mended.flips) == (3, 1, 2)
+    assert (mended.failing_streak, mended.failing_since) == (0, None)
+    steady = sum_up(7, history, 7, None, JobRuns(set(), 2))
+    assert steady == CaseActivity(7, 2)
 
 
 def test_retries_are_flaky() -> None:
