@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from store.audit.recheck import TreeDamaged
 from tests.api.test_audit_proofs import checkpoints, seal
@@ -65,8 +66,7 @@ def test_a_row_that_was_changed_is_put_back_or_accepted(server: Server, environ:
         ((position, topic),) = connection.execute(query.encode()).fetchall()
         change = "UPDATE {}stored_events SET topic = 'project.deleted' WHERE notification_id = %s"
         connection.execute(change.format("").encode(), (position,))
-        url = server.settings.database_url
-        backup = f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3Dkept"
+        backup = make_conninfo(server.settings.database_url, options="-csearch_path=kept")
         for says in (f"put back: {position}", "put back: nothing, all of them are as they were"):
             done = audit(environ, "put-back", str(position - 1), str(position), "--from", backup)
             assert (done.returncode, done.stdout.splitlines()[0]) == (0, says), done.stderr
