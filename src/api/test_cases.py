@@ -34,7 +34,7 @@ Days = Annotated[int, Parameter(ge=1, le=90, description="Look-back window: toda
 
 class TestCaseItem(msgspec.Struct):
     """A test case with what it did in the look-back window. Its failed and retried runs of broken builds, in which most
-    tests failed, count nowhere, not in `runs` either.
+    tests failed, count only in `failing_streak` and `failing_since`, not in `runs` either.
     """
 
     __test__ = False
@@ -56,17 +56,19 @@ class TestCaseItem(msgspec.Struct):
     """
     outages: int
     """Number of these runs that failed, or passed on a retry only, because the machine, the network or another system
-    failed. They count neither as flips nor as the newest run; the latter are not in `retried_runs`.
+    failed. They do not count as flips; the latter are not in `retried_runs`.
     """
     retried_runs: int
     """Number of these runs that passed on a retry only."""
     flips: int
-    """Number of times that the outcome changed between passed and failed, from one run to the next, in all jobs."""
+    """Number of times that the outcome changed between passed and failed, from one run to the next."""
     failing_streak: int
-    """Number of runs in a row up to the newest one that failed, in all jobs."""
+    """Number of runs in a row up to the newest one that failed, whatever the reason: also in broken builds and outages.
+    Leaves out other branches.
+    """
     failing_since: int | None
-    """Id of the build with which the test began to fail; null if its newest run passed, or all runs of the window
-    failed.
+    """Id of the build with which these failures began; null if the newest run passed, or if the test may have begun to
+    fail before the window.
     """
     duration_ms: int | None
     """Duration of the newest result; null if the test was skipped. In a project, the longest of those of its jobs."""

@@ -24,19 +24,21 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     """Number of runs in the window, without the failed and retried ones of broken builds."""
     failed_runs: int = 0
     other_branches: int = 0
-    """Number of these runs that were on other branches than the default ones of their jobs. They count neither as flips
-    nor as the newest run.
+    """Number of these failed runs that were on other branches than the default ones of their jobs. They count neither
+    as flips nor as the newest run.
     """
     outages: int = 0
-    """Number of these runs that an outage made fail, or pass on a retry only. They count neither as flips nor as the
-    newest run, and the latter not as retried.
+    """Number of these runs that an outage made fail, or pass on a retry only. They count as no flips, and the latter not
+    as retried.
     """
     retried_runs: int = 0
     """Number of these runs that passed on a retry only."""
     flips: int = 0
     """Number of times that the outcome changed between passed and failed, from one run to the next."""
     failing_streak: int = 0
-    """Number of runs in a row up to the newest one that failed."""
+    """Number of runs in a row up to the newest one that failed, also in broken builds and outages: whatever the reason,
+    the test fails now. Leaves out other branches.
+    """
     failing_since: int | None = None
     """Build with which the streak began; None if the newest run passed, or if the streak began before the window."""
     duration_ms: int | None = None
@@ -82,7 +84,7 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
             case "newly_failing":
                 return self.failing_since is not None
             case "never_failing":
-                return self.failed_runs + self.retried_runs + self.outages == 0
+                return self.failed_runs + self.retried_runs + self.outages + self.failing_streak == 0
 
 
 class JobRuns(msgspec.Struct, frozen=True):
@@ -102,11 +104,20 @@ def sum_up(
     """
     runs = max(runs, len(history.notable))
     builds = None if of_job is None else of_job.builds
-    skipped = noted = broken = left_out = elsewhere = failed = outages = retried = flips = changes = streak = last = 0
+    skipped = noted = broken = left_out = elsewhere = failed = outages = retried = flips = changes = last = 0
+    others = streak = newest = 0
+    is_counted = False
     since: int | None = None
     for run in history.notable:
         is_own = builds is None or run.build_id in builds
         noted += is_own
+        others += run.flags & OTHER_BRANCH != 0
+        if run.flags & (FAILED | OTHER_BRANCH) == FAILED:
+            if run.number - others > newest + 1:
+                streak, since = 0, None
+            if is_own:
+                streak, since = streak + 1, since or run.build_id
+            newest = run.number - others
         if run.flags & BROKEN_BUILD:
             skipped += 1
             broken += is_own
@@ -123,16 +134,16 @@ def sum_up(
             number = run.number - skipped
             if not last or number > last + 1:
                 # The run before passed, unless there is none.
-                changes = 1 if number <= history.runs - runs + 1 else 2
-                streak, since = 0, None
+                changes, is_counted = (1 if number <= history.runs - runs + 1 else 2), False
             if is_own:
-                flips += changes if not streak else 0
-                since = run.build_id if not streak else since
-                failed, streak = failed + 1, streak + 1
+                flips += 0 if is_counted else changes
+                failed, is_counted = failed + 1, True
             last = number
         elif run.flags & RETRIED:
             retried += is_own
-    is_failing = streak > 0 and last >= history.runs - skipped
+    is_failing = streak > 0 and newest >= history.runs - others
+    # The first run of a new test is in the window.
+    has_begun = is_failing and (streak < (runs if of_job is None else of_job.runs) - elsewhere or runs >= history.runs)
     own_runs = runs if of_job is None else max(of_job.runs, noted)
     return CaseActivity(
         id=case_id,
@@ -141,9 +152,9 @@ def sum_up(
         other_branches=elsewhere,
         outages=outages,
         retried_runs=retried,
-        flips=flips - is_failing,
+        flips=flips - (is_counted and last >= history.runs - skipped),
         failing_streak=streak if is_failing else 0,
-        failing_since=since if is_failing and streak < own_runs - broken - left_out else None,
+        failing_since=since if has_begun else None,
         duration_ms=duration_ms,
     )
 

@@ -81,12 +81,13 @@ class Lines:
             if build is None:
                 continue
             line = build.line
+            is_elsewhere = line == OTHER_BRANCHES and build.job_id in self._jobs
             if build.is_broken:
-                marks[index] = BROKEN_BUILD
+                marks[index] = BROKEN_BUILD | (OTHER_BRANCH if is_elsewhere else 0)
             elif not run.flags & FAILED or line == NO_LINE:
                 continue
             elif line == OTHER_BRANCHES:
-                if build.job_id in self._jobs and not _differs_on_commit(runs, index):
+                if is_elsewhere and not _differs_on_commit(runs, index):
                     marks[index] = OTHER_BRANCH
             else:
                 target, following = run.number, build.following

@@ -5,11 +5,13 @@ from itertools import pairwise
 from typing import get_args
 
 import hypothesis
+import msgspec
+import pytest
 from hypothesis import strategies as st
 
 from domain.case_activity import NO_DURATION, Activity, CaseActivity, CaseRuns, JobRuns, Only, Sort, sum_up
 from domain.run_histories import NotableRun, RunHistory
-from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
+from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, OUTAGE, RETRIED
 
 
 def activity(*runs: int, duration_ms: int | None = None) -> CaseActivity:
@@ -32,15 +34,34 @@ def test_a_test_that_passes_again_does_not_fail() -> None:
     assert not found.is_flaky
 
 
-def test_a_test_that_failed_in_all_runs_has_not_begun_to_fail() -> None:
+def test_a_new_test_that_failed_in_all_runs_began_to_fail_with_its_first_run() -> None:
     found = activity(FAILED, FAILED)
+    assert (found.failing_streak, found.failing_since, found.flips) == (2, 1, 0)
+
+
+def test_a_test_that_failed_in_all_runs_of_the_window_may_have_begun_before() -> None:
+    notable = [NotableRun(number, number, 0, FAILED) for number in (8, 9)]
+    found = sum_up(7, RunHistory(notable, 9), 2, None)
     assert (found.failing_streak, found.failing_since, found.flips) == (2, None, 0)
+
+
+@pytest.mark.parametrize("reason", [BROKEN_BUILD, OUTAGE])
+def test_a_test_fails_now_whatever_the_reason(reason: int) -> None:
+    found = activity(0, 0, FAILED | reason, FAILED | reason)
+    assert (found.failing_streak, found.failing_since) == (2, 3)
+    assert found.matches("failing")
+    assert found.matches("newly_failing")
+    assert not found.matches("never_failing")
+    assert (found.flips, found.is_flaky) == (0, False)
+    assert activity(0, FAILED | reason, 0).failing_streak == 0
+    assert activity(0, FAILED, FAILED | reason | OTHER_BRANCH).failing_streak == 1
 
 
 def test_broken_builds_are_left_out() -> None:
     assert activity(0, RETRIED | BROKEN_BUILD).retried_runs == 0
     found = activity(0, FAILED | BROKEN_BUILD, 0, FAILED, FAILED | BROKEN_BUILD)
     assert (found.runs, found.failed_runs, found.flips, found.failing_since) == (3, 1, 1, 4)
+    assert found.failing_streak == 2
 
 
 def test_failures_of_other_jobs_are_not_those_of_a_job() -> None:
@@ -49,7 +70,7 @@ def test_failures_of_other_jobs_are_not_those_of_a_job() -> None:
     history = RunHistory(notable, len(flags))
     failing = sum_up(7, history, 7, None, JobRuns({4, 6, 7}, 4))
     assert (failing.runs, failing.failed_runs, failing.flips) == (3, 2, 1)
-    assert (failing.failing_streak, failing.failing_since) == (2, 4)
+    assert (failing.failing_streak, failing.failing_since) == (3, 4)
     mended = sum_up(7, history, 7, None, JobRuns({2}, 3))
     assert (mended.runs, mended.failed_runs, mended.flips) == (3, 1, 2)
     assert (mended.failing_streak, mended.failing_since) == (0, None)
@@ -69,7 +90,7 @@ def test_numbers_are_those_of_the_runs_one_by_one(runs: list[int]) -> None:
     found = activity(*runs)
     assert (found.runs, found.failed_runs) == (len(counted), sum(counted))
     assert found.flips == sum(one != other for one, other in pairwise(counted))
-    streak = next((number for number, run in enumerate(reversed(counted)) if not run), len(counted))
+    streak = next((number for number, run in enumerate(reversed(runs)) if not run & FAILED), len(runs))
     assert found.failing_streak == streak
 
 
@@ -79,7 +100,10 @@ def test_numbers_are_those_of_the_runs_one_by_one(runs: list[int]) -> None:
 def test_only_the_runs_of_the_window_count(runs: list[int], before: int) -> None:
     notable = [NotableRun(number, number, 0, flags) for number, flags in enumerate(runs, start=1) if flags]
     later = [NotableRun(before + run.number, run.build_id, 0, run.flags) for run in notable]
-    assert sum_up(7, RunHistory(later, before + len(runs)), len(runs), 3) == activity(*runs, duration_ms=3)
+    found, alone = sum_up(7, RunHistory(later, before + len(runs)), len(runs), 3), activity(*runs, duration_ms=3)
+    if before and alone.failing_streak == len(runs):
+        alone = msgspec.structs.replace(alone, failing_since=None)
+    assert found == alone
 
 
 def test_test_cases_are_left_out() -> None:
