@@ -20,10 +20,11 @@ from domain.assistant.chat_names import (
     names,
     remove_name,
 )
+from domain.assistant.job_states import is_red
 from projections import builds, results_history
-from projections.build_groups import fetch_counting
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_one
+from projections.job_states import COUNTS, fetch_newest
 from projections.jobs import JobRow
 from projections.projects import ProjectRow
 from projections.results_cases import TestCaseRow
@@ -114,11 +115,13 @@ async def find_only_project(source: Source, projects: Sequence[int] | None) -> C
 
 
 async def choose_build(source: AsyncConnection, subject: ChatSubject, message: str) -> ChatSubject:
-    """Returns the subject with the build that the question is about if nobody has named one: the newest one of a branch
-    that the message names; or else the newest one in which a test failed that it names; or else the newest one. Those
-    passed or failed, are not of a fork and ran all tests. If the newest one is of a matrix whose builds did not all
-    pass, returns the one with the most failed tests, never one that passed. A question about a project stays one if it
-    can be answered without a build. If something that the message names does not exist, a build is only offered.
+    """Returns the subject with the build that the question is about if nobody has named one: the newest one in which a
+    test failed that the message names; or else the newest one of the job, on the branch that the message names, or else
+    on its default branch. Of a project, returns that of the job that failed last; only if no job is red, the newest
+    one. Those passed or failed, are not of a fork and ran all tests. If the newest one is of a matrix whose builds did
+    not all pass, returns the one with the most failed tests, never one that passed. A question about a project stays
+    one if it can be answered without a build. If something that the message names does not exist, a build is only
+    offered.
     """
     if subject.is_missing:
         return await _offer_build(source, subject)
@@ -136,15 +139,17 @@ async def choose_build(source: AsyncConnection, subject: ChatSubject, message: s
         is_alone = len(find_names_of_tests(message)) == 1
         result_id = failure.result_id if is_alone else None
         return ChatSubject(failure.project_id, failure.job_id, failure.build_id, "newest_failure", result_id)
-    newest = of_branch or await _find_newest(source, subject)
-    if newest is None:
+    branch = None if of_branch is None else of_branch.branch
+    newest = await fetch_newest(source, subject.project_id, job_id=subject.job_id, branch=branch)
+    if not newest:
         return subject
-    group = [] if newest.group_id is None else await fetch_counting(source, newest.group_id)
-    worst = find_worst(group)
-    if worst is not None:
-        return ChatSubject(subject.project_id, worst.job_id, worst.id, "most_failures")
-    choice: BuildChoice = "newest" if of_branch is None else "newest_of_branch"
-    return ChatSubject(subject.project_id, newest.job_id, newest.id, choice)
+    chosen = max(newest, key=lambda build: (is_red(build.status), build.id))
+    choice: BuildChoice = "newest" if branch is None else "newest_of_branch"
+    if len(newest) > 1:
+        choice = "red_job" if is_red(chosen.status) else "green_jobs"
+    elif chosen.group_id is not None and is_red(chosen.status):
+        choice = "most_failures"
+    return ChatSubject(subject.project_id, chosen.job_id, chosen.id, choice)
 
 
 async def _find_named(
@@ -243,14 +248,10 @@ async def _offer_build(source: AsyncConnection, subject: ChatSubject) -> ChatSub
     """Returns the build of the conversation as one that exists, or else the newest one of the job or project."""
     if subject.build_id is not None:
         return ChatSubject(subject.project_id, subject.job_id, subject.build_id, "offered")
-    newest = await _find_newest(source, subject)
-    if newest is None:
+    newest = await fetch_newest(source, subject.project_id, job_id=subject.job_id)
+    if not newest:
         return ChatSubject(subject.project_id, build_choice="offered")
-    return ChatSubject(subject.project_id, newest.job_id, newest.id, "offered")
-
-
-async def _find_newest(source: AsyncConnection, subject: ChatSubject) -> BuildRow | None:
-    return await fetch_one(source, BuildRow, f"SELECT * {_NEWEST.format(_of(subject))} LIMIT 1", _ids(subject))
+    return ChatSubject(subject.project_id, newest[0].job_id, newest[0].id, "offered")
 
 
 async def _find_newest_of_branch(source: AsyncConnection, subject: ChatSubject) -> BuildRow | None:
@@ -295,14 +296,6 @@ async def _find_newest_failure(
     return None
 
 
-def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:
-    """Returns the build with the most failed tests among those that failed; without such builds, the first one that was
-    aborted. None if none of the builds failed or was aborted.
-    """
-    bad = [build for build in group if build.status in ("failed", "aborted")]
-    return min(bad, key=lambda build: (build.status != "failed", -build.failed, build.id), default=None)
-
-
 def _asks_about_build(message: str) -> bool:
     return find_intent(message) in BUILD_INTENTS or bool(find_names_of_tests(message))
 
@@ -314,10 +307,7 @@ def _find_numbers(message: str) -> list[int]:
     return list(dict.fromkeys(map(int, found)))[:MAX_NUMBERS]
 
 
-_NEWEST = (
-    f"FROM {BuildRow.table} WHERE {{}} AND status IN ('passed', 'failed') AND NOT untrusted AND selected_tests IS NULL"
-    " ORDER BY id DESC"
-)
+_NEWEST = f"FROM {BuildRow.table} WHERE {{}} AND {COUNTS} ORDER BY id DESC"
 
 
 def _of(subject: ChatSubject) -> str:

@@ -14,6 +14,7 @@ from psycopg import AsyncConnection
 
 from domain.assistant.answers import Question
 from domain.assistant.chat_mentions import is_asked
+from domain.assistant.chat_names import find_branch_words
 from domain.assistant.evidence import (
     MAX_MESSAGE,
     MAX_PAST_BUILDS,
@@ -31,6 +32,8 @@ from domain.assistant.evidence import (
     excerpt_log,
     with_sources,
 )
+from domain.assistant.job_states import MAX_NAMED as MAX_LISTED
+from domain.assistant.job_states import JobState
 from domain.assistant.traced_tests import pick_traced
 from domain.core.events import copy_fields
 from domain.failures.first_failures import FirstFailure
@@ -44,6 +47,7 @@ from projections import build_groups, builds, first_failures, results_queries, t
 from projections.builds import BuildRow
 from projections.change_evidence import fetch_changes
 from projections.engine.queries import fetch_all, find_row
+from projections.job_states import fetch_job_states
 from projections.jobs import JobRow
 from projections.known_issues import KnownIssueRow
 from projections.project_evidence import fetch_project_facts
@@ -77,11 +81,15 @@ async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
     async with connected(source) as connection:
         if question.build_id is None:
             facts = await fetch_project_facts(connection, question.project_id, question.days)
-            return with_sources(Evidence(question, project=facts))
+            jobs = await fetch_job_states(connection, question.project_id) if question.kind == "chat" else []
+            return with_sources(Evidence(question, project=facts, jobs=tuple(jobs)))
         build = await builds.find(connection, question.build_id)
         if build is None or build.project_id != question.project_id:
             return Evidence(question)
         evidence = await _gather_of_build(connection, question, build)
+        if question.build_choice in ("red_job", "green_jobs"):
+            jobs = await _fetch_jobs(connection, question, build)
+            evidence = msgspec.structs.replace(evidence, jobs=tuple(jobs))
     # The connection is free again, since the log takes one of its own.
     changes = await fetch_changes(source, log, evidence)
     return with_sources(msgspec.structs.replace(evidence, changes=changes))
@@ -121,6 +129,23 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         past=await _fetch_past(connection, question, failures, histories, build.id),
         excerpts=await _fetch_excerpts(connection, build) if question.include_logs else (),
     )
+
+
+async def _fetch_jobs(connection: AsyncConnection, question: Question, build: BuildRow) -> list[JobState]:
+    """Returns the states of the project's jobs, on the branch that the message names, if it names that of the build.
+    Those of the first red ones have the names of some failed tests.
+    """
+    named = build.branch if build.branch.lower() in find_branch_words(question.message) else None
+    states = await fetch_job_states(connection, question.project_id, named)
+    for index, state in enumerate(states[: MAX_LISTED + 1]):
+        if state.failed and state.build_id != build.id:
+            ranges = await results_queries.fetch_reports(connection, state.build_id)
+            groups = await results_queries.fetch_equal_failures(
+                connection, ranges, _EqualResults, signatures=MAX_LISTED, examples=MAX_LISTED
+            )
+            failed = await _fetch_failed_tests(connection, ranges, _choose(groups, question), question)
+            states[index] = msgspec.structs.replace(state, tests=tuple(one.name for one in failed[:MAX_LISTED]))
+    return states
 
 
 class _EqualResults(msgspec.Struct, frozen=True):

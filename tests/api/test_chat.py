@@ -137,15 +137,17 @@ def test_nobody_has_named_a_build(opened: Server) -> None:
     red = given_failed_build(opened, "Weekly", "expected 5 but was 6")
     member = opened.make_user("viewer", {red.id: "read"})
     reply = ask(member, "Why is it red?")
-    assert reply["reply"].startswith(f"This is about build {red.build} of job Weekly, the newest build that has ended.")
+    about = f"This is about build {red.build} of job Weekly on branch main"
+    assert reply["reply"].startswith(f"{about}, the newest build that has ended.")
     assert "expected 5 but was 6" in reply["reply"]
     green = given_build(opened, given_job(opened, red.id, name="Lint"))
     finish(opened, green)
     opened.wait_until_projected()
     newest = ask(member, "Why is it red?")
-    assert f"This is about build {green} of job Lint, the newest build that has ended." in newest["reply"]
-    again = ask(member, "And why is the weekly red?", session_id=newest["session_id"])
-    assert again["reply"].startswith(f"This is about build {red.build} of job Weekly")
+    assert newest["reply"].startswith(f"1 of 2 jobs is red by the newest build of each: Weekly (build {red.build} on")
+    assert f"{about}, the newest one of a red job." in newest["reply"]
+    again = ask(member, "And why is the lint red?", session_id=newest["session_id"])
+    assert again["reply"].startswith(f"This is about build {green} of job Lint")
     assert f"project:{red.id}" in ask(member, "Which tests are flaky?")["sources"]
 
 
@@ -164,7 +166,9 @@ def test_a_named_test_is_looked_up_where_it_failed_last(opened: Server) -> None:
         opened.wait_until_projected()
         builds.append(build)
     reply = ask(member, "Is test_race flaky?")
-    assert reply["reply"].startswith(f"This is about build {builds[0]} of job Hourly, the newest in which this test")
+    assert reply["reply"].startswith(
+        f"This is about build {builds[0]} of job Hourly on branch main, the newest in which"
+    )
     assert "test_race_of_two" not in reply["reply"]
     assert "test_race failed in 1 of its 2 runs" in reply["reply"]
     other = ask(member, "Why does test_race_of_two fail in the hourly?")

@@ -22,6 +22,7 @@ from domain.assistant.evidence import (
     TestRecord,
     with_sources,
 )
+from domain.assistant.job_states import JobState
 
 PRICE, RACE, REFUSED = "0123456789abcde1", "0123456789abcde2", "0123456789abcde3"
 BUILD = BuildFacts(8, 3, "Unit tests", "failed", "tests_failed", commit_sha="cccc", passed=6, failed=4, quarantined=1)
@@ -180,6 +181,42 @@ def test_a_reply_names_the_branch_that_was_asked_about() -> None:
     question = Question("chat", 12, build_id=8, message="Why is x red?", build_choice="newest_of_branch")
     reply = ask("", question=question, build=msgspec.structs.replace(BUILD, branch="x"))
     assert reply.text.startswith("This is about build 8 of job Unit tests, the newest of branch x that has ended.")
+
+
+def test_a_question_about_a_project_names_the_red_jobs() -> None:
+    jobs = (
+        JobState(3, "Unit tests", 8, "failed", "main", 4),
+        JobState(5, "Backend", 6, "failed", "main", 7, tests=("t::test_a", "t::test_b")),
+        JobState(4, "Lint", 9, "passed", "main"),
+    )
+    question = Question("chat", 12, build_id=8, message="What should I look at first?", build_choice="red_job")
+    reply = ask("", question=question, jobs=jobs, build=msgspec.structs.replace(BUILD, branch="main"))
+    assert reply.claims[0].text == (
+        "2 of 3 jobs are red by the newest build of each: Unit tests (build 8 on branch main, 4 failed tests),"
+        " Backend (build 6 on branch main, 7 failed tests)."
+    )
+    assert reply.claims[0].sources == ("build:8", "build:6")
+    assert (
+        reply.claims[1].text == "This is about build 8 of job Unit tests on branch main, the newest one of a red job."
+    )
+    listed = msgspec.structs.replace(question, message="Which tests fail now?")
+    assert (
+        "In build 6 of job Backend failed: t::test_a, t::test_b and 5 more." in ask("", question=listed, jobs=jobs).text
+    )
+    green = msgspec.structs.replace(question, build_choice="green_jobs")
+    assert "The newest build of the only job, Lint, passed." in ask("", question=green, jobs=jobs[2:]).text
+    overview = ask("How are the builds?", build=None, project=ProjectFacts(12, 7, 2, 6), jobs=jobs).text
+    assert overview.startswith("2 of 3 jobs are red")
+
+
+def test_a_quarantined_test_that_breaks_is_explained() -> None:
+    build = msgspec.structs.replace(BUILD, status="passed", reason=None, failed=0)
+    broken = msgspec.structs.replace(FAILURES[0], is_quarantined=True)
+    about_the_test = ask("Why did test_discount fail?", build=build, failures=(broken,)).text
+    assert "assert 178 == 180" in about_the_test
+    first = ask("What should I look at first?", build=build, failures=(broken,)).text
+    assert "test_discount failed: assert 178 == 180." in first
+    assert "last passed in build 3" in first
 
 
 def test_the_slowest_test_is_not_one_that_failed() -> None:

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 
 from domain.builds import BuildFinished, BuildQueued, Verdict
-from projections import builds
+from domain.jobs import JobCreated
+from projections import builds, jobs
 from projections.build_groups import fetch_earlier
 from projections.builds import BuildRow
-from projections.chat_subjects import ChatSubject, Nameable, choose_build, choose_named, find_worst
+from projections.chat_subjects import ChatSubject, Nameable, choose_build, choose_named
 from projections.engine.engine import Engine, ensure_tables
+from projections.job_states import fetch_job_states, find_worst
 from testhide.processes import Core
 from tests.projections.toys import recorded
 
@@ -32,9 +34,10 @@ def test_the_worst_build_of_a_matrix() -> None:
 
 async def test_a_build_of_some_tests_says_nothing_about_the_job(parts: Core) -> None:
     async with parts.pool.connection() as connection:
-        await ensure_tables(connection, [builds.PROJECTION])
-        engine = Engine(connection, (builds.PROJECTION,), announce=False)
+        await ensure_tables(connection, [builds.PROJECTION, jobs.PROJECTION])
+        engine = Engine(connection, (builds.PROJECTION, jobs.PROJECTION), announce=False)
         events = [
+            JobCreated(job_id=5, project_id=1),
             *build_events(10, "passed"),
             *build_events(11, "failed"),
             *build_events(12, "passed", test_ids=["t::a"]),
@@ -83,13 +86,14 @@ def test_a_job_of_another_project_than_the_named_one_is_not_found() -> None:
 
 async def test_a_question_about_a_branch(parts: Core) -> None:
     async with parts.pool.connection() as connection:
-        await ensure_tables(connection, [builds.PROJECTION])
+        await ensure_tables(connection, [builds.PROJECTION, jobs.PROJECTION])
         events = [
+            JobCreated(job_id=5, project_id=1),
             *build_events(10, "failed", branch="Feature/pay"),
             *build_events(11, "failed"),
             *build_events(12, "passed"),
         ]
-        await Engine(connection, (builds.PROJECTION,), announce=False).apply(recorded(*events), 0)
+        await Engine(connection, (builds.PROJECTION, jobs.PROJECTION), announce=False).apply(recorded(*events), 0)
         for message, build, choice in (
             ("Why is feature/pay red?", 10, "newest_of_branch"),
             ("Why is the feature/pay branch red?", 10, "newest_of_branch"),
@@ -110,7 +114,38 @@ async def test_a_question_about_a_branch(parts: Core) -> None:
         assert await choose_build(connection, missing, "Why?") == ChatSubject(1, 5, 11, "offered")
 
 
+async def test_a_question_about_a_project_is_about_its_red_jobs(parts: Core) -> None:
+    async with parts.pool.connection() as connection:
+        await ensure_tables(connection, [builds.PROJECTION, jobs.PROJECTION])
+        engine = Engine(connection, (builds.PROJECTION, jobs.PROJECTION), announce=False)
+        events = [
+            *(JobCreated(job_id=job, project_id=1, title=f"Job {job}", default_branch="trunk") for job in (5, 6, 7)),
+            *build_events(10, "failed", branch="trunk"),
+            *build_events(11, "failed", job_id=6, branch="trunk", group_id=11, matrix={"os": "windows"}),
+            *build_events(12, "passed", job_id=6, branch="trunk", group_id=11, matrix={"os": "linux"}),
+            *build_events(13, "passed", job_id=7, branch="trunk"),
+            *build_events(14, "failed", job_id=7, branch="feature"),
+        ]
+        await engine.apply(recorded(*events), 0)
+        states = await fetch_job_states(connection, 1)
+        assert [(state.job, state.build_id, state.status) for state in states] == [
+            ("Job 6", 11, "failed"),
+            ("Job 5", 10, "failed"),
+            ("Job 7", 13, "passed"),
+        ]
+        asked = {
+            "What should I look at first?": (11, "red_job"),
+            "Is the trunk red?": (11, "red_job"),
+            "Why is feature red?": (14, "newest_of_branch"),
+        }
+        for message, expected in asked.items():
+            chosen = await choose_build(connection, ChatSubject(1, rest=message), message)
+            assert (chosen.build_id, chosen.build_choice) == expected, message
+        of_job = await choose_build(connection, ChatSubject(1, 7), "Why is it red?")
+        assert (of_job.build_id, of_job.build_choice) == (13, "newest")
+
+
 def build_events(number: int, status: Verdict, **fields: Any) -> list[BuildQueued | BuildFinished]:
-    ids: dict[str, Any] = {"build_id": number, "job_id": 5, "project_id": 1}
+    ids: dict[str, Any] = {"build_id": number, "job_id": fields.pop("job_id", 5), "project_id": 1}
     queued: dict[str, Any] = ids | {"branch": "main"} | fields
     return [BuildQueued(**queued), BuildFinished(**ids, status=status)]

@@ -20,11 +20,14 @@ from domain.triage import Classification
 Kind = Literal["chat", "diagnosis", "summary", "project_audit", "failure_cluster", "regression_scan"]
 NextAction = Literal["quarantine", "known_issue", "rerun", "ticket"]
 
-BuildChoice = Literal["", "newest", "most_failures", "newest_failure", "newest_of_branch", "offered"]
+BuildChoice = Literal[
+    "", "newest", "most_failures", "newest_failure", "newest_of_branch", "red_job", "green_jobs", "offered"
+]
 """How the assistant chose the build that a question is about: the newest one that ended; of a matrix that did not pass,
-the build with the most failed tests; the newest one in which a test failed that the message names; or the newest one of
-the branch that it names. `offered` if what the message names does not exist: the question is not about the build, but
-the answer says that there is one. Empty if it did not choose: somebody named the build, or there is none.
+the build with the most failed tests; the newest one in which a test failed that the message names; the newest one of
+the branch that it names; of a project, that of the job that failed last, or the newest one if no job is red. `offered`
+if what the message names does not exist: the question is not about the build, but the answer says that there is one.
+Empty if it did not choose: somebody named the build, or there is none.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -15,9 +15,10 @@ from domain.assistant.chat_names import describe_missing
 from domain.assistant.diagnoses import Diagnosis, diagnose
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
 from domain.assistant.failure_causes import is_flaky_by_history
+from domain.assistant.job_states import describe_jobs, list_tests_of_jobs
 from domain.assistant.next_steps import find_next_step
 from domain.assistant.project_insights import describe_project
-from domain.phrases import count
+from domain.phrases import count, first_line
 
 MAX_LISTED = 10
 """Number of failed tests that a reply lists."""
@@ -168,8 +169,10 @@ def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) ->
     match evidence.question.build_choice:
         case "":
             return
-        case "newest":
+        case "newest" | "green_jobs":
             why = "the newest build that has ended"
+        case "red_job":
+            why = "the newest one of a red job"
         case "most_failures":
             why = "the one with the most failed tests among the newest builds of its matrix that did not pass"
         case "newest_failure":
@@ -178,7 +181,9 @@ def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) ->
             why = f"the newest of branch {build.branch} that has ended"
         case "offered":
             return
-    yield AnswerClaim(f"This is about build {build.id} of job {build.job}, {why}.", (build_ref(build.id),))
+    yield from describe_jobs(evidence.jobs)
+    on = f" on branch {build.branch}" if build.branch and evidence.question.build_choice != "newest_of_branch" else ""
+    yield AnswerClaim(f"This is about build {build.id} of job {build.job}{on}, {why}.", (build_ref(build.id),))
     if intent in ("flaky", "history", "changed", "duration"):
         yield from claims.describe_group(evidence)
 
@@ -194,14 +199,15 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
     if build is None:
         if evidence.project is None:
             return Answer((AnswerClaim(f"No build was found that the question may be about. {CAPABILITIES}"),))
-        return Answer((*_limit_to_project(evidence, intent), *describe_project(evidence.project)))
+        about = chain(describe_jobs(evidence.jobs), describe_project(evidence.project))
+        return Answer((*_limit_to_project(evidence, intent), *about))
     if intent == "summary":
         return Answer(tuple(summarize(evidence)))
     if intent == "duration":
         return Answer(tuple(_describe_duration(evidence, build)))
-    if build.status != "failed":
-        return Answer(tuple(_describe_unfailed(evidence, build)))
     asked, ref = find_asked_tests(evidence), (build_ref(build.id),)
+    if build.status != "failed" and not (build.status == "passed" and asked):
+        return Answer(tuple(_describe_unfailed(evidence, build)))
     if asked and intent != "tests":
         # Lines of the log may be of other tests.
         evidence = msgspec.structs.replace(evidence, failures=asked, groups=(), excerpts=())
@@ -236,6 +242,8 @@ def _describe_unfailed(evidence: Evidence, build: BuildFacts) -> Iterator[Answer
     elif build.status == "passed":
         yield AnswerClaim("It did not fail.", (build_ref(build.id),))
         yield from claims.describe_uncounted(build, evidence.failures)
+        for test in evidence.failures[: claims.MAX_NAMED]:
+            yield from claims.describe_failure(test)
         if names := find_names_of_tests(evidence.question.message):
             named = " and ".join(names[: claims.MAX_NAMED])
             yield AnswerClaim(f"Nothing was looked up about {named}: {NAME_A_BUILD}", (build_ref(build.id),))
@@ -349,10 +357,11 @@ def _list_tests(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     verb = "test of build" if build.failed == 1 else "tests of build"
     yield AnswerClaim(f"{build.failed:,} {verb} {build.id} failed.", (build_ref(build.id),))
     for test in evidence.failures[:MAX_LISTED]:
-        lines = test.message.strip().splitlines()
-        yield AnswerClaim(f"{test.name}: {lines[0][:160] if lines else 'no message'}.", (test_ref(test),))
+        message = first_line(test.message)[:160] or "no message"
+        yield AnswerClaim(f"{test.name}: {claims.end_sentence(message)}", (test_ref(test),))
     yield from claims.describe_group(evidence)
     yield from claims.describe_uncounted(build)
+    yield from list_tests_of_jobs(evidence.jobs, but=build.id)
     hidden = build.failed - min(len(evidence.failures), MAX_LISTED)
     if hidden > 0:
         verb = "is" if hidden == 1 else "are"

@@ -187,6 +187,13 @@ def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
     )
 
 
+def describe_failure(test: FailedTest) -> Iterator[AnswerClaim]:
+    """Says with which message a test failed that does not count, and since when it does."""
+    if message := first_line(test.message)[:MAX_OTHER]:
+        yield AnswerClaim(f"{test.name} failed: {end_sentence(message)}", (test_ref(test),))
+    yield from describe_start(test)
+
+
 def describe_changes(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
     """Says which changes of the repository the failures of the tests may have come with: those that changed a file
     through which a trace passes, and otherwise all that are known. Without tests, the log is compared with the changes.

@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from domain.assistant.answers import MAX_SOURCE_TEXT, Question, Source
+from domain.assistant.job_states import JobState, describe_state
 from domain.failures.log_explanations import explain
 from domain.failures.log_signals import clean
 from domain.triage import Classification
@@ -217,6 +218,8 @@ class Evidence(msgspec.Struct, frozen=True):
     changes: tuple[ChangeFacts, ...] = ()
     """Changes with which failures of the build may have come, the newest first."""
     project: ProjectFacts | None = None
+    jobs: tuple[JobState, ...] = ()
+    """States of the project's jobs, if the question is about the project, the red ones first."""
 
 
 def with_sources(evidence: Evidence) -> Evidence:
@@ -284,6 +287,8 @@ def commit_ref(commit_sha: str) -> str:
 
 def _texts(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Yields the reference and the text of each source. Later ones with the same reference replace earlier ones."""
+    for job in evidence.jobs:
+        yield build_ref(job.build_id), describe_state(job)
     for build in (*evidence.earlier, *evidence.same_commit, *evidence.group):
         yield build_ref(build.id), describe_summary(build)
     if (this := evidence.build) is not None:

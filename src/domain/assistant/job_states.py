@@ -1,0 +1,89 @@
+"""States of a project's jobs: for each job, its newest build that has ended. A job is red if that build failed; of a
+matrix, if any of its newest builds did.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from domain.assistant.answers import AnswerClaim
+from domain.phrases import count
+
+MAX_NAMED = 5
+"""Number of jobs that a claim names, and of tests of each."""
+
+
+class JobState(msgspec.Struct, frozen=True):
+    job_id: int
+    job: str
+    """Name of the job."""
+    build_id: int
+    """The newest build that has ended; of a matrix, the one with the most failed tests if any failed."""
+    status: str
+    branch: str = ""
+    """Branch of the build: the default one of the job if it has builds there."""
+    failed: int = 0
+    """Number of the build's failed tests."""
+    quarantined: int = 0
+    tests: tuple[str, ...] = ()
+    """Names of some failed tests that count."""
+
+
+def is_red(status: str) -> bool:
+    """Returns whether a job is red whose newest build has this status."""
+    return status in ("failed", "aborted")
+
+
+def sort_states(states: Sequence[JobState]) -> list[JobState]:
+    """Returns the red jobs first, then those in which quarantined tests failed, and those with the newest build first
+    among these.
+    """
+    return sorted(states, key=lambda state: (not is_red(state.status), not state.quarantined, -state.build_id))
+
+
+def describe_jobs(states: Sequence[JobState]) -> Iterator[AnswerClaim]:
+    """Says which jobs are red, and by which builds."""
+    red = [state for state in sort_states(states) if is_red(state.status)]
+    if not states:
+        return
+    if not red:
+        text = f"The newest build of each of {len(states):,} jobs passed."
+        if len(states) == 1:
+            text = f"The newest build of the only job, {states[0].job}, passed."
+        yield AnswerClaim(text, tuple(f"build:{state.build_id}" for state in states[:MAX_NAMED]))
+        return
+    verb = "is" if len(red) == 1 else "are"
+    more = f" and {count(len(red) - MAX_NAMED, 'more job')}" if len(red) > MAX_NAMED else ""
+    yield AnswerClaim(
+        f"{len(red):,} of {count(len(states), 'job')} {verb} red by the newest build of each:"
+        f" {', '.join(map(_describe, red[:MAX_NAMED]))}{more}.",
+        tuple(f"build:{state.build_id}" for state in red[:MAX_NAMED]),
+    )
+
+
+def list_tests_of_jobs(states: Sequence[JobState], but: int) -> Iterator[AnswerClaim]:
+    """Says which tests failed in the red jobs other than that of the build `but`."""
+    for state in [one for one in sort_states(states) if is_red(one.status) and one.build_id != but][:MAX_NAMED]:
+        named, hidden = state.tests[:MAX_NAMED], state.failed - len(state.tests[:MAX_NAMED])
+        if named:
+            more = f" and {hidden:,} more" if hidden > 0 else ""
+            yield AnswerClaim(
+                f"In build {state.build_id} of job {state.job} failed: {', '.join(named)}{more}.",
+                (f"build:{state.build_id}",),
+            )
+
+
+def describe_state(state: JobState) -> str:
+    """Returns what a source says of a job."""
+    on = f" on branch {state.branch}" if state.branch else ""
+    tests = f": {', '.join(state.tests)}" if state.tests else ""
+    return (
+        f"Build {state.build_id}{on} is the newest of job {state.job}. It {state.status},"
+        f" {state.failed:,} tests failed{tests}."
+    )
+
+
+def _describe(state: JobState) -> str:
+    on = f" on branch {state.branch}" if state.branch else ""
+    tests = count(state.failed, "failed test") if state.failed else state.status
+    return f"{state.job} (build {state.build_id}{on}, {tests})"
