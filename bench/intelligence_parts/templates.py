@@ -20,8 +20,8 @@ from drain3.masking import MaskingInstruction
 from drain3.template_miner_config import TemplateMinerConfig
 
 from bench.support.report import Report
-from commands.reports.parser.signature import mask
 from domain.failures.log_templates import TemplateMiner
+from domain.failures.message_masks import mask
 from domain.failures.stack_similarity import MAX_TRACES
 
 FOLDER = "log-templates"

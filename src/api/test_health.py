@@ -16,7 +16,7 @@ from api.http.repeated_checks import take_turn
 from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from api.projects import find_visible_project
-from commands.reports.parser.signature import mask
+from domain.failures.message_masks import mask
 from domain.run_histories import RunHistory, count_failing
 from domain.test_health import (
     BROKEN_BUILD,

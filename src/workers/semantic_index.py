@@ -14,11 +14,11 @@ import structlog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from commands.reports.parser.signature import mask
 from domain.builds import BuildDeleted, BuildExplained, BuildFinished
 from domain.core.events import Recorded
 from domain.failures.failure_codes import describe_codes
 from domain.failures.log_signals import drop_commands
+from domain.failures.message_masks import mask
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
 from domain.results import FAILED, ResultsRecorded

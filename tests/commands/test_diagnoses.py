@@ -1,6 +1,7 @@
 """Cause of a failed build, given the causes of its failures and its log."""
 
 from itertools import permutations
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,6 +23,7 @@ from domain.assistant.evidence import (
 
 COMMAND_FAILED = BuildFacts(9812, 3, "Nightly", "failed", "command_failed", exit_code=1)
 
+SUMMARY = Question("summary", 12, build_id=9812)
 TESTS_FAILED = BuildFacts(9812, 3, "Nightly", "failed", "tests_failed", commit_sha="badc0de", failed=3)
 BEGAN = FailureStart(9812, "badc0de", 9810, "600d", 1, "commit")
 DISK_FULL = FailedTest(
@@ -212,3 +214,31 @@ def test_the_reason_of_the_end_counts_where_only_the_agent_has_written_to_the_lo
     found = diagnose(Evidence(Question("diagnosis", 12, build_id=9812), build=build, excerpts=log)).cause
     assert found.root_cause == f"A test report is missing or cannot be read, so results are missing: {detail[:-1]}"
     assert found.refs == ("build:9812",)
+
+
+def fail_alike(message: str, *numbers: int, **fields: Any) -> list[FailedTest]:
+    """Returns failures of different tests with the same message, each with a signature of its own."""
+    return [FailedTest(n, n, f"t::{n}", message, signature=f"s{n}", **fields) for n in numbers]
+
+
+def test_equal_messages_are_one_cause_and_no_flakiness_of_some_of_the_tests() -> None:
+    message = "ImportError: cannot import name 'shop' from 'app'"
+    tests = (*fail_alike(message, 1, 2, 3), *fail_alike(message, 4, 5, record=FLAKY.record))
+    found = answer(find_evidence(*tests, failed=5))
+    assert (found.classification, found.affected_tests) == ("product_bug", 5)
+    assert "flak" not in found.text
+    assert "other causes" not in found.text
+    assert "flaky" not in answer(msgspec.structs.replace(find_evidence(*tests), question=SUMMARY)).text
+    all_flaky = diagnose(find_evidence(*fail_alike(message, 4, 5, record=FLAKY.record)))
+    assert (all_flaky.cause.classification, all_flaky.affected) == ("flaky", 2)
+
+
+def test_messages_that_tell_nothing_are_no_common_cause() -> None:
+    found = diagnose(find_evidence(*fail_alike("AssertionError: assert 1 == 2", 1, 2)))
+    assert (found.affected, len(found.others)) == (1, 1)
+
+
+def test_what_a_person_said_of_one_failure_is_not_said_of_its_like() -> None:
+    judged = fail_alike("KeyError: 'currency'", 1, classification="test_bug", classified_by="user")
+    found = diagnose(find_evidence(*judged, *fail_alike("KeyError: 'currency'", 2)))
+    assert (found.cause.classification, found.affected) == ("test_bug", 1)

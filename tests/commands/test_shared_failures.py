@@ -77,3 +77,13 @@ def test_failures_with_equal_traces_need_no_builds_to_be_one_cause() -> None:
 def test_tests_that_have_hardly_failed_are_not_compared() -> None:
     tests = [FailingRuns({1: 1}, 9)] * 5_000  # to compare each pair of them takes 20 s
     assert group(tests) == list(range(5_000))
+
+
+def test_equal_messages_are_one_cause_whatever_the_traces() -> None:
+    def fail(number: int, function: str, message: str) -> EqualFailures:
+        return EqualFailures(f"s{number}", 1, [number], message, f'File "/ci/t.py", line 3, in {function}')
+
+    full = "OSError: [Errno 28] No space left on device: '/tmp/{}'"
+    (cause,) = find_causes([fail(number, "abc"[number], full.format(number)) for number in range(3)])
+    assert (cause.results, cause.failed_together) == (3, [])
+    assert len(find_causes([fail(number, "ab"[number], "AssertionError: assert 1 == 2") for number in range(2)])) == 2

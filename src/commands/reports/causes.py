@@ -1,7 +1,8 @@
 """Groups the failures of a build that probably have one cause, and tells failures of the infrastructure from others.
 
-Failures have one cause if their traces are similar (`domain.failures.stack_similarity`), or if their tests have failed
-together again and again (`domain.failures.shared_failures`).
+Failures have one cause if their messages are equal and tell what failed (`domain.failures.message_masks`), if their
+traces are similar (`domain.failures.stack_similarity`), or if their tests have failed together again and again
+(`domain.failures.shared_failures`).
 """
 
 import re
@@ -14,6 +15,7 @@ from commands.reports.parser.signature import find_functions
 from domain.failures import shared_failures
 from domain.failures.infrastructure_failures import is_infrastructure
 from domain.failures.log_templates import TemplateMiner
+from domain.failures.message_masks import find_shared_message
 from domain.failures.shared_failures import FailingRuns
 from domain.failures.stack_similarity import Trace, group
 
@@ -51,8 +53,8 @@ class FailureCause(msgspec.Struct, frozen=True):
     message: str
     """Message of the first result."""
     failed_together: list[int]
-    """Builds that show the cause if the traces do not: those in which tests of this cause failed together, the newest
-    first, MAX_EXAMPLES at most.
+    """Builds that show the cause if messages and traces do not: those in which tests of this cause failed together, the
+    newest first, MAX_EXAMPLES at most.
     """
 
 
@@ -66,15 +68,15 @@ def find_causes(
     """Returns the causes, that of most results first. `failing` has the failing runs of test cases, as far as they are
     known.
     """
-    by_traces = group(_traces_of(failures))
+    by_text = _join(group(_traces_of(failures)), _group_by_message(failures))
     runs = [(failing or {}).get(failure.case_id, FailingRuns({}, 0)) for failure in failures]
     found: dict[int, list[int]] = {}
-    for number, index in zip(_join(by_traces, shared_failures.group(runs)), range(len(failures)), strict=True):
+    for number, index in zip(_join(by_text, shared_failures.group(runs)), range(len(failures)), strict=True):
         found.setdefault(number, []).append(index)
     causes: list[FailureCause] = []
     for indexes in found.values():
         alike = [failures[index] for index in indexes]
-        is_by_runs = len({by_traces[index] for index in indexes}) > 1
+        is_by_runs = len({by_text[index] for index in indexes}) > 1
         builds = shared_failures.find_builds_together(runs[index] for index in indexes) if is_by_runs else []
         causes.append(
             FailureCause(
@@ -87,6 +89,13 @@ def find_causes(
             )
         )
     return sorted(causes, key=lambda cause: (-cause.results, cause.result_ids))
+
+
+def _group_by_message(failures: Sequence[EqualFailures]) -> list[int]:
+    """Returns the number of each failure's group: equal messages that tell what failed are one."""
+    first: dict[str, int] = {}
+    messages = [find_shared_message(failure.message) for failure in failures]
+    return [first.setdefault(message, index) if message else index for index, message in enumerate(messages)]
 
 
 def _join(ones: Sequence[int], others: Sequence[int]) -> list[int]:

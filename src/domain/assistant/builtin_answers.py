@@ -72,11 +72,13 @@ def summarize(evidence: Evidence) -> Iterator[AnswerClaim]:
         return
     yield claims.describe_build(build)
     yield from claims.describe_group(evidence)
+    flaky = find_flaky(evidence)
     if build.status == "failed":
         found = diagnose(evidence)
         yield next(claims.describe_cause(found))
         yield from claims.describe_others(found)
-    flaky = find_flaky(evidence)
+        if found.cause.classification != "flaky":
+            flaky = [test for test in flaky if claims.has_passed_on_commit(test) or test not in found.tests]
     if flaky:
         verb = "appears" if len(flaky) == 1 else "appear"
         yield AnswerClaim(

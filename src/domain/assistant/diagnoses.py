@@ -9,9 +9,10 @@ import msgspec
 
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, log_ref
 from domain.assistant.evidence import build_ref as ref_of_build
-from domain.assistant.failure_causes import ASSERTION_ONLY, FIXES, MAX_LINE, OF_CODE, ProbableCause, judge
+from domain.assistant.failure_causes import ASSERTION_ONLY, DECIDED, FIXES, MAX_LINE, OF_CODE, ProbableCause, judge
 from domain.failures.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
 from domain.failures.log_signals import clean, drop_commands, is_progress, signal_of
+from domain.failures.message_masks import find_shared_message
 from domain.triage import Classification
 
 HIGHEST_CONFIDENCE = 0.97
@@ -107,7 +108,7 @@ class Diagnosis(msgspec.Struct, frozen=True):
 
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Returns the most likely cause of a failed build."""
-    single = [(test, judge(evidence, test)) for test in evidence.failures]
+    single = _join_by_message([(test, judge(evidence, test)) for test in evidence.failures])
     if not single:
         return Diagnosis(_find_in_log(evidence) or _by_reason(evidence))
     of_log = _find_in_log(evidence, least_weight=ERROR_WEIGHT)
@@ -133,6 +134,21 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         is_joined=len({one.key for (_, one), (_, other) in zip(single, judged, strict=True) if other.key == best}) > 1,
         looked_at=total,
     )
+
+
+def _join_by_message(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:
+    """Gives failures with equal messages that tell what failed one cause, the most certain one of them. That some of
+    the tests were flaky before explains it only if all were. Leaves out those that people and rules have classified.
+    """
+    groups: dict[str, list[tuple[FailedTest, ProbableCause]]] = {}
+    for test, cause in judged:
+        if test.classified_by not in DECIDED and (message := find_shared_message(test.message)):
+            groups.setdefault(message, []).append((test, cause))
+    joined: dict[int, ProbableCause] = {}
+    for group in groups.values():
+        _, first = min(group, key=lambda one: (one[1].is_by_history, -one[1].confidence, one[0].name))
+        joined |= {test.result_id: first for test, _ in group}
+    return [(test, joined.get(test.result_id, cause)) for test, cause in judged]
 
 
 def _join_by_start(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:

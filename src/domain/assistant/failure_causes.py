@@ -76,6 +76,8 @@ class ProbableCause(msgspec.Struct, frozen=True):
     is_guess: bool = False
     began: FailureStart | None = None
     """Where the failure came with a commit, if the code of the product or of the test is the cause."""
+    is_by_history: bool = False
+    """Whether nothing but earlier failures of the test says that it is flaky."""
 
 
 def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
@@ -237,6 +239,7 @@ def _by_flakiness(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
             f"{test.name} failed in {record.failed_runs} of {record.runs} runs, and is flaky with a probability of"
             f" {describe_probability(record.flaky_probability)}.",
             (case_ref(test),),
+            is_by_history=True,
         )
     return None
 

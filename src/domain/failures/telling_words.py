@@ -1,6 +1,7 @@
 """Words of a failure's message by which failures of other tests with a similar message are found."""
 
 import re
+from collections.abc import Iterable
 
 from domain.phrases import first_line
 from domain.search import find_query_words
@@ -26,6 +27,19 @@ def find_telling_words(message: str) -> list[str]:
     """Returns the longest words of the first line of a message, without numbers. Returns none if too few of them tell
     what failed.
     """
+    longest = sorted(_find_words(message), key=len, reverse=True)[:MAX_WORDS]
+    return longest if _count_telling(longest) >= MIN_TELLING else []
+
+
+def count_telling_words(message: str) -> int:
+    """Returns the number of words in the first line of a message that tell what failed."""
+    return _count_telling(_find_words(message))
+
+
+def _find_words(message: str) -> list[str]:
     words = find_query_words(first_line(message)[:MAX_LINE])
-    longest = sorted((word for word in words if not any(map(str.isdigit, word))), key=len, reverse=True)[:MAX_WORDS]
-    return longest if sum(_GENERAL.fullmatch(word) is None for word in longest) >= MIN_TELLING else []
+    return [word for word in words if not any(map(str.isdigit, word))]
+
+
+def _count_telling(words: Iterable[str]) -> int:
+    return sum(_GENERAL.fullmatch(word) is None for word in words)

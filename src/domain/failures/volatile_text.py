@@ -1,5 +1,5 @@
 """Patterns for the parts of messages and log lines that change from run to run. Signatures of failures
-(`commands.reports.parser.signature`) and templates of log lines (`domain.failures.log_templates`) mask them.
+(`domain.failures.message_masks`) and templates of log lines (`domain.failures.log_templates`) mask them.
 
 All patterns take linear time: repeats are bounded and not nested, and no two alternatives can match the same text.
 A changed pattern changes signatures, so stored signatures would no longer match: add a pattern instead.

@@ -21,28 +21,10 @@ All patterns take linear time: repeats are bounded and not nested, and no two al
 import hashlib
 import re
 
-from domain.failures import volatile_text
+from domain.failures.message_masks import mask
 
-MESSAGE_LENGTH = 4096
 TRACE_LENGTH = 64 * 1024
 FRAMES = 3
-
-_MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (volatile_text.ANSI, ""),
-    (volatile_text.TIME, "<time>"),
-    (volatile_text.UUID, "<id>"),
-    (volatile_text.HEX_NUMBER, "<hex>"),
-    (volatile_text.OBJECT_HASH, "@<hex>"),
-    # Masked like a number, since a hash may happen to have no letter.
-    (volatile_text.LONG_HEX, "<n>"),
-    (volatile_text.IP_ADDRESS, "<ip>"),
-    (volatile_text.TEMPORARY_PATH, "<path>/"),
-    (volatile_text.DURATION, "<duration>"),
-    (volatile_text.NUMBER, "<n>"),
-    (re.compile(r"[`´‘’“”\"]"), "'"),
-    (re.compile(r"\s{1,4096}"), " "),
-)
-_TEMP_NAME = re.compile(r"<path>/[^\s'\"<>|:,;()\[\]]{0,255}")
 
 _FRAMES = re.compile(
     r"""^[ \t]{0,16}(?:
@@ -67,28 +49,6 @@ def signature(exception_type: str, message: str, trace: str = "") -> str:
     """Returns the signature of a failure. The docstring of this module says what is hashed."""
     parts = [exception_type.strip(), mask(message), *frames(trace)]
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def mask(message: str) -> str:
-    """Returns the message with placeholders, such as `<path>`, for the parts that change from run to run."""
-    text = message[:MESSAGE_LENGTH]
-    for pattern, word in _MASKS:
-        text = pattern.sub(word, text)
-        if word == "<path>/":
-            text = _TEMP_NAME.sub(_masked_path, text)
-    return text.strip()
-
-
-def _masked_path(match: re.Match[str]) -> str:
-    """Returns the masked form of a path. Keeps the name of a source file. Masks any other file name, since a temporary
-    file has a new name in each run.
-    """
-    name = match.group()[len("<path>/") :]
-    return (
-        f"<path>/{name}"
-        if re.fullmatch(r"[\w\-]{1,128}\.(?:py|java|kt|cs|js|ts|tsx|jsx|go|rb|php|cc|cpp|c|h|rs|swift|scala)", name)
-        else "<path>"
-    )
 
 
 def frames(trace: str) -> list[str]:

@@ -1,0 +1,59 @@
+"""Masks for the parts of failures' messages that change from run to run, and the choice of the messages that show, if
+they are equal, that failures have one cause.
+"""
+
+import re
+
+from domain.failures import volatile_text
+from domain.failures.telling_words import count_telling_words
+
+MESSAGE_LENGTH = 4096
+"""Number of characters of a message that count, since diffs and dumps come after them."""
+MIN_TELLING = 2
+"""Number of words that tell something which equal messages of failures with one cause have at least."""
+
+_MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (volatile_text.ANSI, ""),
+    (volatile_text.TIME, "<time>"),
+    (volatile_text.UUID, "<id>"),
+    (volatile_text.HEX_NUMBER, "<hex>"),
+    (volatile_text.OBJECT_HASH, "@<hex>"),
+    # Masked like a number, since a hash may happen to have no letter.
+    (volatile_text.LONG_HEX, "<n>"),
+    (volatile_text.IP_ADDRESS, "<ip>"),
+    (volatile_text.TEMPORARY_PATH, "<path>/"),
+    (volatile_text.DURATION, "<duration>"),
+    (volatile_text.NUMBER, "<n>"),
+    (re.compile(r"[`´‘’“”\"]"), "'"),
+    (re.compile(r"\s{1,4096}"), " "),
+)
+_TEMP_NAME = re.compile(r"<path>/[^\s'\"<>|:,;()\[\]]{0,255}")
+
+
+def mask(message: str) -> str:
+    """Returns the message with placeholders, such as `<path>`, for the parts that change from run to run."""
+    text = message[:MESSAGE_LENGTH]
+    for pattern, word in _MASKS:
+        text = pattern.sub(word, text)
+        if word == "<path>/":
+            text = _TEMP_NAME.sub(_masked_path, text)
+    return text.strip()
+
+
+def _masked_path(match: re.Match[str]) -> str:
+    """Returns the masked form of a path. Keeps the name of a source file. Masks any other file name, since a temporary
+    file has a new name in each run.
+    """
+    name = match.group()[len("<path>/") :]
+    return (
+        f"<path>/{name}"
+        if re.fullmatch(r"[\w\-]{1,128}\.(?:py|java|kt|cs|js|ts|tsx|jsx|go|rb|php|cc|cpp|c|h|rs|swift|scala)", name)
+        else "<path>"
+    )
+
+
+def find_shared_message(message: str) -> str:
+    """Returns the masked message by which failures of one build have one cause, whatever their traces say. Returns an
+    empty text if too few of its words tell what failed: `assert 1 == 2` has many causes.
+    """
+    return mask(message) if count_telling_words(message) >= MIN_TELLING else ""
