@@ -28,7 +28,7 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     as flips nor as the newest run.
     """
     outages: int = 0
-    """Number of these runs that an outage made fail, or pass on a retry only. They count as no flips, and the latter not
+    """Number of these runs that an outage made fail, or pass on a retry only. They count as no flips, the latter not
     as retried.
     """
     retried_runs: int = 0
