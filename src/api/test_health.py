@@ -238,7 +238,7 @@ class TestHealthController(Controller):
             failure_patterns=[pattern.message for pattern in patterns],
             failures=patterns,
             correlated_builds=[build for build in newest if build in builds][:MAX_BUILDS],
-            recommendation=recommend(item, patterns, days),
+            recommendation=recommend(item, patterns, find_counting(history), days),
             evidence=to_evidence(history),
         )
 
@@ -324,7 +324,12 @@ def mask_line(message: str) -> str:
     return mask(lines[0][:MAX_MASKED_LENGTH])[:MAX_PATTERN_LENGTH] or "(no message)"
 
 
-def recommend(item: HealthItem, patterns: Sequence[FailurePattern], days: int) -> str:
+def find_counting(history: RunHistory) -> set[int]:
+    """Returns the builds with failed or retried runs that are not left out."""
+    return {run.build_id for run in history.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT}
+
+
+def recommend(item: HealthItem, patterns: Sequence[FailurePattern], counting: set[int], days: int) -> str:
     what = SENTENCES[item.recommended_action]
     within = "today" if days == 1 else f"in {days} days"
     if not item.runs:
@@ -340,8 +345,9 @@ def recommend(item: HealthItem, patterns: Sequence[FailurePattern], days: int) -
     ):
         if number:
             sentence += f" {number} of them {'does' if number == 1 else 'do'} not count, {reason}."
-    if patterns:
-        sentence += f" The most frequent failure: {patterns[0].message}"
+    frequent = max(patterns, key=lambda pattern: len(counting.intersection(pattern.builds)), default=None)
+    if frequent is not None and counting.intersection(frequent.builds):
+        sentence += f" The most frequent failure: {frequent.message}"
     return sentence
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from api.emerging import compare
+from api.test_health import FailurePattern, find_counting, recommend, to_item
 from commands.flakiness import RecordChangedFlakiness
 from commands.handler import CommandContext, Handler
 from domain.flakiness import FlakinessEmerged, FlakinessSettled
 from domain.run_histories import NotableRun, RunHistory
-from domain.test_health import FAILED
+from domain.test_health import BROKEN_BUILD, FAILED
 from projections.emerging import EmergenceRow
 from projections.test_health import CaseHistory
 from store.clock import utcnow
@@ -319,3 +320,15 @@ def test_a_rise_begins_where_the_evidence_for_it_does() -> None:
     known = compare(case, 10, recorded)
     assert known is not None
     assert (known.first_seen_build, known.detected_at) == (1_104, recorded.detected_at)
+
+
+def test_a_recommendation_names_a_failure_that_counts() -> None:
+    notable = [NotableRun(number, number, 0, FAILED | BROKEN_BUILD) for number in (3, 4, 5)]
+    history = RunHistory([*notable, NotableRun(9, 9, 0, FAILED)], 10)
+    item = to_item(CaseHistory(1, 2, "test_a", "", history), history)
+    patterns = [
+        FailurePattern("no module app", "x", failures=3, builds=[5, 4, 3]),
+        FailurePattern("expected 3 items", "y", failures=1, builds=[9]),
+    ]
+    assert recommend(item, patterns, find_counting(history), 30).endswith(" expected 3 items")
+    assert "no module app" not in recommend(item, patterns[:1], find_counting(history), 30)
