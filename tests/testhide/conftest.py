@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from psycopg import AsyncConnection
 
+from projections.engine.inspection import create_on_empty_log
+from projections.registry import PROJECTIONS
 from testhide.engines import embedded_engines
 from testhide.engines.folder import read_record
-from testhide.preparation import create_first_admin, migrate
+from testhide.preparation import create_first_admin
 from testhide.settings import Settings, save_settings
 from testhide.supervise.program import started_at
 
@@ -89,8 +92,13 @@ def prepared(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     settings = Settings(database_url=database, redis_url="", secret_key=b"s" * 32, data_dir=str(tmp_path))
     save_settings(settings, tmp_path / "settings.json")
     monkeypatch.setenv("TESTHIDE_SETTINGS", str(tmp_path / "settings.json"))
-    migrate(settings)
-    asyncio.run(create_first_admin(settings))
+
+    async def prepare() -> None:
+        async with await AsyncConnection.connect(database, autocommit=True) as connection:
+            await create_on_empty_log(connection, PROJECTIONS)  # tests drop tables, too
+        await create_first_admin(settings)
+
+    asyncio.run(prepare())
     return settings
 
 
