@@ -56,7 +56,7 @@ def _find_ranges(evidence: Evidence) -> list[tuple[int, int, str | None]]:
     found = [
         (one.last_good_build, one.build_id, one.last_good_commit)
         for one in starts
-        if one.last_good_build is not None and one.cause != "same_commit"
+        if one.last_good_build is not None and one.cause not in ("same_commit", "recurring")
     ]
     if not evidence.failures and evidence.earlier and evidence.earlier[0].status == "passed":
         before = evidence.earlier[0]

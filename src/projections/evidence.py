@@ -32,6 +32,7 @@ from domain.assistant.evidence import (
     excerpt_log,
     with_sources,
 )
+from domain.assistant.failure_starts import mark_recurring
 from domain.assistant.job_states import MAX_NAMED as MAX_LISTED
 from domain.assistant.job_states import JobState
 from domain.assistant.traced_tests import pick_traced
@@ -121,12 +122,13 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
     histories = await _fetch_histories(connection, failures, of_branch)
     failures = await asyncio.to_thread(_add_records, failures, histories)
     failures = await _add_starts(connection, failures, build.id, question)
+    past = await _fetch_past(connection, question, failures, histories, build.id)
     return msgspec.structs.replace(
         evidence,
         groups=tuple(FailureGroup(group.signature, group.results, group.message[:MAX_MESSAGE]) for group in groups),
-        failures=tuple(failures),
+        failures=tuple(mark_recurring(failures, past)),
         issues=await _fetch_issues(connection, question.project_id, failures),
-        past=await _fetch_past(connection, question, failures, histories, build.id),
+        past=past,
         excerpts=await _fetch_excerpts(connection, build) if question.include_logs else (),
     )
 

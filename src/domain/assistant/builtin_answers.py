@@ -14,7 +14,7 @@ from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers,
 from domain.assistant.chat_names import describe_missing
 from domain.assistant.diagnoses import Diagnosis, diagnose
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
-from domain.assistant.failure_causes import is_flaky_by_history
+from domain.assistant.failure_starts import is_flaky_by_history
 from domain.assistant.job_states import describe_jobs, list_tests_of_jobs
 from domain.assistant.next_steps import find_next_step
 from domain.assistant.project_insights import describe_project

@@ -95,7 +95,9 @@ class Diagnosis(msgspec.Struct, frozen=True):
     affected: int = 0
     """Number of failed results of the build that have the cause, as far as their signatures say so."""
     others: tuple[ProbableCause, ...] = ()
-    """Causes of other failures of the build: first those that came with a commit, then those of most failures."""
+    """Causes of other failures of the build: first those that came with a commit, then those that last, then
+    those of most failures.
+    """
     is_joined: bool = False
     """Whether failures have one cause only because they began in the same build."""
     looked_at: int = 0
@@ -130,7 +132,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         msgspec.structs.replace(cause, confidence=round(min(HIGHEST_CONFIDENCE, confidence), 2)),
         tests,
         weights[best],
-        tuple(sorted(others, key=lambda other: other.began is None)),
+        tuple(sorted(others, key=lambda other: (other.began is None, not other.is_lasting))),
         is_joined=len({one.key for (_, one), (_, other) in zip(single, judged, strict=True) if other.key == best}) > 1,
         looked_at=total,
     )
@@ -167,22 +169,28 @@ def _join_by_start(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[t
 
 
 def _rank(judged: Sequence[tuple[FailedTest, ProbableCause]], weights: Mapping[str, int]) -> list[str]:
-    """Returns the keys of the causes, that of the build first, whatever the order of the failures. What came with a
-    commit counts before flakiness, and before failures of the infrastructure if these are not FAR_MORE: it fails again
-    when the build is run again.
+    """Returns the keys of the causes, that of the build first, whatever the order of the failures. What fails
+    again when the build is run again counts before flakiness, and before failures of the infrastructure if these are
+    not FAR_MORE.
     """
     causes = {cause.key: cause for _, cause in judged}
     names = {key: min(test.name for test, cause in judged if cause.key == key) for key in causes}
     order = sorted(
         causes,
-        key=lambda key: (-weights[key], causes[key].began is None, -causes[key].confidence, names[key]),
+        key=lambda key: (
+            -weights[key],
+            causes[key].began is None,
+            not causes[key].is_lasting,
+            -causes[key].confidence,
+            names[key],
+        ),
     )
-    first = next((key for key in order if causes[key].began is not None), None)
+    first = next((key for key in order if causes[key].is_lasting), None)
     if first is None or causes[order[0]].classification in OF_CODE:
         return order
     infra = sum(weights[key] for key in order if causes[key].classification == "infra")
-    began = sum(weights[key] for key in order if causes[key].began is not None)
-    if causes[order[0]].classification == "infra" and infra >= FAR_MORE * began:
+    lasting = sum(weights[key] for key in order if causes[key].is_lasting)
+    if causes[order[0]].classification == "infra" and infra >= FAR_MORE * lasting:
         return order
     return [first, *(key for key in order if key != first)]
 

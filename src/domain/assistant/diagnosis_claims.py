@@ -20,7 +20,8 @@ from domain.assistant.evidence import (
     log_ref,
     test_ref,
 )
-from domain.assistant.failure_causes import DECIDED, ProbableCause, is_flaky_by_history
+from domain.assistant.failure_causes import DECIDED, ProbableCause
+from domain.assistant.failure_starts import is_flaky_by_history
 from domain.failures.log_signals import drop_commands
 from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
@@ -176,6 +177,13 @@ def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
         yield AnswerClaim(
             f"{test.name} passed in build {began.last_good_build} and failed in build {began.build_id} on the same"
             f" commit{on}, so no commit broke it.",
+            tuple(refs),
+        )
+        return
+    if began.cause == "recurring":
+        yield AnswerClaim(
+            f"{test.name} last passed in build {began.last_good_build} and failed again in build {began.build_id}. It"
+            " failed before, too, so the commits in between are probably not the reason.",
             tuple(refs),
         )
         return

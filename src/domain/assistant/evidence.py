@@ -68,7 +68,8 @@ class FailureStart(msgspec.Struct, frozen=True):
     last_good_build: int | None
     last_good_commit: str | None
     failed_builds: int
-    cause: Literal["commit", "same_commit", "unknown"]
+    cause: Literal["commit", "same_commit", "recurring", "unknown"]
+    """`recurring`: it also failed so before `last_good_build`, so that no commit after that build explains it."""
 
 
 class TestRecord(msgspec.Struct, frozen=True):

@@ -23,9 +23,9 @@ from domain.assistant.evidence import (
 )
 from domain.assistant.evidence import build_ref as ref_of_build
 from domain.assistant.evidence import commit_ref as ref_of_commit
+from domain.assistant.failure_starts import is_flaky_by_history, is_lasting
 from domain.failures.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
 from domain.phrases import count
-from domain.test_health import BROKEN_FROM, FLAKY_FROM
 from domain.triage import Classification
 from domain.triage import Source as ClassifiedBy
 
@@ -57,6 +57,9 @@ FIXES: dict[Classification, str] = {
     "no_defect": "Nothing to do",
 }
 """Suggested fix, if nothing more is known than the classification."""
+RECURRING_FIX = (
+    "Compare the builds in which the test failed with those in which it passed, and correct the code or the expectation"
+)
 
 
 class ProbableCause(msgspec.Struct, frozen=True):
@@ -76,6 +79,8 @@ class ProbableCause(msgspec.Struct, frozen=True):
     is_guess: bool = False
     began: FailureStart | None = None
     """Where the failure came with a commit, if the code of the product or of the test is the cause."""
+    is_lasting: bool = False
+    """Whether the code is the cause, and the test will probably fail again when the build is run again."""
     is_by_history: bool = False
     """Whether nothing but earlier failures of the test says that it is flaky."""
 
@@ -94,9 +99,13 @@ def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
         or _by_test_mistake(test)
         or _by_assertion(test)
     )
-    if cause.classification in OF_CODE and test.first_bad is not None and test.first_bad.cause == "commit":
-        return msgspec.structs.replace(cause, began=test.first_bad)
-    return cause
+    began = test.first_bad
+    if cause.classification not in OF_CODE:
+        return cause
+    if began is not None and began.cause == "recurring" and cause.fix == FIXES["product_bug"]:
+        cause = msgspec.structs.replace(cause, fix=RECURRING_FIX)
+    of_commit = began if began is not None and began.cause == "commit" else None
+    return msgspec.structs.replace(cause, began=of_commit, is_lasting=is_lasting(test))
 
 
 def _by_decision(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
@@ -244,16 +253,6 @@ def _by_flakiness(evidence: Evidence, test: FailedTest) -> ProbableCause | None:
     return None
 
 
-def is_flaky_by_history(test: FailedTest) -> bool:
-    """Returns whether the test is flaky as far as its runs say so. A single failure says nothing about that: most
-    failures that come once are of flaky tests, but it is the first one of a broken test, too.
-    """
-    record, began = test.record, test.first_bad
-    if record is None or record.flaky_probability < FLAKY_FROM or record.broken_probability >= BROKEN_FROM:
-        return False
-    return record.failed_runs > (1 if began is None else began.failed_builds)
-
-
 def _by_test_mistake(test: FailedTest) -> ProbableCause | None:
     error = ERROR_IN_TEST.search(test.message) or ERROR_IN_TEST.search(test.trace[-MAX_LINE * 2 :])
     if error is None:
@@ -295,8 +294,11 @@ def _by_assertion(test: FailedTest) -> ProbableCause:
             f"{test.name} passed in build {began.last_good_build} and fails since build {began.build_id}, which ran on"
             f" commit {commit[:12]}."
         )
+    elif began is not None and is_lasting(test):
+        builds = count(began.failed_builds, "build")
+        why = f"{test.name} has failed in {builds} in a row, so it is rather broken than flaky."
     confidence = (ASSERTION_SINCE_COMMIT if is_new else ASSERTION_ONLY) if is_assertion else SINCE_COMMIT
-    if not is_assertion and not is_new:
+    if not is_assertion and not is_lasting(test):
         confidence = ERROR_ONLY if text.strip() else NO_MESSAGE
     return ProbableCause(
         f"failure {test.signature or _headline(test)}",

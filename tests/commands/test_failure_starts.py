@@ -1,0 +1,96 @@
+"""Where tests began to fail, as a diagnosis judges it: failures that last count before flaky ones, and no commit is
+blamed for a failure that was there before.
+"""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from domain.assistant.answers import Answer, Question
+from domain.assistant.builtin_answers import answer
+from domain.assistant.evidence import (
+    BuildFacts,
+    Evidence,
+    FailedTest,
+    FailureStart,
+    IssueFacts,
+    PastFailure,
+    TestRecord,
+    with_sources,
+)
+from domain.assistant.failure_starts import MIN_LASTING, is_lasting, mark_recurring
+
+BUILD = BuildFacts(9812, 3, "Unit", "failed", "tests_failed", commit_sha="badc0de", failed=3)
+SINCE_COMMIT = FailureStart(9812, "badc0de", 9810, "600d", 1, "commit")
+FLAKY_RECORD = TestRecord(95, 9, 0.98, 0.1, 0.0)
+BROKEN_RECORD = TestRecord(31, 31, 0.02, 0.1, 0.99)
+
+
+def make_test(number: int, message: str, **fields: Any) -> FailedTest:
+    return FailedTest(number, number, f"t::{number}", message, signature=f"{number:016x}", **fields)
+
+
+def fail_since(builds: int, good: int | None = None) -> FailureStart:
+    return FailureStart(9812 - builds, "abc", good, None, builds, "unknown")
+
+
+def make_past(test: FailedTest, build_id: int) -> PastFailure:
+    return PastFailure(90, build_id, test.name, test.message, True, test.signature)
+
+
+def ask(*tests: FailedTest, past: tuple[PastFailure, ...] = (), message: str = "") -> Answer:
+    question = Question("chat" if message else "diagnosis", 12, build_id=9812, message=message)
+    issues = (IssueFacts(7, "Gateway", "product_bug", "XK-77"),)
+    marked = tuple(mark_recurring(tests, past))
+    return answer(with_sources(Evidence(question, build=BUILD, failures=marked, past=past, issues=issues)))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"first_bad": fail_since(31), "record": BROKEN_RECORD}, {"first_bad": fail_since(23)}, {"record": BROKEN_RECORD}],
+    ids=["always failed", "always failed on its branch", "not traced"],
+)
+def test_a_test_that_fails_in_each_run_counts_before_flaky_ones(fields: dict[str, Any]) -> None:
+    flaky = [make_test(number, "AssertionError: race lost", record=FLAKY_RECORD) for number in (1, 2)]
+    found = ask(*flaky, make_test(3, "KeyError: 'currency'", **fields))
+    assert found.root_cause == "KeyError: 'currency'"
+    assert found.next_step is None or found.next_step.action != "quarantine"
+
+
+def test_a_failure_lasts_if_it_has_been_there_for_some_builds() -> None:
+    few, enough = (make_test(1, "x", first_bad=fail_since(builds)) for builds in (MIN_LASTING - 1, MIN_LASTING))
+    assert (is_lasting(few), is_lasting(enough)) == (False, True)
+    same = msgspec.structs.replace(fail_since(9, 9801), cause="same_commit")
+    assert not is_lasting(make_test(1, "x", first_bad=same))
+
+
+def test_a_known_issue_that_comes_and_goes_came_with_no_commit() -> None:
+    fields = {"classification": "product_bug", "classified_by": "rule", "known_issue_id": 7}
+    known = make_test(1, "RuntimeError: XK-77 gateway", first_bad=SINCE_COMMIT, **fields)
+    new = make_test(2, "TypeError: None is not callable", first_bad=FailureStart(9811, "b", 9810, "a", 2, "commit"))
+    past = tuple(make_past(known, build) for build in (9711, 9722))
+    found = ask(known, new, past=past)
+    assert found.root_cause == new.message
+    assert found.next_step is not None
+    alone = ask(known, past=past)
+    assert "commit" not in alone.text
+    assert "since the last build that passed" not in alone.suggested_fix
+    history = ask(known, past=past, message="history of this test").text
+    assert "failed again in build 9812. It failed before, too, so the commits in between are probably not" in history
+
+
+def test_a_flaky_test_came_with_no_commit() -> None:
+    person = make_test(1, "x", first_bad=SINCE_COMMIT, record=FLAKY_RECORD, classification="test_bug")
+    judged = msgspec.structs.replace(person, classified_by="user")
+    reply = ask(judged, message="is it flaky?")
+    assert reply.next_step is None or "commit" not in reply.next_step.text
+
+
+def test_only_failures_before_the_last_success_are_earlier_ones() -> None:
+    test = make_test(1, "KeyError: 'currency'", first_bad=FailureStart(9811, "b", 9810, "a", 2, "commit"))
+    other = msgspec.structs.replace(make_past(test, 9700), name="t::other")
+    assert mark_recurring([test], [make_past(test, 9811), other]) == [test]
+    (again,) = mark_recurring([test], [make_past(test, 9700)])
+    assert again.first_bad is not None
+    assert again.first_bad.cause == "recurring"
