@@ -158,7 +158,7 @@ class FirstBad(msgspec.Struct):
     """Number of builds in which the test failed, from `build_id` to the build of this result."""
     cause: Literal["commit", "same_commit", "unknown"]
     """`commit`: a commit after `last_good_commit`, up to `commit_sha`, broke the test. `same_commit`: the test passed
-    and failed on the same commit, so it is flaky. `unknown`: a build or commit is not known.
+    and failed on the same commit, so it is flaky. `unknown`: a build or commit is not known, or it is an outage.
     """
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from domain.failures.first_failures import FirstFailure, find_first_failure
 from domain.results import FAILED
 from projections.builds import BuildRow
@@ -58,7 +60,9 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
 
 async def _find(source: Source, case_id: int, build_id: int, rows: Sequence[tuple[Any, ...]]) -> FirstFailure | None:
     failed = {build_id, *(build for build, _, status in rows if status == FAILED)}
-    left_out = await find_broken_builds(source, failed) | await find_outages(source, case_id, failed)
+    outages = await find_outages(source, case_id, failed)
+    left_out = await find_broken_builds(source, failed) | outages
     if build_id in left_out:
         left_out = set()
-    return find_first_failure(((build, commit, status) for build, commit, status in rows), left_out)
+    found = find_first_failure(((build, commit, status) for build, commit, status in rows), left_out)
+    return None if found is None else msgspec.structs.replace(found, is_outage=build_id in outages)

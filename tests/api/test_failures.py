@@ -47,6 +47,11 @@ def test_the_first_bad_build_of_a_branch(server: Server, job: int) -> None:
     found = first_bad(server, flaky)
     assert found is not None
     assert (found["build_id"], found["last_good_build_id"], found["cause"]) == (flaky, again, "same_commit")
+    run(server, job, "aaaa4444", PASSES)
+    outage = run(server, job, "aaaa5555", FAILS.replace(b"boom", b"Connection refused"))
+    found = first_bad(server, outage)
+    assert found is not None
+    assert (found["build_id"], found["cause"]) == (outage, "unknown"), "no commit is to blame"
 
 
 def test_a_broken_build_is_no_first_bad_build(server: Server, job: int) -> None:

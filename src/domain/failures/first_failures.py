@@ -24,11 +24,13 @@ class FirstFailure(msgspec.Struct, frozen=True):
     """The last build before in which the test passed; None if there is none among the builds that were searched."""
     failed_builds: int
     """Number of builds in a row in which the test failed, from `first_bad` to the build that is asked about."""
+    is_outage: bool = False
+    """Whether the failure that is asked about is of the infrastructure, so that no commit is to blame."""
 
     @property
     def cause(self) -> Literal["commit", "same_commit", "unknown"]:
         """`same_commit`: the test passed and failed on one commit, so that no commit broke it."""
-        if self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
+        if self.is_outage or self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
             return "unknown"
         return "same_commit" if self.last_good.commit_sha == self.first_bad.commit_sha else "commit"
 
