@@ -120,7 +120,7 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         failures = await _fetch_failed_tests(connection, ranges, ids, question)
     of_branch = [build.id, *(earlier.id for earlier in evidence.earlier)]
     histories = await _fetch_histories(connection, failures, of_branch)
-    failures = await asyncio.to_thread(_add_records, failures, histories)
+    failures = await asyncio.to_thread(_add_records, failures, histories, build.id)
     failures = await _add_starts(connection, failures, build.id, question)
     past = await _fetch_past(connection, question, failures, histories, build.id)
     return msgspec.structs.replace(
@@ -233,11 +233,17 @@ async def _fetch_histories(
     return {case.id: case.history for case in cases}
 
 
-def _add_records(failures: Sequence[FailedTest], histories: Mapping[int, RunHistory]) -> list[FailedTest]:
+def _add_records(
+    failures: Sequence[FailedTest], histories: Mapping[int, RunHistory], build_id: int
+) -> list[FailedTest]:
     return [
         one
         if (history := histories.get(one.case_id)) is None
-        else msgspec.structs.replace(one, record=_assess(history.newest(ASSESSED_RUNS)))
+        else msgspec.structs.replace(
+            one,
+            record=_assess(history.newest(ASSESSED_RUNS)),
+            earlier_failures=len(_find_earlier(histories, one, build_id)),
+        )
         for one in failures
     ]
 
@@ -270,6 +276,7 @@ def _to_start(found: FirstFailure) -> FailureStart:
         last_good_commit=None if good is None else good.commit_sha,
         failed_builds=found.failed_builds,
         cause=found.cause,
+        is_first_run=found.is_first_run,
     )
 
 
@@ -296,9 +303,7 @@ async def _fetch_past(
     """
     texts: dict[int, tuple[FailedTest, FailureText]] = {}
     for one in pick_traced(failures, question):
-        notable = histories[one.case_id].notable if one.case_id in histories else ()
-        failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
-        newest = sorted(failed, reverse=True)[:MAX_PAST_BUILDS]
+        newest = _find_earlier(histories, one, build_id)
         found = await test_health.fetch_failure_texts(connection, one.case_id, newest, []) if newest else []
         texts |= {text.result_id: (one, text) for text in found if text.signature == one.signature != ""}
     triage = await _fetch_triage(connection, list(texts))
@@ -321,6 +326,13 @@ async def _fetch_past(
         if one.signature not in known:
             similar += await fetch_similar(connection, question.project_id, one, build_id)
     return (*equal, *{past.result_id: past for past in similar}.values())
+
+
+def _find_earlier(histories: Mapping[int, RunHistory], test: FailedTest, build_id: int) -> list[int]:
+    """Returns the newest earlier builds in which a test failed, MAX_PAST_BUILDS at most."""
+    notable = histories[test.case_id].notable if test.case_id in histories else ()
+    failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
+    return sorted(failed, reverse=True)[:MAX_PAST_BUILDS]
 
 
 async def fetch_similar(

@@ -40,7 +40,7 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
         f"  JOIN LATERAL ({report}) r ON r.first_result_id + r.cases > newest.first_result_id"
         f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
         "   AND b.job_id = this.job_id AND b.branch = this.branch AND b.matrix = this.matrix WHERE b.id <= this.id)"
-        f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS} FROM comparable b"
+        f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS}, (SELECT count(*) FROM newest) FROM comparable b"
         f" JOIN {BlockRow.table} block USING (first_result_id)"
         " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place]"
         "  FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
@@ -54,15 +54,19 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     found = await _find(source, case_id, build_id, [row for row in rows if row[0] != rows[-1][0]])
     if found is None or found.last_good is None:
         rows = await fetch_rows(source, query, parameters | {"blocks": MAX_BLOCKS})
-        found = await _find(source, case_id, build_id, rows)
+        is_complete = len(rows) < MAX_RESULTS and all(row[3] < MAX_BLOCKS for row in rows)
+        found = await _find(source, case_id, build_id, rows, is_complete=is_complete)
     return found
 
 
-async def _find(source: Source, case_id: int, build_id: int, rows: Sequence[tuple[Any, ...]]) -> FirstFailure | None:
-    failed = {build_id, *(build for build, _, status in rows if status == FAILED)}
+async def _find(
+    source: Source, case_id: int, build_id: int, rows: Sequence[tuple[Any, ...]], *, is_complete: bool = False
+) -> FirstFailure | None:
+    results = [row[:3] for row in rows]
+    failed = {build_id, *(build for build, _, status in results if status == FAILED)}
     outages = await find_outages(source, case_id, failed)
     left_out = await find_broken_builds(source, failed) | outages
     if build_id in left_out:
         left_out = set()
-    found = find_first_failure(((build, commit, status) for build, commit, status in rows), left_out)
+    found = find_first_failure(results, left_out, is_complete=is_complete)
     return None if found is None else msgspec.structs.replace(found, is_outage=build_id in outages)

@@ -3,11 +3,13 @@ and which failures recur.
 """
 
 import asyncio
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 from psycopg import AsyncConnection
 
 from domain.assistant.evidence import FailurePatternFacts, FlakyTestFacts, ProjectFacts
+from domain.failures.message_masks import find_shared_message
 from domain.phrases import first_line
 from domain.run_histories import RunHistory, count_failing
 from domain.test_health import FAILED, assess
@@ -39,9 +41,14 @@ async def fetch_project_facts(connection: AsyncConnection, project_id: int, days
     runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
     histories = [(case, case.history.since_day(since, runs[case.id])) for case in suspects]
     texts: list[FailureText] = []
+    cut: set[int] = set()
+    """Failures of tests that failed in more builds than were looked at."""
     for case, history in histories[:PATTERN_CASES]:
         failed = sorted({run.build_id for run in history.notable if run.flags & FAILED}, reverse=True)
-        texts += await test_health.fetch_failure_texts(connection, case.id, failed[:PATTERN_BUILDS], [])
+        found = await test_health.fetch_failure_texts(connection, case.id, failed[:PATTERN_BUILDS], [])
+        texts += found
+        if len(failed) > PATTERN_BUILDS:
+            cut |= {text.result_id for text in found}
     return ProjectFacts(
         id=project_id,
         days=days,
@@ -50,7 +57,7 @@ async def fetch_project_facts(connection: AsyncConnection, project_id: int, days
         passed_before=sum(day.passed for day in before),
         failed_before=sum(day.failed for day in before),
         flaky_tests=await asyncio.to_thread(_find_flaky, histories),
-        patterns=_group(texts),
+        patterns=group_failures(texts, cut, is_cut=len(suspects) > PATTERN_CASES),
     )
 
 
@@ -64,11 +71,15 @@ def _find_flaky(histories: list[tuple[CaseHistory, RunHistory]]) -> tuple[FlakyT
     return tuple(sorted(found, key=lambda test: (-test.flake_rate, test.case_id))[:MAX_FLAKY_TESTS])
 
 
-def _group(texts: list[FailureText]) -> tuple[FailurePatternFacts, ...]:
-    """Returns the failures with one signature that are in more than one build, the most frequent first."""
+def group_failures(
+    texts: Sequence[FailureText], cut: Collection[int], *, is_cut: bool = False
+) -> tuple[FailurePatternFacts, ...]:
+    """Returns the failures with one message or signature that are in more than one build, the most frequent first.
+    `cut` has failures of tests that have further ones. If `is_cut`, any pattern may have further ones.
+    """
     groups: dict[str, list[FailureText]] = {}
     for text in sorted(texts, key=lambda one: -one.result_id):
-        groups.setdefault(text.signature or text.message, []).append(text)
+        groups.setdefault(find_shared_message(text.message) or text.signature or text.message, []).append(text)
     recurring = [group for group in groups.values() if len({text.build_id for text in group}) > 1]
     return tuple(
         FailurePatternFacts(
@@ -76,6 +87,7 @@ def _group(texts: list[FailureText]) -> tuple[FailurePatternFacts, ...]:
             len(group),
             group[0].result_id,
             group[0].build_id,
+            is_cut or any(text.result_id in cut for text in group),
         )
         for group in sorted(recurring, key=lambda group: (-len(group), -group[0].result_id))[:MAX_PATTERNS]
     )

@@ -154,6 +154,12 @@ tests/test_cart.py:1: in <module>
             "product_bug",
             "A module that is imported does not exist",
         ),
+        (
+            "shop/cart.py:1: in <module>\n    from app import shop\n"
+            "E   ImportError: cannot import name 'shop' from 'app' (/srv/app.py)",
+            "product_bug",
+            "A module lacks a name that is imported from it",
+        ),
         ('E     File "/srv/shop/cart.py", line 3\nE   SyntaxError: invalid syntax', "product_bug", "does not compile"),
         (
             "shop/cart.py:4: in <module>\n    x = {}['y']\nE   pkg.SettingError: 'y'",

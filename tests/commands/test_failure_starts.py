@@ -10,6 +10,7 @@ import pytest
 from domain.assistant.answers import Answer, Question
 from domain.assistant.builtin_answers import answer
 from domain.assistant.evidence import (
+    MAX_PAST_BUILDS,
     BuildFacts,
     Evidence,
     FailedTest,
@@ -94,3 +95,33 @@ def test_only_failures_before_the_last_success_are_earlier_ones() -> None:
     (again,) = mark_recurring([test], [make_past(test, 9700)])
     assert again.first_bad is not None
     assert again.first_bad.cause == "recurring"
+
+
+@pytest.mark.parametrize(
+    ("is_first", "words"), [(True, "since its first run on the branch, in build 9789"), (False, "as far back as")]
+)
+def test_the_first_run_is_named_if_the_test_never_passed(is_first: bool, words: str) -> None:
+    began = msgspec.structs.replace(fail_since(23), is_first_run=is_first)
+    assert words in ask(make_test(1, "x", first_bad=began), message="when did this test start failing?").text
+
+
+def test_a_count_that_was_cut_is_a_least_one() -> None:
+    test = make_test(1, "KeyError: 'currency'", earlier_failures=MAX_PAST_BUILDS)
+    past = tuple(make_past(test, build) for build in (9701, 9702))
+    assert "was in at least 2 earlier builds" in ask(test, past=past).text
+    whole = msgspec.structs.replace(test, earlier_failures=MAX_PAST_BUILDS - 1)
+    assert "was in 2 earlier builds" in ask(whole, past=past).text
+
+
+def test_running_a_build_again_does_not_mend_what_came_with_a_commit() -> None:
+    refused = [make_test(n, "ConnectionRefusedError: [Errno 111] Connection refused") for n in (1, 2, 3)]
+    step = ask(*refused, make_test(4, "AssertionError: tax is 0", first_bad=SINCE_COMMIT)).next_step
+    assert step is not None
+    assert step.action == "rerun"
+    assert "What came with commit badc0de will fail again" in step.text
+
+
+def test_an_outage_came_with_no_commit() -> None:
+    began = msgspec.structs.replace(SINCE_COMMIT, cause="unknown")
+    test = make_test(1, "OSError: [Errno 28] No space left on device", first_bad=began)
+    assert "came with a commit" not in ask(test, message="when did this test start failing?").text

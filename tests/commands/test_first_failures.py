@@ -67,3 +67,10 @@ def test_what_the_newest_results_show_is_what_all_show(drawn: list[tuple[int, in
     found = find_first_failure([row for row in newest if row[0] != newest[-1][0]])
     if found is not None and found.last_good is not None:
         assert found == find_first_failure(rows)
+
+
+def test_a_test_fails_since_its_first_run_only_if_all_runs_are_known() -> None:
+    results = [(9, "c", FAILED), (8, "b", FAILED), (7, "a", SKIPPED)]
+    found = [find_first_failure(results), find_first_failure(results, is_complete=True)]
+    found.append(find_first_failure([*results, (6, "a", FAILED)], {6}, is_complete=True))
+    assert [one is not None and one.is_first_run for one in found] == [False, True, False]

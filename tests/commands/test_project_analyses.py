@@ -101,7 +101,9 @@ def test_failures_of_many_builds_with_one_cause_are_one_cluster() -> None:
     assert (database.first_seen, database.first_build, database.last_build) == (NOW - timedelta(days=2), 7, 9)
     assert (assertion.kind, assertion.failures, assertion.result_ids) == ("test", 1, (95,))
     answer = summarize_clusters(12, [database, assertion], 2)
-    assert answer.claims[0].text == "3 failures in 2 builds since build 7: connection refused by db 1."
+    assert answer.claims[0].text == (
+        "3 failures in 2 of the newest 2 failed builds, the first of them build 7: connection refused by db 1."
+    )
     assert answer.claims[0].sources[0] == "build:7"
     assert summarize_clusters(12, [], 0).sources == ["project:12"]
 

@@ -1,6 +1,7 @@
 """Clusters of a project's failures over many builds: failures that probably have one cause.
 
-Failures are alike if they have the same signature, or similar stack traces (`domain.failures.stack_similarity`).
+Failures are alike as those of one build are (`commands.reports.causes`), except for the builds in which tests failed
+together.
 """
 
 from collections.abc import Sequence
@@ -85,7 +86,8 @@ def summarize_clusters(project_id: int, clusters: Sequence[FailureCluster], buil
         return Answer((AnswerClaim(text, (f"project:{project_id}",)),), confidence=1.0)
     claims = [
         AnswerClaim(
-            f"{count(one.failures, 'failure')} in {count(one.builds, 'build')} since build {one.first_build}:"
+            f"{count(one.failures, 'failure')} in {one.builds:,} of the newest {count(builds, 'failed build')}, the"
+            f" first of them build {one.first_build}:"
             f" {' '.join(one.message.split()) or 'no message'}.",
             (f"build:{one.first_build}", *(f"test:{result_id}" for result_id in one.result_ids[:3])),
         )

@@ -10,7 +10,7 @@ import msgspec
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, LogExcerpt, log_ref
 from domain.assistant.evidence import build_ref as ref_of_build
 from domain.assistant.failure_causes import ASSERTION_ONLY, DECIDED, FIXES, MAX_LINE, OF_CODE, ProbableCause, judge
-from domain.failures.failure_kinds import ERROR_IN_TEST, TEST_FILE, KindMatch, find_kind
+from domain.failures.failure_kinds import ERROR_IN_TEST, OF_SOURCE, TEST_FILE, KindMatch, find_kind
 from domain.failures.log_signals import clean, drop_commands, is_progress, signal_of
 from domain.failures.message_masks import find_shared_message
 from domain.triage import Classification
@@ -226,7 +226,7 @@ def _from_failed_test(excerpt: LogExcerpt) -> Sequence[str]:
 
 def _cause_of_log(excerpt: LogExcerpt, found: KindMatch, ref: str) -> ProbableCause:
     classification = found.kind.classification
-    if found.kind.name in ("compile_error", "module_missing") and found.is_in_test:
+    if found.kind.name in OF_SOURCE and found.is_in_test:
         classification = "test_bug"
     return ProbableCause(
         f"kind {found.kind.name}",

@@ -165,10 +165,11 @@ def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
     if began is None:
         return
     if began.last_good_build is None:
-        yield AnswerClaim(
-            f"{test.name} has failed in {count(began.failed_builds, 'build')} in a row, as far back as was searched.",
-            (test_ref(test),),
-        )
+        builds = count(began.failed_builds, "build")
+        text = f"{test.name} has failed in {builds} in a row, as far back as was searched."
+        if began.is_first_run:
+            text = f"{test.name} has failed since its first run on the branch, in build {began.build_id}: in {builds}."
+        yield AnswerClaim(text, (test_ref(test),))
         return
     good, bad = began.last_good_commit, began.commit_sha
     refs = [test_ref(test), build_ref(began.last_good_build), *([commit_ref(bad)] if bad else ())]
@@ -187,7 +188,11 @@ def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
             tuple(refs),
         )
         return
-    between = f": it came with a commit after {good[:12]}, up to {bad[:12]}" if good and bad else ""
+    between = (
+        f": it came with a commit after {good[:12]}, up to {bad[:12]}"
+        if good and bad and began.cause == "commit"
+        else ""
+    )
     yield AnswerClaim(
         f"{test.name} last passed in build {began.last_good_build} and first failed in build"
         f" {began.build_id}{between}.",
@@ -279,6 +284,7 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
 def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
     """Says which earlier failures are like those of the tests. Each failure of the build has its own past."""
     signatures = list(dict.fromkeys(test.signature for test in tests))
+    cut = {test.signature for test in tests if test.earlier_failures >= MAX_PAST_BUILDS}
     groups = [
         [past for past in evidence.past if past.is_equal and past.signature == signature] for signature in signatures
     ]
@@ -289,7 +295,7 @@ def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[A
         )
         builds = sorted({past.build_id for past in equal}, reverse=True)
         what = "The same failure" if len(found) == 1 else f"The failure of {equal[0].name}"
-        least = "at least " if len(builds) >= MAX_PAST_BUILDS else ""
+        least = "at least " if len(builds) >= MAX_PAST_BUILDS or equal[0].signature in cut else ""
         yield AnswerClaim(
             f"{what} was in {least}{count(len(builds), 'earlier build')}, at last in {builds[0]}{classified}.",
             tuple(test_ref(past) for past in equal[:MAX_NAMED]),

@@ -70,6 +70,8 @@ class FailureStart(msgspec.Struct, frozen=True):
     failed_builds: int
     cause: Literal["commit", "same_commit", "recurring", "unknown"]
     """`recurring`: it also failed so before `last_good_build`, so that no commit after that build explains it."""
+    is_first_run: bool = False
+    """Whether the test has failed in each of its runs on the branch that the server knows."""
 
 
 class TestRecord(msgspec.Struct, frozen=True):
@@ -101,6 +103,8 @@ class FailedTest(msgspec.Struct, frozen=True):
     classified_by: ClassifiedBy | None = None
     known_issue_id: int | None = None
     first_bad: FailureStart | None = None
+    earlier_failures: int = 0
+    """Number of earlier builds in which the test failed, as far as they were looked at: MAX_PAST_BUILDS at most."""
     record: TestRecord | None = None
 
 
@@ -179,6 +183,8 @@ class FailurePatternFacts(msgspec.Struct, frozen=True):
     result_id: int
     """The newest of these failures."""
     build_id: int
+    is_cut: bool = False
+    """Whether there may be more failures, since not all of these tests were looked at."""
 
 
 class ProjectFacts(msgspec.Struct, frozen=True):
@@ -340,7 +346,7 @@ def _texts_of_project(project: ProjectFacts) -> Iterator[tuple[str, str]]:
     for test in project.flaky_tests:
         yield case_ref(test), f"{test.name}: {test.failed_runs} of {test.runs} runs failed, mostly on good code."
     for pattern in project.patterns:
-        yield test_ref(pattern), f"{pattern.failures} failures like: {pattern.message}"
+        yield test_ref(pattern), f"{'At least ' * pattern.is_cut}{pattern.failures} failures like: {pattern.message}"
 
 
 def _describe_change(change: ChangeFacts) -> str:

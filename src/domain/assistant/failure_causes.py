@@ -24,7 +24,15 @@ from domain.assistant.evidence import (
 from domain.assistant.evidence import build_ref as ref_of_build
 from domain.assistant.evidence import commit_ref as ref_of_commit
 from domain.assistant.failure_starts import is_flaky_by_history, is_lasting
-from domain.failures.failure_kinds import ASSERTION, ERROR_IN_TEST, NAMES_FILE, TEST_FILE, KindMatch, find_kind
+from domain.failures.failure_kinds import (
+    ASSERTION,
+    ERROR_IN_TEST,
+    NAMES_FILE,
+    OF_SOURCE,
+    TEST_FILE,
+    KindMatch,
+    find_kind,
+)
 from domain.phrases import count
 from domain.triage import Classification
 from domain.triage import Source as ClassifiedBy
@@ -202,7 +210,7 @@ def _by_words(test: FailedTest, found: KindMatch | None, *, is_machine: bool) ->
         return None  # an assertion checks the code, whatever it compares
     classification = found.kind.classification
     is_in_test = found.is_in_test if found.file_line else TEST_FILE.search(_last_file_line(test.trace)) is not None
-    if found.kind.name in ("compile_error", "module_missing") and is_in_test:
+    if found.kind.name in OF_SOURCE and is_in_test:
         classification = "test_bug"
     return ProbableCause(
         f"kind {found.kind.name}",

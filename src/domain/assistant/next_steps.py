@@ -20,9 +20,9 @@ def find_next_step(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:
         return None
     match cause.classification:
         case "flaky":
-            return _quarantine(diagnosis, build.job_id) or _rerun(build)
+            return _quarantine(diagnosis, build.job_id) or _rerun(build, diagnosis)
         case "infra":
-            return _rerun(build)
+            return _rerun(build, diagnosis)
         case "product_bug" | "test_bug":
             return _make_known(evidence, diagnosis)
         case _:
@@ -38,12 +38,16 @@ def _quarantine(diagnosis: Diagnosis, job_id: int) -> NextStep | None:
     return NextStep("quarantine", f"Quarantine {which} until mended.", "POST", "/quarantine/bulk", body)
 
 
-def _rerun(build: BuildFacts) -> NextStep:
+def _rerun(build: BuildFacts, diagnosis: Diagnosis) -> NextStep:
+    lasting = next((other.began for other in diagnosis.others if other.began is not None), None)
+    stays = ""
+    if lasting is not None and lasting.commit_sha:
+        stays = f" What came with commit {lasting.commit_sha[:12]} will fail again: look at that commit, too."
     # If results may be missing, the server refuses to run the failed tests only.
     if build.reason == "tests_failed":
-        text, body = "Run the failed tests of the build again.", {"failed_only": True}
+        text, body = f"Run the failed tests of the build again.{stays}", {"failed_only": True}
         return NextStep("rerun", text, "POST", f"/builds/{build.id}/restart", body)
-    return NextStep("rerun", "Run the build again.", "POST", f"/builds/{build.id}/restart")
+    return NextStep("rerun", f"Run the build again.{stays}", "POST", f"/builds/{build.id}/restart")
 
 
 def _make_known(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:

@@ -40,6 +40,8 @@ def describe_project(project: ProjectFacts) -> Iterator[AnswerClaim]:
     else:
         yield AnswerClaim(f"No test was flaky {window}.", ref)
     for pattern in project.patterns[:MAX_NAMED]:
+        least = "At least " if pattern.is_cut else ""
         yield AnswerClaim(
-            f"{count(pattern.failures, 'failure')} like this: {end_sentence(pattern.message)}", (test_ref(pattern),)
+            f"{least}{count(pattern.failures, 'failure')} like this: {end_sentence(pattern.message)}",
+            (test_ref(pattern),),
         )

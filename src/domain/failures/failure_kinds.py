@@ -99,6 +99,14 @@ OF_CODE: tuple[FailureKind, ...] = (
         0.85,
     ),
     make_kind(
+        "name_missing",
+        "product_bug",
+        "A module lacks a name that is imported from it",
+        "Correct the import, or add the name to the module",
+        r"\bcannot import name\b|\bdoes not provide an export named\b",
+        0.68,
+    ),
+    make_kind(
         "module_missing",
         "product_bug",
         "A module that is imported does not exist",
@@ -200,6 +208,8 @@ OF_CODE: tuple[FailureKind, ...] = (
         0.6,
     ),
 )
+OF_SOURCE = ("compile_error", "name_missing", "module_missing")
+"""Names of the kinds that are mistakes in the test if a file with tests has them."""
 KINDS = (*INFRASTRUCTURE, *OF_CODE)
 """All kinds, those first whose words say most."""
 

@@ -26,6 +26,8 @@ class FirstFailure(msgspec.Struct, frozen=True):
     """Number of builds in a row in which the test failed, from `first_bad` to the build that is asked about."""
     is_outage: bool = False
     """Whether the failure that is asked about is of the infrastructure, so that no commit is to blame."""
+    is_first_run: bool = False
+    """Whether `first_bad` is the first build in which the test ran."""
 
     @property
     def cause(self) -> Literal["commit", "same_commit", "unknown"]:
@@ -36,24 +38,29 @@ class FirstFailure(msgspec.Struct, frozen=True):
 
 
 def find_first_failure(
-    results: Iterable[tuple[int, str | None, int]], left_out: Collection[int] = ()
+    results: Iterable[tuple[int, str | None, int]], left_out: Collection[int] = (), *, is_complete: bool = False
 ) -> FirstFailure | None:
     """Returns where the newest failures of a test began; None if it did not fail in the newest build.
 
     `results` are (build id, commit, status) of one branch of one job, the newest first. A build in which the test both
     passed and failed counts as failed. Builds in which it was skipped do not count. Neither do failures in the
-    builds `left_out`, in which something else broke than this test.
+    builds `left_out`, in which something else broke than this test. `is_complete` says that there are no older results.
     """
     first_bad: BuildOutcome | None = None
-    failed_builds = 0
+    failed_builds, oldest = 0, 0
     for outcome in _by_build(results):
+        oldest = outcome.build_id
         if outcome.failed and outcome.build_id in left_out:
             continue
         if not outcome.failed:
             return None if first_bad is None else FirstFailure(first_bad, outcome, failed_builds)
         first_bad = outcome
         failed_builds += 1
-    return None if first_bad is None else FirstFailure(first_bad, None, failed_builds)
+    return (
+        None
+        if first_bad is None
+        else FirstFailure(first_bad, None, failed_builds, is_first_run=is_complete and oldest == first_bad.build_id)
+    )
 
 
 def _by_build(results: Iterable[tuple[int, str | None, int]]) -> Iterable[BuildOutcome]:
