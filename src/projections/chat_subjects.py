@@ -4,7 +4,7 @@ Only projects that the caller may read are searched.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from psycopg import AsyncConnection
@@ -26,10 +26,8 @@ from projections.builds import BuildRow
 from projections.engine.queries import fetch_one
 from projections.job_states import COUNTS, fetch_newest
 from projections.jobs import JobRow
+from projections.named_tests import TESTS, fetch_failures, find_cases, search_for_tests
 from projections.projects import ProjectRow
-from projections.results_cases import TestCaseRow
-from projections.search import TestDocument
-from projections.search_queries import SearchQuery
 from store.postgres.queries import Source, fetch_row, fetch_rows, fetch_rows_planned
 
 MAX_NAMED = 50
@@ -42,12 +40,7 @@ MAX_TESTS_OF_PROJECTS = 200
 """Number of tests with the words of a name that are looked at if the project is not known."""
 MAX_NUMBERS = 50
 """Number of builds that a message may name. The first ones count."""
-MAX_TESTS = 5
-"""Number of tests that a message names whose failures are searched."""
-MAX_FOUND = 20
-"""Number of failed tests with the words of such a name that are looked at, those that failed last."""
 MAX_ID_DIGITS = 15
-_TESTS = f"{TestDocument.table} JOIN {TestCaseRow.table} USING (id, project_id)"
 _ID = rf"\d{{1,{MAX_ID_DIGITS}}}"
 _BUILD = re.compile(rf"(?:\bbuild ?(?:#|no\.?|number)? ?|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
 
@@ -222,19 +215,13 @@ async def _find_misspelt_job(
     return None if found is None else ChatSubject(*rows[found[1]][:2])
 
 
-def _search_for_tests(message: str) -> Iterator[SearchQuery]:
-    """Returns the queries that find the first tests that a message names."""
-    queries = map(SearchQuery.parse, find_names_of_tests(message)[:MAX_TESTS])
-    return (query for query in queries if query.words)
-
-
 async def _find_project_of_tests(
     source: AsyncConnection, projects: Sequence[int] | None, message: str
 ) -> ChatSubject | None:
     """Returns the only project with the first test that a message names and that there is; None if there are others."""
-    for searched in _search_for_tests(message):
+    for searched in search_for_tests(message):
         query = (
-            f"SELECT project_id, node_id FROM {_TESTS} WHERE words @@ %(words)s::text::tsquery"
+            f"SELECT project_id, node_id FROM {TESTS} WHERE words @@ %(words)s::text::tsquery"
             f" AND {_IS_VISIBLE} LIMIT {MAX_TESTS_OF_PROJECTS}"
         )
         parameters = {"words": searched.to_tsquery("&"), "projects": _listed(projects)}
@@ -274,25 +261,19 @@ async def _find_newest_failure(
     source: AsyncConnection, subject: ChatSubject, message: str, of_branch: BuildRow | None
 ) -> results_history.ResultOrigin | None:
     """Returns the newest failure of the first test that a message names and that has failed in the project, and in the
-    job if one is known. Failures of forks do not count, nor those of other branches than that of the build.
+    job if one is known: rather one that says something about the test. Failures of forks do not count, nor those of
+    other branches than that of the build.
     """
-    for searched in _search_for_tests(message):
-        query = (
-            f"SELECT node_id, failure FROM {_TESTS} WHERE words @@ %(words)s::text::tsquery"
-            f" AND project_id = %(project)s AND failure > 0 ORDER BY failure DESC LIMIT {MAX_FOUND}"
-        )
-        parameters = {"words": searched.to_tsquery("&", [subject.project_id]), "project": subject.project_id}
-        for test, result_id in await fetch_rows_planned(source, query, parameters):
-            if names_test(message, test):
-                origin = await results_history.find_origin(source, result_id)
-                build = None if origin is None else await builds.find(source, origin.build_id)
-                if (
-                    build is not None
-                    and not build.untrusted
-                    and subject.job_id in (None, build.job_id)
-                    and (of_branch is None or build.branch == of_branch.branch)
-                ):
-                    return origin
+    async for case_id, _ in find_cases(source, subject.project_id, message, failed=True):
+        for build_id, result_id in await fetch_failures(source, case_id, counting_first=of_branch is None):
+            build = await builds.find(source, build_id)
+            if (
+                build is not None
+                and not build.untrusted
+                and subject.job_id in (None, build.job_id)
+                and (of_branch is None or build.branch == of_branch.branch)
+            ):
+                return await results_history.find_origin(source, result_id)
     return None
 
 

@@ -13,7 +13,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.assistant.answers import Question
-from domain.assistant.chat_mentions import is_asked
+from domain.assistant.chat_mentions import find_asked_message, is_asked
 from domain.assistant.chat_names import find_branch_words
 from domain.assistant.evidence import (
     MAX_MESSAGE,
@@ -35,6 +35,7 @@ from domain.assistant.evidence import (
 from domain.assistant.failure_starts import mark_recurring
 from domain.assistant.job_states import MAX_NAMED as MAX_LISTED
 from domain.assistant.job_states import JobState
+from domain.assistant.named_tests import make_named_test
 from domain.assistant.traced_tests import pick_traced
 from domain.core.events import copy_fields
 from domain.failures.first_failures import FirstFailure
@@ -51,6 +52,7 @@ from projections.engine.queries import fetch_all, find_row
 from projections.job_states import fetch_job_states
 from projections.jobs import JobRow
 from projections.known_issues import KnownIssueRow
+from projections.named_tests import fetch_named_tests
 from projections.project_evidence import fetch_project_facts
 from projections.results import FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, BlockRow, ResultTextRow
 from projections.results_cases import TestCaseRow
@@ -83,17 +85,27 @@ async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
         if question.build_id is None:
             facts = await fetch_project_facts(connection, question.project_id, question.days)
             jobs = await fetch_job_states(connection, question.project_id) if question.kind == "chat" else []
-            return with_sources(Evidence(question, project=facts, jobs=tuple(jobs)))
+            tests = await fetch_named_tests(connection, question.project_id, _named_in(question))
+            return with_sources(Evidence(question, project=facts, jobs=tuple(jobs), tests=tests))
         build = await builds.find(connection, question.build_id)
         if build is None or build.project_id != question.project_id:
             return Evidence(question)
         evidence = await _gather_of_build(connection, question, build)
+        of_branch = [build.id, *(earlier.id for earlier in evidence.earlier)]
+        tests = await fetch_named_tests(connection, question.project_id, _named_in(question), of_branch)
+        evidence = msgspec.structs.replace(evidence, tests=tests)
         if question.build_choice in ("red_job", "green_jobs"):
             jobs = await _fetch_jobs(connection, question, build)
             evidence = msgspec.structs.replace(evidence, jobs=tuple(jobs))
     # The connection is free again, since the log takes one of its own.
     changes = await fetch_changes(source, log, evidence)
     return with_sources(msgspec.structs.replace(evidence, changes=changes))
+
+
+def _named_in(question: Question) -> str:
+    """Returns the text of which the tests are looked up that it names."""
+    is_chat = question.kind == "chat" and question.result_id is None and question.build_choice != "offered"
+    return find_asked_message(question) if is_chat else ""
 
 
 async def _gather_of_build(connection: AsyncConnection, question: Question, build: BuildRow) -> Evidence:
@@ -249,8 +261,15 @@ def _add_records(
 
 
 def _assess(history: RunHistory) -> TestRecord:
-    failed = sum(run.flags & RUN_FAILED != 0 for run in history.notable)
-    return copy_fields(TestRecord, assess(history.to_bytes()), runs=history.runs, failed_runs=failed)
+    state = make_named_test(0, "", history)
+    return copy_fields(
+        TestRecord,
+        assess(history.to_bytes()),
+        runs=state.runs,
+        failed_runs=state.failed_runs,
+        retried_runs=state.retried_runs,
+        left_out=state.left_out,
+    )
 
 
 async def _add_starts(

@@ -166,9 +166,9 @@ def test_a_named_test_is_looked_up_where_it_failed_last(opened: Server) -> None:
         opened.wait_until_projected()
         builds.append(build)
     reply = ask(member, "Is test_race flaky?")
-    assert reply["reply"].startswith(
-        f"This is about build {builds[0]} of job Hourly on branch main, the newest in which"
-    )
+    state = f"t.test_race passes now. It failed last in build {builds[0]}. 1 run since then passed."
+    about = f"This is about build {builds[0]} of job Hourly on branch main, the newest in which this test failed."
+    assert f"{state} {about}" in reply["reply"]
     assert "test_race_of_two" not in reply["reply"]
     assert "test_race failed in 1 of its 2 runs" in reply["reply"]
     other = ask(member, "Why does test_race_of_two fail in the hourly?")

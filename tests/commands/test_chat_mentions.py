@@ -6,9 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 
+from commands.evaluation.cases import read_runs
 from domain.assistant.answers import Answer, BuildChoice, Question
 from domain.assistant.builtin_answers import answer, answer_without_project
-from domain.assistant.chat_mentions import MAX_NAMES, find_build_numbers, find_names_of_tests, names_test
+from domain.assistant.chat_mentions import (
+    MAX_NAMES,
+    find_asked_message,
+    find_build_numbers,
+    find_names_of_tests,
+    names_test,
+)
 from domain.assistant.evidence import (
     BuildFacts,
     BuildSummary,
@@ -23,6 +30,8 @@ from domain.assistant.evidence import (
     with_sources,
 )
 from domain.assistant.job_states import JobState
+from domain.assistant.named_tests import NamedTest, make_named_test
+from domain.run_histories import NotableRun, RunHistory
 
 PRICE, RACE, REFUSED = "0123456789abcde1", "0123456789abcde2", "0123456789abcde3"
 BUILD = BuildFacts(8, 3, "Unit tests", "failed", "tests_failed", commit_sha="cccc", passed=6, failed=4, quarantined=1)
@@ -217,6 +226,71 @@ def test_a_quarantined_test_that_breaks_is_explained() -> None:
     first = ask("What should I look at first?", build=build, failures=(broken,)).text
     assert "test_discount failed: assert 178 == 180." in first
     assert "last passed in build 3" in first
+
+
+def named(runs: str, name: str = "tests/test_cart.py::test_discount") -> NamedTest:
+    """Returns the state of a test by its runs, as cases of evaluations write them; the builds have the numbers of the
+    runs.
+    """
+    flags = read_runs(runs)
+    notable = [NotableRun(number, number, 0, run) for number, run in enumerate(flags, 1) if run]
+    return make_named_test(3, name, RunHistory(notable, len(flags)))
+
+
+@pytest.mark.parametrize(
+    ("runs", "sentence"),
+    [
+        ("P*49", "has not failed: all 49 runs passed."),
+        ("P*3 R", "has not failed: all 4 runs passed, 1 on a retry."),
+        ("P*3 !F P*5", "has not failed: all 8 runs that count passed. 1 other failure does not count."),
+        ("P F*3 P*45", "passes now. It failed last in build 4. 45 runs since then passed."),
+        ("P F !F P", "passes now. It failed last in build 2. 1 run since then passed. 1 other failure does not count."),
+        ("P*2 F*3", "fails now: its newest run that counts, in build 5, failed."),
+        ("P*2 !F", "all 2 runs that count passed. It failed in its newest run, in build 3, which does not count: most"),
+        (
+            "P*2 F !F",
+            "fails now: its newest run that counts, in build 3, failed. It failed in its newest run, in build 4",
+        ),
+    ],
+)
+def test_a_question_about_a_test_says_first_whether_it_fails_now(runs: str, sentence: str) -> None:
+    reply = ask("Does test_discount still fail?", tests=(named(runs),))
+    assert sentence in reply.claims[0].text
+    assert reply.claims[0].sources[0] == "test_case:3"
+    assert "assert 178 == 180" in reply.text
+    assert (reply.next_step is None) == ("F*3" not in runs.split()[-1] and runs != "P*2 F !F")
+
+
+def test_only_a_flaky_test_that_passes_now_has_a_next_step() -> None:
+    state = named("P*9 F P", "tests/test_misc.py::test_race")
+    assert ask("Is test_race flaky?", tests=(state,)).next_step is not None
+
+
+def test_a_test_that_never_failed_is_known() -> None:
+    state = (named("P*49", "t::test_oldname"),)
+    question = Question("chat", 12, build_id=8, message="Is test_oldname flaky?", build_choice="red_job")
+    assert ask("", question=question, tests=state).text == "t::test_oldname has not failed: all 49 runs passed."
+    of_build = ask("Is test_oldname flaky?", tests=state).text
+    assert of_build.startswith("t::test_oldname has not failed: all 49 runs passed. Nothing is known here")
+    of_project = ask("Is test_oldname flaky?", tests=state, build=None, project=ProjectFacts(12, 7, 2, 6)).text
+    assert of_project == "t::test_oldname has not failed: all 49 runs passed."
+
+
+def test_a_conversation_about_a_test_goes_on() -> None:
+    said = (("Why did build 8 fail?", "..."), ("And is test_race flaky?", "..."))
+    question = Question("chat", 12, build_id=8, message="Since when?", earlier=said)
+    assert find_asked_message(question) == "Since when? (test_race)"
+    assert "test_discount" not in ask("", question=question).text
+    for message, earlier in (("Which tests failed?", said), ("Since when?", said[:1]), ("Why is test_x red?", said)):
+        asked = msgspec.structs.replace(question, message=message, earlier=earlier)
+        assert find_asked_message(asked) == message
+
+
+def test_counts_are_those_of_the_health() -> None:
+    record = TestRecord(95, 1, 0.9, 0.01, 0.01, retried_runs=7, left_out=5)
+    failure = msgspec.structs.replace(FAILURES[0], record=record)
+    text = ask("Has test_discount failed before?", failures=(failure,)).text
+    assert "failed in 1 of its 95 runs, and passed in 7 on a retry only (5 other failures left out, as in its" in text
 
 
 def test_the_slowest_test_is_not_one_that_failed() -> None:

@@ -7,29 +7,27 @@ from itertools import chain
 
 import msgspec
 
+from domain.assistant import chat_claims as replies
 from domain.assistant import diagnosis_claims as claims
-from domain.assistant.answers import Answer, AnswerClaim
-from domain.assistant.chat_intents import BUILD_INTENTS, Intent, find_intent
-from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers, find_names_of_tests
+from domain.assistant.answers import Answer, AnswerClaim, NextStep
+from domain.assistant.chat_intents import Intent, find_intent
+from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers
 from domain.assistant.chat_names import describe_missing
 from domain.assistant.diagnoses import Diagnosis, diagnose
 from domain.assistant.evidence import BuildFacts, Evidence, FailedTest, build_ref, test_ref
 from domain.assistant.failure_starts import is_flaky_by_history
-from domain.assistant.job_states import describe_jobs, list_tests_of_jobs
+from domain.assistant.job_states import describe_jobs
+from domain.assistant.named_tests import describe_states
 from domain.assistant.next_steps import find_next_step
 from domain.assistant.project_insights import describe_project
-from domain.phrases import count, first_line
+from domain.phrases import count
 
-MAX_LISTED = 10
-"""Number of failed tests that a reply lists."""
 CAPABILITIES = (
     "It can say why a build failed, whether a test is flaky, since when it fails, how it did before, which tests"
     " failed, how long a build took, and what to do next."
 )
 
 LANGUAGE = "It understands English only."
-NAME_A_BUILD = "name a build, such as build 12, or a job, whose newest build counts then."
-WHOLE_PROJECT = "What follows is about the whole project."
 WHICH_PROJECT = (
     "It is not clear which project the question is about. Name a build, a job or a project, or send a `build_id`."
 )
@@ -132,13 +130,20 @@ def _reply_to_message(evidence: Evidence) -> Answer:
     message, build = evidence.question.message, evidence.build
     intent = find_intent(message)
     reply = _reply(evidence, intent)
-    if intent == "unknown":
+    if intent in ("unknown", "times"):
         return reply
     if evidence.question.build_choice == "offered" or (build is None and find_build_numbers(message)):
         return Answer(tuple(_offer(evidence, message)))
+    asked = find_asked_tests(evidence)
+    states = tuple(describe_states(evidence.tests))
+    if states and intent != "tests" and not asked and (build is None or evidence.question.build_choice):
+        return Answer(states)
     if build is None:
         return reply
     reply = msgspec.structs.replace(reply, claims=(*_name_chosen_build(evidence, build, intent), *reply.claims))
+    if states and intent != "tests":
+        step = reply.next_step if any(test.is_failing for test in evidence.tests) else _keep_step_of_flaky(reply)
+        reply = msgspec.structs.replace(reply, claims=(*states, *reply.claims), next_step=step)
     numbers = find_build_numbers(message)
     others = [str(number) for number in numbers if number != build.id]
     if others:
@@ -149,12 +154,17 @@ def _reply_to_message(evidence: Evidence) -> Answer:
     return reply
 
 
+def _keep_step_of_flaky(reply: Answer) -> NextStep | None:
+    """Returns the next step of a reply about tests that pass now: only flaky ones still need one."""
+    return reply.next_step if reply.classification == "flaky" else None
+
+
 def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
     """Says that what the message names does not exist, and which build does. Another build is not explained instead."""
     build = evidence.build
     yield AnswerClaim(describe_missing(message, "" if build is None else build.job) or NOT_FOUND)
     if build is None:
-        yield AnswerClaim(f"To ask about another one, {NAME_A_BUILD}")
+        yield AnswerClaim(f"To ask about another one, {replies.NAME_A_BUILD}")
         return
     on = f" on branch {build.branch}" if build.branch else ""
     yield AnswerClaim(
@@ -202,31 +212,31 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
         if evidence.project is None:
             return Answer((AnswerClaim(f"No build was found that the question may be about. {CAPABILITIES}"),))
         about = chain(describe_jobs(evidence.jobs), describe_project(evidence.project))
-        return Answer((*_limit_to_project(evidence, intent), *about))
+        return Answer((*replies.limit_to_project(evidence, intent), *about))
     if intent == "summary":
         return Answer(tuple(summarize(evidence)))
     if intent == "duration":
-        return Answer(tuple(_describe_duration(evidence, build)))
+        return Answer(tuple(replies.describe_duration(evidence, build)))
     asked, ref = find_asked_tests(evidence), (build_ref(build.id),)
     if build.status != "failed" and not (build.status == "passed" and asked):
-        return Answer(tuple(_describe_unfailed(evidence, build)))
+        return Answer(tuple(replies.describe_unfailed(evidence, build)))
     if asked and intent != "tests":
         # Lines of the log may be of other tests.
         evidence = msgspec.structs.replace(evidence, failures=asked, groups=(), excerpts=())
-    elif intent != "tests" and (unknown := _name_unknown_tests(evidence, build)):
+    elif intent != "tests" and (unknown := replies.name_unknown_tests(evidence, build)):
         return Answer((AnswerClaim(unknown, ref),))
     found = diagnose(evidence)
     match intent:
         case "flaky":
-            answer_claims = _describe_flakiness(evidence, build)
+            answer_claims = replies.describe_flakiness(evidence, build)
         case "history":
-            answer_claims = _describe_history(evidence, build)
+            answer_claims = replies.describe_history(evidence, build)
         case "changed":
-            answer_claims = _describe_changes(evidence, build)
+            answer_claims = replies.describe_last_good(evidence, build)
         case "tests":
-            answer_claims = _list_tests(evidence, build)
+            answer_claims = replies.list_tests(evidence, build)
         case "next":
-            answer_claims = _recommend(evidence, found)
+            answer_claims = replies.recommend(evidence, found)
         case _:
             answer_claims = _explain(evidence, build, found)
     if asked and intent in ("why", "next") and (others := build.failed - len(asked)) > 0:
@@ -234,151 +244,3 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
         left_out = AnswerClaim(f"{count(others, 'other failure')} of the build {verb} not part of this.", ref)
         answer_claims = chain(answer_claims, (left_out,))
     return _with_diagnosis(evidence, found, answer_claims)
-
-
-def _describe_unfailed(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
-    yield claims.describe_build(build)
-    yield from claims.describe_group(evidence)
-    if build.status in ("queued", "running"):
-        yield AnswerClaim("It has not ended yet, so there is no failure to explain.", (build_ref(build.id),))
-    elif build.status == "passed":
-        yield AnswerClaim("It did not fail.", (build_ref(build.id),))
-        yield from claims.describe_uncounted(build, evidence.failures)
-        for test in evidence.failures[: claims.MAX_NAMED]:
-            yield from claims.describe_failure(test)
-        if names := find_names_of_tests(evidence.question.message):
-            named = " and ".join(names[: claims.MAX_NAMED])
-            yield AnswerClaim(f"Nothing was looked up about {named}: {NAME_A_BUILD}", (build_ref(build.id),))
-    else:
-        yield from claims.describe_cause(diagnose(evidence))
-
-
-def _describe_duration(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
-    if not build.duration_s:
-        yield AnswerClaim(f"Build {build.id} has not run.", (build_ref(build.id),))
-        return
-    verb = "took" if build.status in ("passed", "failed", "aborted") else "has taken"
-    yield AnswerClaim(f"Build {build.id} {verb} {build.duration_s} s.", (build_ref(build.id),))
-
-
-def _name_unknown_tests(evidence: Evidence, build: BuildFacts) -> str:
-    """Returns a sentence about the tests that a question is about if none of them was looked at; empty if it is about
-    no tests.
-    """
-    question = evidence.question
-    names = [name for name in find_names_of_tests(question.message) if name.lower() not in build.job.lower()]
-    if question.result_id is not None:
-        names = [f"result {question.result_id}"]
-    if not names:
-        return ""
-    return (
-        f"Nothing is known here about {' and '.join(names[: claims.MAX_NAMED])}: it is not among the failed tests of"
-        f" build {build.id} that were looked at."
-    )
-
-
-def _limit_to_project(evidence: Evidence, intent: Intent) -> Iterator[AnswerClaim]:
-    """Says that the answer is about the project if the question is about a build or about tests."""
-    if names := find_names_of_tests(evidence.question.message):
-        named = " and ".join(names[: claims.MAX_NAMED])
-        yield AnswerClaim(f"Nothing was looked up about {named} alone: {NAME_A_BUILD} {WHOLE_PROJECT}")
-    elif intent in BUILD_INTENTS:
-        yield AnswerClaim(f"It is not known which build is meant: {NAME_A_BUILD} {WHOLE_PROJECT}")
-
-
-def _describe_flakiness(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
-    found_any = False
-    for test in evidence.failures[: claims.MAX_NAMED]:
-        if claims.has_passed_on_commit(test):
-            found_any = True
-            known = "is flaky" if is_flaky_by_history(test) else "is probably flaky"
-            yield AnswerClaim(
-                f"{test.name} {known}: it passed and failed on the same commit.",
-                (test_ref(test), *(ref for claim in claims.describe_start(test) for ref in claim.sources[1:2])),
-            )
-        for claim in claims.describe_record(test):
-            found_any = True
-            yield claim
-    if not found_any:
-        yield AnswerClaim(
-            f"Nothing is known that says whether the failures of build {build.id} are flaky.", (build_ref(build.id),)
-        )
-
-
-def _describe_history(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
-    found_any = False
-    for test in evidence.failures[: claims.MAX_NAMED]:
-        for claim in (*claims.describe_record(test), *claims.describe_start(test)):
-            found_any = True
-            yield claim
-    for claim in claims.describe_past(evidence, evidence.failures):
-        found_any = True
-        yield claim
-    if evidence.earlier:
-        passed = sum(one.status == "passed" for one in evidence.earlier)
-        yield AnswerClaim(
-            f"Of the {len(evidence.earlier)} builds of the job before, {passed} passed.",
-            tuple(build_ref(one.id) for one in evidence.earlier[: claims.MAX_NAMED]),
-        )
-    elif not found_any:
-        yield AnswerClaim(f"Nothing is known of the time before build {build.id}.", (build_ref(build.id),))
-
-
-def _describe_changes(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
-    found_any = False
-    for test in evidence.failures[: claims.MAX_NAMED]:
-        for claim in claims.describe_start(test):
-            found_any = True
-            yield claim
-    yield from claims.describe_changes(evidence, evidence.failures)
-    last_green = next((one for one in evidence.earlier if one.status == "passed"), None)
-    if last_green is not None:
-        commits = ""
-        if last_green.commit_sha and build.commit_sha:
-            same = last_green.commit_sha == build.commit_sha
-            commits = (
-                " on the same commit"
-                if same
-                else f": it ran on commit {last_green.commit_sha[:12]}, this one on {build.commit_sha[:12]}"
-            )
-        yield AnswerClaim(
-            f"The last build before that passed is {last_green.id}{commits}.",
-            (build_ref(last_green.id), build_ref(build.id)),
-        )
-    elif not found_any:
-        yield AnswerClaim(
-            f"No earlier build that passed was found, so it is not known what changed before build {build.id}.",
-            (build_ref(build.id),),
-        )
-
-
-def _list_tests(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
-    if not evidence.failures:
-        yield AnswerClaim(f"Build {build.id} has no failed tests.", (build_ref(build.id),))
-        return
-    verb = "test of build" if build.failed == 1 else "tests of build"
-    yield AnswerClaim(f"{build.failed:,} {verb} {build.id} failed.", (build_ref(build.id),))
-    for test in evidence.failures[:MAX_LISTED]:
-        message = first_line(test.message)[:160] or "no message"
-        yield AnswerClaim(f"{test.name}: {claims.end_sentence(message)}", (test_ref(test),))
-    yield from claims.describe_group(evidence)
-    yield from claims.describe_uncounted(build)
-    yield from list_tests_of_jobs(evidence.jobs, but=build.id)
-    hidden = build.failed - min(len(evidence.failures), MAX_LISTED)
-    if hidden > 0:
-        verb = "is" if hidden == 1 else "are"
-        yield AnswerClaim(f"{count(hidden, 'failure')} of the build {verb} not listed here.", (build_ref(build.id),))
-
-
-def _recommend(evidence: Evidence, found: Diagnosis) -> Iterator[AnswerClaim]:
-    yield from claims.describe_group(evidence)
-    yield from claims.describe_cause(found)
-    if found.cause.classification not in ("infra", "flaky", "no_defect"):
-        yield from claims.describe_changes(evidence, found.tests)
-    step = find_next_step(evidence, found)
-    if found.cause.fix:
-        yield AnswerClaim(f"Suggested fix: {found.cause.fix}.", found.cause.refs, is_guess=True)
-    if step is not None:
-        yield AnswerClaim(
-            f"{step.text} By one request: {step.method} /api/v3{step.path}.", found.cause.refs, is_guess=True
-        )

@@ -15,6 +15,10 @@ MAX_NAMES = 20
 _TEST = re.compile(r"(?<![\w./:-])[\w./-]*::[\w:.]*\w|(?<![\w/.-])test_\w+|(?<![\w/.-])Test[A-Z]\w+")
 _NAME = re.compile(r"[\W\d_]|[a-z][A-Z]")
 """Part of what is the name of a test rather than a common word, such as `build`."""
+_OTHER_SUBJECT = re.compile(
+    r"\b(?:builds?|jobs?|projects?|branch(?:es)?|tests?|cases?|failures?|everything|all|summary)\b", re.IGNORECASE
+)
+"""Words of messages that are about something else than the test that the conversation was about before."""
 _BUILD = re.compile(r"\bbuild ?(?:#|no\.?|number)? ?(\d{1,15})\b", re.IGNORECASE)
 
 
@@ -29,7 +33,23 @@ def is_asked(question: Question, result_id: int, test: str) -> bool:
     """Returns whether a question is about a result: it gives the result, or else its message names the test."""
     if question.result_id is not None:
         return question.result_id == result_id
-    return question.kind == "chat" and names_test(question.message, test)
+    return question.kind == "chat" and names_test(find_asked_message(question), test)
+
+
+@lru_cache(maxsize=16)
+def find_asked_message(question: Question) -> str:
+    """Returns the message of a question; if it names no test, nor anything else that it is about, with the tests that
+    the conversation was about before, such as for `since when?`.
+    """
+    message = question.message
+    if question.build_choice or question.result_id is not None or find_names_of_tests(message):
+        return message
+    for earlier in (message, *(said for said, _ in reversed(question.earlier))):
+        if names := find_names_of_tests(earlier):
+            return f"{message} ({', '.join(names)})"
+        if _OTHER_SUBJECT.search(earlier):
+            break
+    return message
 
 
 def names_test(message: str, test: str) -> bool:

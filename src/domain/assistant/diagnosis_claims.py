@@ -271,12 +271,16 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
         verdict = ""
     elif record.broken_probability >= BROKEN_FROM:
         verdict = ": it is rather broken than flaky"
+    elif record.retried_runs or not record.failed_runs:
+        verdict = ""
     elif record.failed_runs > 1:
         verdict = ": these failures do not show that it is flaky"
     else:
         verdict = ": one failure does not show whether it is flaky"
+    retried = f", and passed in {record.retried_runs:,} on a retry only" if record.retried_runs else ""
+    which = f" ({count(record.left_out, 'other failure')} left out, as in its health)" if record.left_out else ""
     yield AnswerClaim(
-        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}{verdict}.",
+        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}{retried}{which}{verdict}.",
         (case_ref(test),),
     )
 

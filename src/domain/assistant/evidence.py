@@ -8,8 +8,10 @@ from typing import Literal
 
 import msgspec
 
+from domain.assistant import named_tests
 from domain.assistant.answers import MAX_SOURCE_TEXT, Question, Source
 from domain.assistant.job_states import JobState, describe_state
+from domain.assistant.named_tests import NamedTest
 from domain.failures.log_explanations import explain
 from domain.failures.log_signals import clean
 from domain.triage import Classification
@@ -84,6 +86,10 @@ class TestRecord(msgspec.Struct, frozen=True):
     flaky_probability: float
     flake_rate: float
     broken_probability: float
+    retried_runs: int = 0
+    """Runs that passed on a retry only."""
+    left_out: int = 0
+    """Failed runs that say nothing about the test, and are in none of the other numbers."""
 
 
 class FailedTest(msgspec.Struct, frozen=True):
@@ -227,6 +233,8 @@ class Evidence(msgspec.Struct, frozen=True):
     project: ProjectFacts | None = None
     jobs: tuple[JobState, ...] = ()
     """States of the project's jobs, if the question is about the project, the red ones first."""
+    tests: tuple[NamedTest, ...] = ()
+    """States of the tests that the question names."""
 
 
 def with_sources(evidence: Evidence) -> Evidence:
@@ -235,6 +243,12 @@ def with_sources(evidence: Evidence) -> Evidence:
     for change in evidence.changes:
         before = texts.get(commit_ref(change.commit_sha))
         texts[commit_ref(change.commit_sha)] = _describe_change(change) + (f" {before}" if before else "")
+    for test in evidence.tests:
+        before = texts.get(test.ref)
+        texts[test.ref] = named_tests.describe_state(test) + (f" {before}" if before else "")
+        for build in (test.failed_build, test.left_out_build):
+            if build is not None:
+                texts.setdefault(build_ref(build), f"{test.name} failed in build {build}.")
     sources = {ref: Source(ref, cut(text, MAX_SOURCE_TEXT)) for ref, text in texts.items()}
     return msgspec.structs.replace(evidence, sources=tuple(sources.values()))
 

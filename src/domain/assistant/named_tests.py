@@ -1,0 +1,93 @@
+"""States of tests that a question names: whether they fail now, by the newest run that counts, and how they did before."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from domain.assistant.answers import AnswerClaim
+from domain.phrases import count
+from domain.run_histories import RunHistory
+from domain.test_health import BROKEN_BUILD, FAILED, LEFT_OUT, OTHER_BRANCH, OUTAGE, RETRIED
+
+_REASONS = {
+    BROKEN_BUILD: "most tests of that build failed",
+    OUTAGE: "the machine, the network or another system made it fail",
+    OTHER_BRANCH: "it is of another branch",
+}
+
+
+class NamedTest(msgspec.Struct, frozen=True):
+    """A test case that a message names. Runs that say nothing about it do not count."""
+
+    case_id: int
+    name: str
+    runs: int
+    failed_runs: int
+    retried_runs: int = 0
+    """Runs that passed on a retry only."""
+    left_out: int = 0
+    """Failed runs that do not count."""
+    is_failing: bool = False
+    failed_build: int | None = None
+    """Build of the newest run that failed and counts."""
+    passed_since: int = 0
+    """Runs since then that passed."""
+    left_out_build: int | None = None
+    """Build of the newest run, if it failed but does not count."""
+    left_out_reason: str = ""
+
+    @property
+    def ref(self) -> str:
+        return f"test_case:{self.case_id}"
+
+
+def make_named_test(case_id: int, name: str, history: RunHistory) -> NamedTest:
+    """Returns the state of a test by the history of its runs."""
+    left_out = [run for run in history.notable if run.flags & LEFT_OUT]
+    failed = [run for run in history.notable if run.flags & FAILED and not run.flags & LEFT_OUT]
+    newest = failed[-1] if failed else None
+    since = 0 if newest is None else newest.number
+    last = history.notable[-1] if history.notable else None
+    is_last_left_out = last is not None and last.number >= history.runs and last.flags & (BROKEN_BUILD | OUTAGE) != 0
+    reasons = [] if last is None else [reason for flag, reason in _REASONS.items() if last.flags & flag]
+    return NamedTest(
+        case_id=case_id,
+        name=name,
+        runs=history.runs - len(left_out),
+        failed_runs=len(failed),
+        retried_runs=sum(run.flags & RETRIED != 0 and not run.flags & (LEFT_OUT | FAILED) for run in history.notable),
+        left_out=len(left_out),
+        is_failing=history.find_failing() is not None,
+        failed_build=None if newest is None else newest.build_id,
+        passed_since=max(0, history.runs - since - sum(run.number > since for run in left_out)),
+        left_out_build=last.build_id if last is not None and is_last_left_out else None,
+        left_out_reason=reasons[0] if is_last_left_out else "",
+    )
+
+
+def describe_state(test: NamedTest) -> str:
+    """Returns sentences that say whether a test fails now, and since when it does not."""
+    left_out, name = "", test.name
+    if test.left_out_build is not None:
+        where = f"in its newest run, in build {test.left_out_build}"
+        left_out = f" It failed {where}, which does not count: {test.left_out_reason}."
+    elif test.left_out:
+        verb = "does" if test.left_out == 1 else "do"
+        left_out = f" {count(test.left_out, 'other failure')} {verb} not count."
+    if test.is_failing:
+        return f"{name} fails now: its newest run that counts, in build {test.failed_build}, failed.{left_out}"
+    if not test.runs:
+        return f"{name} has no run that counts.{left_out}"
+    if test.failed_build is None:
+        runs = "the only run" if test.runs == 1 else f"all {test.runs:,} runs"
+        retried = f", {test.retried_runs:,} on a retry" if test.retried_runs else ""
+        return f"{name} has not failed: {runs}{' that count' if left_out else ''} passed{retried}.{left_out}"
+    since = f" {count(test.passed_since, 'run')} since then passed." if test.passed_since else ""
+    return f"{name} passes now. It failed last in build {test.failed_build}.{since}{left_out}"
+
+
+def describe_states(tests: tuple[NamedTest, ...]) -> Iterator[AnswerClaim]:
+    """Says of each of the tests whether it fails now."""
+    for test in tests:
+        builds = dict.fromkeys(build for build in (test.failed_build, test.left_out_build) if build is not None)
+        yield AnswerClaim(describe_state(test), (test.ref, *(f"build:{build}" for build in builds)))
