@@ -13,7 +13,7 @@ import msgspec
 from psycopg import AsyncConnection
 
 from domain.assistant.answers import Question
-from domain.assistant.chat_mentions import find_asked_message, is_asked
+from domain.assistant.chat_mentions import find_text_with_tests, is_asked
 from domain.assistant.chat_names import find_branch_words
 from domain.assistant.evidence import (
     MAX_MESSAGE,
@@ -85,14 +85,14 @@ async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
         if question.build_id is None:
             facts = await fetch_project_facts(connection, question.project_id, question.days)
             jobs = await fetch_job_states(connection, question.project_id) if question.kind == "chat" else []
-            tests = await fetch_named_tests(connection, question.project_id, _named_in(question))
+            tests = await fetch_named_tests(connection, question.project_id, find_text_with_tests(question))
             return with_sources(Evidence(question, project=facts, jobs=tuple(jobs), tests=tests))
         build = await builds.find(connection, question.build_id)
         if build is None or build.project_id != question.project_id:
             return Evidence(question)
         evidence = await _gather_of_build(connection, question, build)
         of_branch = [build.id, *(earlier.id for earlier in evidence.earlier)]
-        tests = await fetch_named_tests(connection, question.project_id, _named_in(question), of_branch)
+        tests = await fetch_named_tests(connection, question.project_id, find_text_with_tests(question), of_branch)
         evidence = msgspec.structs.replace(evidence, tests=tests)
         if question.build_choice in ("red_job", "green_jobs"):
             jobs = await _fetch_jobs(connection, question, build)
@@ -100,12 +100,6 @@ async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
     # The connection is free again, since the log takes one of its own.
     changes = await fetch_changes(source, log, evidence)
     return with_sources(msgspec.structs.replace(evidence, changes=changes))
-
-
-def _named_in(question: Question) -> str:
-    """Returns the text of which the tests are looked up that it names."""
-    is_chat = question.kind == "chat" and question.result_id is None and question.build_choice != "offered"
-    return find_asked_message(question) if is_chat else ""
 
 
 async def _gather_of_build(connection: AsyncConnection, question: Question, build: BuildRow) -> Evidence:

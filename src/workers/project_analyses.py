@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from commands.reports.causes import EqualFailures
 from commands.reports.failure_clusters import FailedBuild, FailureCluster, find_clusters, summarize_clusters
 from domain.assistant.answers import Answer
+from domain.assistant.job_states import is_red
 from domain.assistant.project_audits import (
     ChronicFlake,
     ProjectAuditFacts,
@@ -27,11 +28,14 @@ from domain.assistant.project_audits import (
 from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
 from domain.inquiries import JobType
 from domain.quarantine import filter_quarantined
-from domain.test_health import OUTAGE, Assessment, assess
+from domain.run_histories import count_failing
+from domain.test_health import FAILED, OUTAGE, Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
+from projections.job_states import fetch_job_states
 from projections.results_days import day_of
 from projections.results_queries import fetch_equal_failures, fetch_reports
 from projections.test_health import CaseHistory
+from store.postgres.queries import connected
 
 DAYS = 30
 """Look-back window of a job, in days."""
@@ -161,8 +165,12 @@ class ProjectAnalyst:
             found for case, run in newest if (found := await self._find_first_failure(case, run.build_id)) is not None
         ]
         regressions = find_regressions(failing)
-        await take_step("first_failures", f"{len(regressions):,} of them have failed since a commit.")
-        answer = summarize_regressions(project_id, regressions, len(failing))
+        await take_step("first_failures", f"{len(regressions):,} of them fail since a commit or their first run.")
+        async with connected(self.pool) as connection:
+            states = await fetch_job_states(connection, project_id)
+        red = sum(is_red(state.status) for state in states)
+        await take_step("jobs", f"{red:,} of {len(states):,} jobs are red by their newest builds.")
+        answer = summarize_regressions(project_id, regressions, len(failing), states)
         result = {"regressions": msgspec.to_builtins(regressions), "tests_checked": len(failing)}
         return _to_findings(answer, failing, result, regressions[0].result_id if regressions else None)
 
@@ -173,7 +181,17 @@ class ProjectAnalyst:
             return None
         first = await first_failures.find(self.pool, case.id, build_id, texts[0].result_id)
         probability = (await asyncio.to_thread(_assess, case)).flaky_probability
-        return FailingTest(case.id, case.node_id, texts[0].result_id, texts[0].message, probability, first)
+        has_passed = case.history.runs > sum(run.flags & FAILED != 0 for run in case.history.notable)
+        return FailingTest(
+            case.id,
+            case.node_id,
+            texts[0].result_id,
+            texts[0].message,
+            probability,
+            first,
+            has_passed,
+            count_failing(case.history)[0],
+        )
 
     async def _find_flakes(
         self, project_id: int, now: datetime, quarantined: set[tuple[int, str]]

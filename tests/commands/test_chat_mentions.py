@@ -277,11 +277,15 @@ def test_a_test_that_never_failed_is_known() -> None:
 
 
 def test_a_conversation_about_a_test_goes_on() -> None:
-    said = (("Why did build 8 fail?", "..."), ("And is test_race flaky?", "..."))
-    question = Question("chat", 12, build_id=8, message="Since when?", earlier=said)
+    before = (("Why did build 8 fail?", "..."), ("And is test_race flaky?", "..."))
+    question = Question("chat", 12, build_id=8, message="Since when?", earlier=before)
     assert find_asked_message(question) == "Since when? (test_race)"
     assert "test_discount" not in ask("", question=question).text
-    for message, earlier in (("Which tests failed?", said), ("Since when?", said[:1]), ("Why is test_x red?", said)):
+    for message, earlier in (
+        ("Which tests failed?", before),
+        ("Since when?", before[:1]),
+        ("Why is test_x red?", before),
+    ):
         asked = msgspec.structs.replace(question, message=message, earlier=earlier)
         assert find_asked_message(asked) == message
 

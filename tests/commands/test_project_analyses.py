@@ -2,8 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from commands.reports.causes import EqualFailures
 from commands.reports.failure_clusters import FailedBuild, find_clusters, summarize_clusters
+from domain.assistant.job_states import JobState
 from domain.assistant.project_audits import (
     ChronicFlake,
     ProjectAuditFacts,
@@ -124,8 +127,17 @@ def test_a_cluster_shows_its_newest_failures() -> None:
     assert (len(cluster.result_ids), cluster.result_ids[-1]) == (20, 902)
 
 
+def test_a_scan_without_regressions_names_red_jobs() -> None:
+    red, green = JobState(3, "Backend", 8, "failed", "main", 7), JobState(4, "Lint", 9, "passed", "main")
+    none = "No test fails now by its newest run that counts on a default branch."
+    assert summarize_regressions(12, [], 0, [green]).text == none
+    jobs = "1 of 2 jobs is red by the newest build of each: Backend (build 8 on branch main, 7 failed tests)."
+    assert summarize_regressions(12, [], 0, [red, green]).text == f"{none} {jobs}"
+
+
 def failing(case_id: int, good: BuildOutcome | None, bad: BuildOutcome, builds: int, flaky: float = 0.0) -> FailingTest:
-    return FailingTest(case_id, f"t_{case_id}", case_id * 10, "assert", flaky, FirstFailure(bad, good, builds))
+    first = FirstFailure(bad, good, builds)
+    return FailingTest(case_id, f"t_{case_id}", case_id * 10, "assert", flaky, first, failing_runs=12)
 
 
 def test_only_tests_that_fail_for_good_since_a_commit_are_regressions() -> None:
@@ -136,14 +148,27 @@ def test_only_tests_that_fail_for_good_since_a_commit_are_regressions() -> None:
         failing(3, None, bad, 9),
         failing(4, BuildOutcome(4, "c5", False), bad, 9),
         failing(5, good, bad, 9, flaky=0.9),
-        failing(6, BuildOutcome(6, "c6", False), BuildOutcome(7, "c7", True), 3),
+        failing(6, BuildOutcome(6, "c6", False), BuildOutcome(7, "c7", True), 12, flaky=0.81),
         FailingTest(7, "t_7", 70, "assert", 0.0, None),
+        failing(8, None, BuildOutcome(3, None, True), 1),
     ]
     found = find_regressions(tests)
-    assert [(one.test_case_id, one.commit) for one in found] == [(6, "c7"), (1, "c5")]
+    assert [(one.test_case_id, one.commit) for one in found] == [(6, "c7"), (1, "c5"), (3, "c5")]
     answer = summarize_regressions(12, found, len(tests))
     assert answer.claims[1].text == "t_1 fails since build 5, which ran on commit c5. Build 4 was the last good one."
     assert answer.claims[1].sources == ("build:5", "build:4", "test:10", "commit:c5")
+    first = (
+        "t_3 fails since the first run on its branch and combination of the matrix, in build 5, which ran on commit c5."
+    )
+    assert (answer.claims[2].text, answer.claims[2].sources) == (first, ("build:5", "test:30", "commit:c5"))
+    new = find_regressions([msgspec.structs.replace(tests[2], has_passed=False)])
+    assert (
+        summarize_regressions(12, new, 1).text == "t_3 fails since the first run, in build 5, which ran on commit c5."
+    )
+    assert (
+        answer.claims[3].text
+        == "5 other failing tests are no regressions: they are probably flaky, or failed in one build only."
+    )
     assert summarize_regressions(12, [], 3).sources == ["project:12"]
     for number, named in ((3, "t_1, t_2, t_3 fail since"), (4, "t_1, t_2, t_3 and 1 more test fail since")):
         same = find_regressions(failing(case_id, good, bad, 2) for case_id in range(1, number + 1))

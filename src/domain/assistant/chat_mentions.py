@@ -44,12 +44,18 @@ def find_asked_message(question: Question) -> str:
     message = question.message
     if question.build_choice or question.result_id is not None or find_names_of_tests(message):
         return message
-    for earlier in (message, *(said for said, _ in reversed(question.earlier))):
+    for earlier in (message, *(asked for asked, _ in reversed(question.earlier))):
         if names := find_names_of_tests(earlier):
             return f"{message} ({', '.join(names)})"
         if _OTHER_SUBJECT.search(earlier):
             break
     return message
+
+
+def find_text_with_tests(question: Question) -> str:
+    """Returns the text of which all tests are looked up that it names; empty if only a result is asked about."""
+    is_named = question.result_id is None or question.build_choice == "newest_failure"
+    return find_asked_message(question) if question.kind == "chat" and is_named else ""
 
 
 def names_test(message: str, test: str) -> bool:

@@ -1,4 +1,4 @@
-"""States of tests that a question names: whether they fail now, by the newest run that counts, and how they did before."""
+"""States of tests that a question names: whether they fail now, by the newest run that counts, and how they did."""
 
 from collections.abc import Iterator
 

@@ -1,10 +1,11 @@
-"""Search for regressions: tests that passed until a commit, and have failed ever since."""
+"""Search for regressions: tests that passed until a commit, and have failed ever since, or since their first run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim
+from domain.assistant.job_states import JobState, describe_jobs, is_red
 from domain.failures.first_failures import FirstFailure
 from domain.phrases import count
 from domain.test_health import FLAKY_FROM
@@ -26,6 +27,10 @@ class FailingTest(msgspec.Struct, frozen=True):
     message: str
     flaky_probability: float
     first_failure: FirstFailure | None
+    has_passed: bool = True
+    """Whether any run of the test has passed, on whatever branch."""
+    failing_runs: int = 0
+    """Runs that count and failed, or passed on a retry only."""
 
 
 class Regression(msgspec.Struct, frozen=True):
@@ -34,25 +39,31 @@ class Regression(msgspec.Struct, frozen=True):
     result_id: int
     """The newest failure."""
     message: str
-    last_good_build: int
+    last_good_build: int | None
+    """Null if the test has failed since its first run on this branch and combination of a matrix."""
     last_good_commit: str | None
     first_bad_build: int
     commit: str | None
     """Commit of the first bad build; null if it is not known."""
     failed_builds: int
     """Builds in a row in which the test failed."""
+    has_passed: bool = True
+    """Whether any run of the test has passed, on whatever branch."""
 
 
 def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
-    """Returns the regressions among tests: those with the newest first bad build first. Leaves out flaky tests, tests
-    that passed and failed on one commit, and tests that are not known to have passed before.
+    """Returns the regressions among tests: those with the newest first bad build first. Leaves out flaky tests, and
+    tests that passed and failed on one commit. One that has failed since its first run is a regression, too: it was
+    broken with the commit that added it.
     """
     found: list[Regression] = []
     for test in tests:
         first = test.first_failure
-        if first is None or first.last_good is None or first.cause == "same_commit":
+        if first is None or first.cause == "same_commit":
             continue
-        if first.failed_builds < MIN_FAILED_BUILDS or test.flaky_probability >= FLAKY_FROM:
+        # The failures in a row alone do not show that it is flaky, however short its history is.
+        is_flaky = test.flaky_probability >= FLAKY_FROM and test.failing_runs > first.failed_builds
+        if first.failed_builds < MIN_FAILED_BUILDS or is_flaky:
             continue
         found.append(
             Regression(
@@ -60,33 +71,53 @@ def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
                 test.case_id,
                 test.result_id,
                 test.message[:MAX_MESSAGE],
-                first.last_good.build_id,
-                first.last_good.commit_sha,
+                None if first.last_good is None else first.last_good.build_id,
+                None if first.last_good is None else first.last_good.commit_sha,
                 first.first_bad.build_id,
                 first.first_bad.commit_sha,
                 first.failed_builds,
+                test.has_passed,
             )
         )
     return sorted(found, key=lambda one: (-one.first_bad_build, one.test_case_id))
 
 
-def summarize_regressions(project_id: int, regressions: Sequence[Regression], checked: int) -> Answer:
-    """Returns the regressions as an answer: one claim for each first bad build, with its sources."""
-    if not regressions:
-        text = f"None of {checked:,} failing tests has failed for good since a commit."
-        return Answer((AnswerClaim(text, (f"project:{project_id}",)),), confidence=1.0)
-    by_build: dict[tuple[int, int], list[Regression]] = {}
-    for one in regressions:
-        by_build.setdefault((one.first_bad_build, one.last_good_build), []).append(one)
+def summarize_regressions(
+    project_id: int, regressions: Sequence[Regression], checked: int, jobs: Sequence[JobState] = ()
+) -> Answer:
+    """Returns the regressions as an answer: one claim for each first bad build, with its sources. Says how many failing
+    tests are none, and which of the `jobs` are red.
+    """
     claims: list[AnswerClaim] = []
-    for (bad, good), group in by_build.items():
+    if checked > len(regressions):
+        left = checked - len(regressions)
+        which = "other failing test" if regressions else "failing test"
+        is_are = "is no regression: it is" if left == 1 else "are no regressions: they are"
+        text = f"{count(left, which)} {is_are} probably flaky, or failed in one build only."
+        claims.append(AnswerClaim(text, (f"project:{project_id}",)))
+    elif not checked:
+        text = "No test fails now by its newest run that counts on a default branch."
+        claims.append(AnswerClaim(text, (f"project:{project_id}",)))
+    if any(is_red(job.status) for job in jobs):
+        claims += describe_jobs(jobs)
+    found = tuple(_describe(regressions))
+    return Answer((*found, *claims), affected_tests=len(regressions), confidence=1.0)
+
+
+def _describe(regressions: Sequence[Regression]) -> Iterator[AnswerClaim]:
+    by_build: dict[tuple[int, int | None, bool], list[Regression]] = {}
+    for one in regressions:
+        by_build.setdefault((one.first_bad_build, one.last_good_build, one.has_passed), []).append(one)
+    for (bad, good, has_passed), group in by_build.items():
         names = ", ".join(one.test for one in group[:MAX_NAMED])
         more = f" and {count(len(group) - MAX_NAMED, 'more test')}" if len(group) > MAX_NAMED else ""
         commit = next((one.commit for one in group if one.commit), None)
         on = f", which ran on commit {commit[:12]}" if commit else ""
         verb = "fails" if len(group) == 1 else "fail"
-        refs = [f"build:{bad}", f"build:{good}", *(f"test:{one.result_id}" for one in group[:MAX_NAMED])]
-        refs += [f"commit:{commit}"] if commit else []
+        refs = [f"build:{bad}", *([] if good is None else [f"build:{good}"])]
+        refs += [*(f"test:{one.result_id}" for one in group[:MAX_NAMED]), *([f"commit:{commit}"] if commit else [])]
         text = f"{names}{more} {verb} since build {bad}{on}. Build {good} was the last good one."
-        claims.append(AnswerClaim(text, tuple(refs)))
-    return Answer(tuple(claims), affected_tests=len(regressions), confidence=1.0)
+        if good is None:
+            first = "the first run" if not has_passed else "the first run on its branch and combination of the matrix"
+            text = f"{names}{more} {verb} since {first}, in build {bad}{on}."
+        yield AnswerClaim(text, tuple(refs))
