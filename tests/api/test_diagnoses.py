@@ -277,3 +277,18 @@ def test_insights_of_an_empty_project(server: Server) -> None:
     assert (found["build_pass_rate"], found["top_flaky_tests"], found["failure_patterns"]) == (None, [], [])
     server.admin.when("GET", "/ai/insights?project_id=999999999").then(404)
     server.admin.when("GET", "/ai/insights").then(422)
+
+
+def test_a_known_issue_that_comes_and_goes_came_with_no_commit(server: Server) -> None:
+    project = given_project(server)
+    issue = {"project_id": project, "title": "Gateway", "classification": "product_bug", "pattern": "gateway"}
+    server.admin.when("POST", "/known-issues", json=issue).then(201)
+    job = given_job(server, project)
+    fixes: list[str] = []
+    for number in range(4):
+        failure = "RuntimeError: gateway 7 is empty" if number in (1, 3) else None
+        build = run(server, job, f"{number}" * 12, test_old=failure)
+        if failure:
+            fixes.append(diagnose(server, build).then(200)["suggested_fix"])
+    assert fixes[0].startswith("Look at the change since the last build that passed")
+    assert fixes[1].startswith("Compare the builds in which the test failed")
