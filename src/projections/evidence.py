@@ -25,11 +25,9 @@ from domain.assistant.evidence import (
     FailureGroup,
     FailureStart,
     IssueFacts,
-    LogExcerpt,
     PastFailure,
     TestRecord,
     cut,
-    excerpt_log,
     with_sources,
 )
 from domain.assistant.failure_starts import mark_recurring
@@ -39,7 +37,6 @@ from domain.assistant.named_tests import make_named_test
 from domain.assistant.traced_tests import pick_traced
 from domain.core.events import copy_fields
 from domain.failures.first_failures import FirstFailure
-from domain.failures.log_explanations import Excerpt
 from domain.failures.telling_words import find_telling_words
 from domain.results import FAILED
 from domain.run_histories import RunHistory
@@ -52,6 +49,7 @@ from projections.engine.queries import fetch_all, find_row
 from projections.job_states import fetch_job_states
 from projections.jobs import JobRow
 from projections.known_issues import KnownIssueRow
+from projections.log_evidence import fetch_excerpts
 from projections.named_tests import fetch_named_tests
 from projections.project_evidence import fetch_project_facts
 from projections.results import FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, BlockRow, ResultTextRow
@@ -64,7 +62,6 @@ from store.clock import utcnow
 from store.log.event_log import EventLog
 from store.postgres.queries import Source, connected, fetch_rows
 from store.tables import passages
-from store.tables.build_logs import BuildLogs
 
 MAX_SIGNATURES = 60
 """Number of different failures of a build that are counted."""
@@ -73,8 +70,6 @@ EXAMPLES = 3
 ASSESSED_RUNS = 200
 MAX_SIMILAR = 5
 """Number of failures of other tests with similar messages."""
-TAIL_LINES = 2_000
-"""Number of lines at the end of a log that are read if no worker has explained the log yet."""
 
 
 async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
@@ -135,7 +130,7 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         failures=tuple(mark_recurring(failures, past)),
         issues=await _fetch_issues(connection, question.project_id, failures),
         past=past,
-        excerpts=await _fetch_excerpts(connection, build) if question.include_logs else (),
+        excerpts=await fetch_excerpts(connection, build) if question.include_logs else (),
     )
 
 
@@ -384,24 +379,6 @@ async def _fetch_triage(connection: AsyncConnection, ids: Sequence[int]) -> dict
         return {}
     query = f"SELECT t.id, {CLASSIFICATION}, {CLASSIFIED_BY} FROM unnest(%(ids)s::bigint[]) AS t (id){TRIAGE_JOINS}"
     return {id: (given, by) for id, given, by in await fetch_rows(connection, query, {"ids": list(ids)})}
-
-
-async def _fetch_excerpts(connection: AsyncConnection, build: BuildRow) -> tuple[LogExcerpt, ...]:
-    """Returns the parts of the log that a worker has found to explain the failure. Before that, looks for them at the
-    end of the log.
-    """
-    explanation = await builds.find_explanation(connection, build.id)
-    if explanation is not None:
-        found = msgspec.convert(explanation.excerpts, list[Excerpt])
-        # The lines of an erased event are empty.
-        return tuple(
-            LogExcerpt(one.first_line, one.last_line, tuple(lines), one.score, one.reasons)
-            for one, lines in zip(found, explanation.lines, strict=False)
-        )
-    logs = BuildLogs(connection)
-    offset = max(0, await logs.count_lines(build.id, build.attempt) - TAIL_LINES)
-    texts = [line.text for line in await logs.read(build.id, build.attempt, offset, TAIL_LINES)]
-    return await asyncio.to_thread(excerpt_log, texts, offset)
 
 
 def _find_duration(build: BuildRow) -> int:

@@ -105,7 +105,8 @@ async def _read_log(connection: AsyncConnection, project_id: int, lookup: Lookup
     read = await logs.read(build.id, build.attempt, offset, min(MAX_LINES, last + AROUND - offset))
     texts = [clean(line.text, keep_time=True) for line in read]
     if not texts:
-        return LookedUp(lookup, f"Build {build.id} has no such lines in its log.")
+        which = f"has no lines {first} to {last}" if lines else "is empty"
+        return LookedUp(lookup, f"The log of build {build.id} {which}.")
     numbered = list(enumerate((text.strip() for text in texts), offset + 1))
     marked = [item for item in numbered[first - 1 - offset : last - offset] if item[1]] or numbered[-1:]
     text = f"Line {marked[0][0]} of the log of build {build.id} says: {marked[0][1][:MAX_LINE] or 'nothing'}"

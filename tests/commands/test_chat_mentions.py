@@ -98,7 +98,7 @@ def test_a_question_about_a_test_is_answered_about_it_alone(more: dict[str, Any]
     reply = ask(**more)
     assert (reply.classification, reply.affected_tests) == ("flaky", 1)
     assert "178" not in reply.text
-    assert "3 other failures of the build are not part of this." in reply.text
+    assert "3 other failures of the build are left out of this answer." in reply.text
     assert reply.next_step is not None
     assert reply.next_step.body["node_ids"] == ["tests/test_misc.py::test_race"]
 
@@ -295,6 +295,22 @@ def test_counts_are_those_of_the_health() -> None:
     failure = msgspec.structs.replace(FAILURES[0], record=record)
     text = ask("Has test_discount failed before?", failures=(failure,)).text
     assert "failed in 1 of its 95 runs, and passed in 7 on a retry only (5 other failures left out, as in its" in text
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("Which test fails most?", "/test-cases?project_id=12&sort=failures"),
+        ("Which tests are quarantined?", "/quarantine?job_id=3"),
+        ("Which tests should I quarantine?", "/test-cases?project_id=12&only=flaky"),
+        ("Which combination does test_discount fail in?", "does not know"),
+    ],
+)
+def test_what_is_not_looked_up_is_not_answered_by_a_diagnosis(message: str, words: str) -> None:
+    reply = ask(message)
+    assert words in reply.text
+    assert "assert 178" not in reply.text
+    assert reply.next_step is None
 
 
 def test_the_slowest_test_is_not_one_that_failed() -> None:

@@ -29,6 +29,8 @@ from domain.assistant.evidence import (
     excerpt_log,
     with_sources,
 )
+from domain.assistant.job_states import JobState
+from domain.assistant.named_tests import NamedTest
 from domain.triage import Classification
 from domain.triage import Source as ClassifiedBy
 
@@ -67,6 +69,9 @@ class CaseFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     earlier_builds: tuple[BuildSummary, ...] = ()
     same_commit: tuple[BuildSummary, ...] = ()
     project: ProjectFacts | None = None
+    jobs: tuple[JobState, ...] = ()
+    named_tests: tuple[NamedTest, ...] = ()
+    """States of the tests that the message names."""
 
 
 def make_evidence(question: Question, facts: CaseFacts) -> Evidence:
@@ -92,6 +97,8 @@ def make_evidence(question: Question, facts: CaseFacts) -> Evidence:
             earlier=facts.earlier_builds,
             same_commit=facts.same_commit,
             project=facts.project,
+            jobs=facts.jobs,
+            tests=facts.named_tests,
         )
     )
 

@@ -10,7 +10,7 @@ import msgspec
 from domain.assistant import chat_claims as replies
 from domain.assistant import diagnosis_claims as claims
 from domain.assistant.answers import Answer, AnswerClaim, NextStep
-from domain.assistant.chat_intents import Intent, find_intent
+from domain.assistant.chat_intents import LISTED_ELSEWHERE, Intent, find_intent
 from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers
 from domain.assistant.chat_names import describe_missing
 from domain.assistant.diagnoses import Diagnosis, diagnose
@@ -130,7 +130,7 @@ def _reply_to_message(evidence: Evidence) -> Answer:
     message, build = evidence.question.message, evidence.build
     intent = find_intent(message)
     reply = _reply(evidence, intent)
-    if intent in ("unknown", "times"):
+    if intent == "unknown" or intent in LISTED_ELSEWHERE:
         return reply
     if evidence.question.build_choice == "offered" or (build is None and find_build_numbers(message)):
         return Answer(tuple(_offer(evidence, message)))
@@ -205,9 +205,8 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
     if intent == "unknown":
         ref = () if build is None else (build_ref(build.id),)
         return Answer((AnswerClaim(f"The assistant does not know how to answer that. {CAPABILITIES} {LANGUAGE}", ref),))
-    if intent == "times":
-        slowest = f"GET /api/v3/test-cases?project_id={evidence.question.project_id}&sort=slowest"
-        return Answer((AnswerClaim(f"How long single tests take is not looked up here. {slowest} lists them."),))
+    if intent in LISTED_ELSEWHERE:
+        return Answer(tuple(replies.name_list(evidence, intent)))
     if build is None:
         if evidence.project is None:
             return Answer((AnswerClaim(f"No build was found that the question may be about. {CAPABILITIES}"),))
@@ -241,6 +240,6 @@ def _reply(evidence: Evidence, intent: Intent) -> Answer:
             answer_claims = _explain(evidence, build, found)
     if asked and intent in ("why", "next") and (others := build.failed - len(asked)) > 0:
         verb = "is" if others == 1 else "are"
-        left_out = AnswerClaim(f"{count(others, 'other failure')} of the build {verb} not part of this.", ref)
+        left_out = AnswerClaim(f"{count(others, 'other failure')} of the build {verb} left out of this answer.", ref)
         answer_claims = chain(answer_claims, (left_out,))
     return _with_diagnosis(evidence, found, answer_claims)

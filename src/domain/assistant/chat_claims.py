@@ -19,6 +19,21 @@ NAME_A_BUILD = "name a build, such as build 12, or a job, whose newest build cou
 WHOLE_PROJECT = "What follows is about the whole project."
 
 
+def name_list(evidence: Evidence, intent: Intent) -> Iterator[AnswerClaim]:
+    """Names the request that lists what a question is about and what is not looked up here."""
+    tests = f"GET /api/v3/test-cases?project_id={evidence.question.project_id}"
+    if intent == "times":
+        yield AnswerClaim(f"How long single tests take is not looked up here. {tests}&sort=slowest lists them.")
+    elif intent == "ranking":
+        yield AnswerClaim(f"Which tests fail most is not looked up here. {tests}&sort=failures lists them.")
+    else:
+        job = "JOB" if evidence.build is None else evidence.build.job_id
+        yield AnswerClaim(
+            f"The quarantine is not looked up here. GET /api/v3/quarantine?job_id={job} lists the tests in it, and"
+            f" {tests}&only=flaky those that may belong there."
+        )
+
+
 def describe_unfailed(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerClaim]:
     yield claims.describe_build(build)
     yield from claims.describe_group(evidence)

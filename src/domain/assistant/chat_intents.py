@@ -5,12 +5,48 @@ intents.
 import re
 from typing import Literal
 
-Intent = Literal["flaky", "history", "changed", "next", "times", "tests", "duration", "summary", "why", "unknown"]
+Intent = Literal[
+    "flaky",
+    "history",
+    "changed",
+    "next",
+    "times",
+    "ranking",
+    "quarantined",
+    "tests",
+    "duration",
+    "summary",
+    "why",
+    "unknown",
+]
+LISTED_ELSEWHERE: tuple[Intent, ...] = ("times", "ranking", "quarantined")
+"""Intents of questions that are not looked up, since a request answers them."""
 
 BUILD_INTENTS: tuple[Intent, ...] = ("why", "changed", "next", "tests", "duration")
 """Intents of questions that can only be answered about a build."""
 
 _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
+    (
+        "unknown",
+        re.compile(
+            r"\b(?:which|what) (?:\w+ ){0,2}(?:combinations?|matrix|matrices|platforms?|environments?|browsers?"
+            r"|operating systems?)\b"
+        ),
+    ),
+    (
+        "ranking",
+        re.compile(
+            r"\b(?:which|what) (?:tests?|cases?) (?:\w+ ){0,2}(?:fail|failed|fails|break|breaks|broke) (?:the )?most\b"
+            r"|\bmost (?:often |frequently )?failing (?:tests?|cases?)\b"
+        ),
+    ),
+    (
+        "quarantined",
+        re.compile(
+            r"\b(?:which|what|list|how many|show)\b.{0,40}\b(?:quarantined|in (?:the )?quarantine)\b"
+            r"|\b(?:which|what) (?:tests?|cases?) (?:\w+ ){0,3}quarantine\b"
+        ),
+    ),
     (
         "flaky",
         re.compile(

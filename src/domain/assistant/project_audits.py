@@ -195,8 +195,8 @@ def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
     for one in unread[:MAX_ISSUES]:
         message = " ".join(one.message.split())[:MAX_MESSAGE] or "a failure without a message"
         text = (
-            f"Make a known issue of “{message}”, which has {count(one.failures, 'unread failure')} in"
-            f" {count(one.builds, 'build')}."
+            f"Make a known issue of “{message}”, which has {count(one.failures, 'failure')} in"
+            f" {count(one.builds, 'build')} that nobody has classified."
         )
         body = {
             "project_id": facts.project_id,
