@@ -7,7 +7,6 @@ the build or to its tests. The queries are bounded, so that an answer comes at o
 import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
-from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection
@@ -17,7 +16,6 @@ from domain.assistant.chat_mentions import find_text_with_tests, is_asked
 from domain.assistant.chat_names import find_branch_words
 from domain.assistant.evidence import (
     MAX_MESSAGE,
-    MAX_PAST_BUILDS,
     MAX_TRACE,
     BuildFacts,
     Evidence,
@@ -25,7 +23,6 @@ from domain.assistant.evidence import (
     FailureGroup,
     FailureStart,
     IssueFacts,
-    PastFailure,
     TestRecord,
     cut,
     with_sources,
@@ -37,10 +34,8 @@ from domain.assistant.named_tests import make_named_test
 from domain.assistant.traced_tests import pick_traced
 from domain.core.events import copy_fields
 from domain.failures.first_failures import FirstFailure
-from domain.failures.telling_words import find_telling_words
 from domain.results import FAILED
 from domain.run_histories import RunHistory
-from domain.test_health import FAILED as RUN_FAILED
 from domain.test_health import assess
 from projections import build_groups, builds, first_failures, results_queries, test_health
 from projections.builds import BuildRow
@@ -51,25 +46,21 @@ from projections.jobs import JobRow
 from projections.known_issues import KnownIssueRow
 from projections.log_evidence import fetch_excerpts
 from projections.named_tests import fetch_named_tests
+from projections.past_failures import fetch_past, find_earlier_builds
 from projections.project_evidence import fetch_project_facts
 from projections.results import FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, BlockRow, ResultTextRow
 from projections.results_cases import TestCaseRow
 from projections.results_queries import FACTS, ReportRanges
-from projections.test_cases import fetch_names
-from projections.test_health import FailureText
 from projections.triage import CLASSIFICATION, CLASSIFIED_BY, LINKED_ISSUE, TRIAGE_JOINS
 from store.clock import utcnow
 from store.log.event_log import EventLog
-from store.postgres.queries import Source, connected, fetch_rows
-from store.tables import passages
+from store.postgres.queries import Source, connected
 
 MAX_SIGNATURES = 60
 """Number of different failures of a build that are counted."""
 EXAMPLES = 3
 """Number of results of each of them that are looked at, at most."""
 ASSESSED_RUNS = 200
-MAX_SIMILAR = 5
-"""Number of failures of other tests with similar messages."""
 
 
 async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
@@ -123,11 +114,11 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
     histories = await _fetch_histories(connection, failures, of_branch)
     failures = await asyncio.to_thread(_add_records, failures, histories, build.id)
     failures = await _add_starts(connection, failures, build.id, question)
-    past = await _fetch_past(connection, question, failures, histories, build.id)
+    past, unlike = await fetch_past(connection, question, failures, histories, build.id)
     return msgspec.structs.replace(
         evidence,
         groups=tuple(FailureGroup(group.signature, group.results, group.message[:MAX_MESSAGE]) for group in groups),
-        failures=tuple(mark_recurring(failures, past)),
+        failures=tuple(mark_recurring(failures, past, unlike)),
         issues=await _fetch_issues(connection, question.project_id, failures),
         past=past,
         excerpts=await fetch_excerpts(connection, build) if question.include_logs else (),
@@ -243,7 +234,7 @@ def _add_records(
         else msgspec.structs.replace(
             one,
             record=_assess(history.newest(ASSESSED_RUNS)),
-            earlier_failures=len(_find_earlier(histories, one, build_id)),
+            earlier_failures=len(find_earlier_builds(histories, one, build_id)),
         )
         for one in failures
     ]
@@ -297,88 +288,6 @@ async def _fetch_issues(
     query = f"SELECT * FROM {KnownIssueRow.table} WHERE id = ANY (%(ids)s) AND project_id = %(project)s ORDER BY id"
     rows = await fetch_all(connection, KnownIssueRow, query, {"ids": ids, "project": project_id})
     return tuple(copy_fields(IssueFacts, row) for row in rows)
-
-
-async def _fetch_past(
-    connection: AsyncConnection,
-    question: Question,
-    failures: Sequence[FailedTest],
-    histories: Mapping[int, RunHistory],
-    build_id: int,
-) -> tuple[PastFailure, ...]:
-    """Returns earlier failures of the first few tests with the same signature as now; for those without any, similar
-    failures of other tests.
-    """
-    texts: dict[int, tuple[FailedTest, FailureText]] = {}
-    for one in pick_traced(failures, question):
-        newest = _find_earlier(histories, one, build_id)
-        found = await test_health.fetch_failure_texts(connection, one.case_id, newest, []) if newest else []
-        texts |= {text.result_id: (one, text) for text in found if text.signature == one.signature != ""}
-    triage = await _fetch_triage(connection, list(texts))
-    equal = tuple(
-        PastFailure(
-            result_id=text.result_id,
-            build_id=text.build_id,
-            name=one.name,
-            message=text.message[:MAX_MESSAGE],
-            is_equal=True,
-            signature=text.signature,
-            classification=triage.get(result_id, (None, None))[0],
-            classified_by=triage.get(result_id, (None, None))[1],
-        )
-        for result_id, (one, text) in sorted(texts.items(), reverse=True)
-    )
-    similar: list[PastFailure] = []
-    known = {past.signature for past in equal}
-    for one in pick_traced(failures, question):
-        if one.signature not in known:
-            similar += await fetch_similar(connection, question.project_id, one, build_id)
-    return (*equal, *{past.result_id: past for past in similar}.values())
-
-
-def _find_earlier(histories: Mapping[int, RunHistory], test: FailedTest, build_id: int) -> list[int]:
-    """Returns the newest earlier builds in which a test failed, MAX_PAST_BUILDS at most."""
-    notable = histories[test.case_id].notable if test.case_id in histories else ()
-    failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
-    return sorted(failed, reverse=True)[:MAX_PAST_BUILDS]
-
-
-async def fetch_similar(
-    connection: AsyncConnection, project_id: int, failure: FailedTest, build_id: int
-) -> tuple[PastFailure, ...]:
-    """Returns earlier failures of other tests whose messages have the telling words of this one."""
-    words = find_telling_words(failure.message)
-    if not words:
-        return ()
-    found = await passages.find_with_all_words(
-        connection, project_id, words, before_build=build_id, other_than=failure.case_id, limit=MAX_SIMILAR
-    )
-    # The passages of a build that was deleted are deleted later.
-    existing = await test_health.find_existing_builds(connection, [item.build_id for item in found])
-    names = await fetch_names(connection, [item.subject_id for item in found])
-    triage = await _fetch_triage(connection, [item.result_id for item in found if item.result_id is not None])
-    return tuple(
-        PastFailure(
-            result_id=item.result_id,
-            build_id=item.build_id,
-            name=names[item.subject_id].node_id,
-            message=item.text[:MAX_MESSAGE],
-            is_equal=False,
-            signature=failure.signature,
-            classification=triage.get(item.result_id, (None, None))[0],
-            classified_by=triage.get(item.result_id, (None, None))[1],
-        )
-        for item in found
-        if item.build_id in existing and item.subject_id in names and item.result_id is not None
-    )
-
-
-async def _fetch_triage(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, tuple[Any, Any]]:
-    """Returns result -> its classification, and who gave it."""
-    if not ids:
-        return {}
-    query = f"SELECT t.id, {CLASSIFICATION}, {CLASSIFIED_BY} FROM unnest(%(ids)s::bigint[]) AS t (id){TRIAGE_JOINS}"
-    return {id: (given, by) for id, given, by in await fetch_rows(connection, query, {"ids": list(ids)})}
 
 
 def _find_duration(build: BuildRow) -> int:

@@ -15,7 +15,8 @@ from domain.test_health import FAILED, assess
 from projections import builds, results_history, test_health
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all
-from projections.evidence import ASSESSED_RUNS, fetch_similar
+from projections.evidence import ASSESSED_RUNS
+from projections.past_failures import fetch_similar
 from projections.results_history import ResultOrigin
 from store.postgres.queries import Source as Database
 from store.postgres.queries import connected

@@ -20,7 +20,7 @@ from domain.assistant.evidence import (
     TestRecord,
     with_sources,
 )
-from domain.assistant.failure_starts import MIN_LASTING, is_lasting, mark_recurring
+from domain.assistant.failure_starts import MIN_LASTING, is_lasting, is_unlike, mark_recurring
 
 BUILD = BuildFacts(9812, 3, "Unit", "failed", "tests_failed", commit_sha="badc0de", failed=3)
 SINCE_COMMIT = FailureStart(9812, "badc0de", 9810, "600d", 1, "commit")
@@ -125,3 +125,30 @@ def test_an_outage_came_with_no_commit() -> None:
     began = msgspec.structs.replace(SINCE_COMMIT, cause="unknown")
     test = make_test(1, "OSError: [Errno 28] No space left on device", first_bad=began)
     assert "came with a commit" not in ask(test, message="when did this test start failing?").text
+
+
+@pytest.mark.parametrize(
+    ("earlier", "expected"),
+    [
+        (["AssertionError: race lost"] * 2, True),
+        (["AssertionError: race lost"], False),
+        (["AssertionError: race lost", "TypeError: y"], False),
+        (["AssertionError: race lost", "race lost"], False),
+        (["", ""], False),
+    ],
+)
+def test_a_failure_is_unlike_earlier_ones_with_errors_of_other_types(earlier: list[str], expected: bool) -> None:
+    assert is_unlike(make_test(1, "TypeError: 'NoneType' object is not iterable"), earlier) is expected
+
+
+def test_a_failure_unlike_the_earlier_ones_of_a_flaky_test_is_not_one_of_them() -> None:
+    test = make_test(1, "TypeError: None is not callable", first_bad=SINCE_COMMIT, record=FLAKY_RECORD)
+    (unlike,) = mark_recurring([test], (), {test.result_id})
+    assert unlike.first_bad == SINCE_COMMIT
+    question = Question("diagnosis", 12, build_id=9812)
+    found = answer(with_sources(Evidence(question, build=BUILD, failures=(unlike,))))
+    assert found.classification == "product_bug"
+    assert "Its earlier failures that were looked at had errors of other types." in found.text
+    asked = Question("chat", 12, build_id=9812, message="is it flaky?")
+    reply = answer(with_sources(Evidence(asked, build=BUILD, failures=(unlike,)))).text
+    assert "but this failure is unlike those before" in reply

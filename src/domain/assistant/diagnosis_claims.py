@@ -21,7 +21,7 @@ from domain.assistant.evidence import (
     test_ref,
 )
 from domain.assistant.failure_causes import DECIDED, ProbableCause
-from domain.assistant.failure_starts import is_flaky_by_history
+from domain.assistant.failure_starts import has_flaky_record
 from domain.failures.log_signals import drop_commands
 from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
@@ -265,8 +265,10 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
     record = test.record
     if record is None or not record.runs:
         return
-    if is_flaky_by_history(test):
+    if has_flaky_record(test):
         verdict = f": it is flaky with a probability of {describe_probability(record.flaky_probability)}"
+        if test.is_unlike:
+            verdict += ", but this failure is unlike those before"
     elif has_passed_on_commit(test):
         verdict = ""
     elif record.broken_probability >= BROKEN_FROM:

@@ -112,6 +112,8 @@ class FailedTest(msgspec.Struct, frozen=True):
     earlier_failures: int = 0
     """Number of earlier builds in which the test failed, as far as they were looked at: MAX_PAST_BUILDS at most."""
     record: TestRecord | None = None
+    is_unlike: bool = False
+    """Whether the type of the error is another one than in all earlier failures of the test that were looked at."""
 
 
 class FailureGroup(msgspec.Struct, frozen=True):

@@ -305,6 +305,8 @@ def _by_assertion(test: FailedTest) -> ProbableCause:
     elif began is not None and is_lasting(test):
         builds = count(began.failed_builds, "build")
         why = f"{test.name} has failed in {builds} in a row, so it is rather broken than flaky."
+    if test.is_unlike:
+        why += " Its earlier failures that were looked at had errors of other types."
     confidence = (ASSERTION_SINCE_COMMIT if is_new else ASSERTION_ONLY) if is_assertion else SINCE_COMMIT
     if not is_assertion and not is_lasting(test):
         confidence = ERROR_ONLY if text.strip() else NO_MESSAGE

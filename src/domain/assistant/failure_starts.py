@@ -1,6 +1,7 @@
 """Judgement of where failed tests began to fail: with a commit, or once more."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -11,7 +12,24 @@ MIN_LASTING = 3
 """Number of builds in a row in which a test must have failed, so that it will probably fail again."""
 
 
+MIN_EARLIER = 2
+"""Number of earlier failures of a test from which a failure with another type of error is unlike them."""
+_TYPE = re.compile(r"\A(?:E {1,6})?\s{0,8}([A-Za-z_][\w.$]{0,120})(?=:)")
+"""Type of the error at the beginning of a message."""
+
+
+def is_unlike(test: FailedTest, earlier: Sequence[str]) -> bool:
+    """Returns whether the type of a test's error is another one than in the messages of its `earlier` failures."""
+    types = [None if (found := _TYPE.search(message)) is None else found[1] for message in (test.message, *earlier)]
+    return len(earlier) >= MIN_EARLIER and None not in types and types[0] not in types[1:]
+
+
 def is_flaky_by_history(test: FailedTest) -> bool:
+    """Returns whether this failure is one more of a flaky test, as far as its history says so."""
+    return has_flaky_record(test) and not test.is_unlike
+
+
+def has_flaky_record(test: FailedTest) -> bool:
     """Returns whether the test is flaky as far as its runs say so. A single failure says nothing about that: most
     failures that come once are of flaky tests, but it is the first one of a broken test, too.
     """
@@ -30,10 +48,13 @@ def is_lasting(test: FailedTest) -> bool:
     return test.record is not None and test.record.broken_probability >= BROKEN_FROM
 
 
-def mark_recurring(tests: Sequence[FailedTest], past: Sequence[PastFailure]) -> list[FailedTest]:
+def mark_recurring(
+    tests: Sequence[FailedTest], past: Sequence[PastFailure], unlike: Collection[int] = ()
+) -> list[FailedTest]:
     """Returns the tests without a commit as the cause for those that are flaky, or that failed with the same signature
-    before they passed last.
+    before they passed last. The results `unlike` are unlike all earlier failures of their tests.
     """
+    tests = [msgspec.structs.replace(test, is_unlike=test.result_id in unlike) for test in tests]
     return [
         msgspec.structs.replace(test, first_bad=msgspec.structs.replace(began, cause="recurring"))
         if (began := test.first_bad) is not None and began.cause == "commit" and _is_recurring(test, past)
