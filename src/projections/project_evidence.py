@@ -57,7 +57,7 @@ async def fetch_project_facts(connection: AsyncConnection, project_id: int, days
         passed_before=sum(day.passed for day in before),
         failed_before=sum(day.failed for day in before),
         flaky_tests=await asyncio.to_thread(_find_flaky, histories),
-        patterns=group_failures(texts, cut, is_cut=len(suspects) > PATTERN_CASES),
+        patterns=await asyncio.to_thread(group_failures, texts, cut, is_cut=len(suspects) > PATTERN_CASES),
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from domain.assistant.answers import Question
 from domain.assistant.evidence import BuildSummary, Evidence, FailedTest, PastFailure, TestRecord
-from domain.assistant.failure_causes import BY_ESTIMATE, BY_PAST, FIXES, ProbableCause, judge
+from domain.assistant.failure_causes import BY_ESTIMATE, BY_PAST, FIXES, QUARANTINED_FIX, ProbableCause, judge
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
 from domain.triage import Classification, Source
 
@@ -90,3 +90,8 @@ def test_estimates_are_called_what_they_are() -> None:
     assert judge_with(make_test(classification="infra", classified_by="ai")).why == (
         "The assistant has classified this failure as infra."
     )
+
+
+def test_a_test_in_quarantine_is_to_stay_there() -> None:
+    assert judge_with(make_test(is_flaky=True)).fix == FIXES["flaky"]
+    assert judge_with(make_test(is_flaky=True, is_quarantined=True)).fix == QUARANTINED_FIX

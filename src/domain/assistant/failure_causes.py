@@ -65,6 +65,7 @@ FIXES: dict[Classification, str] = {
     "no_defect": "Nothing to do",
 }
 """Suggested fix, if nothing more is known than the classification."""
+QUARANTINED_FIX = "Leave the test in quarantine until it waits for what it depends on"
 RECURRING_FIX = (
     "Compare the builds in which the test failed with those in which it passed, and correct the code or the expectation"
 )
@@ -108,6 +109,8 @@ def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
         or _by_assertion(test)
     )
     began = test.first_bad
+    if test.is_quarantined and cause.fix == FIXES["flaky"]:
+        return msgspec.structs.replace(cause, fix=QUARANTINED_FIX)
     if cause.classification not in OF_CODE:
         return cause
     if began is not None and began.cause == "recurring" and cause.fix == FIXES["product_bug"]:
