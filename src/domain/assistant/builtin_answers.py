@@ -9,7 +9,7 @@ import msgspec
 
 from domain.assistant import chat_claims as replies
 from domain.assistant import diagnosis_claims as claims
-from domain.assistant.answers import Answer, AnswerClaim, NextStep
+from domain.assistant.answers import Answer, AnswerClaim
 from domain.assistant.chat_intents import LISTED_ELSEWHERE, Intent, find_intent
 from domain.assistant.chat_mentions import find_asked_tests, find_build_numbers
 from domain.assistant.chat_names import describe_missing
@@ -109,7 +109,7 @@ def _explain(evidence: Evidence, build: BuildFacts, found: Diagnosis) -> Iterato
         yield past
         break
     if found.cause.fix and found.cause.refs:
-        yield AnswerClaim(f"Suggested fix: {found.cause.fix}.", found.cause.refs, is_guess=True)
+        yield AnswerClaim(f"{replies.FIX} {found.cause.fix}.", found.cause.refs, is_guess=True)
 
 
 def _with_diagnosis(evidence: Evidence, found: Diagnosis, answer_claims: Iterator[AnswerClaim]) -> Answer:
@@ -142,8 +142,9 @@ def _reply_to_message(evidence: Evidence) -> Answer:
         return reply
     reply = msgspec.structs.replace(reply, claims=(*_name_chosen_build(evidence, build, intent), *reply.claims))
     if states and intent != "tests":
-        step = reply.next_step if any(test.is_failing for test in evidence.tests) else _keep_step_of_flaky(reply)
-        reply = msgspec.structs.replace(reply, claims=(*states, *reply.claims), next_step=step)
+        if not any(test.is_failing or test.left_out_build for test in evidence.tests):
+            reply = _leave_advice_out(reply)
+        reply = msgspec.structs.replace(reply, claims=(*states, *reply.claims))
     numbers = find_build_numbers(message)
     others = [str(number) for number in numbers if number != build.id]
     if others:
@@ -154,9 +155,12 @@ def _reply_to_message(evidence: Evidence) -> Answer:
     return reply
 
 
-def _keep_step_of_flaky(reply: Answer) -> NextStep | None:
-    """Returns the next step of a reply about tests that pass now: only flaky ones still need one."""
-    return reply.next_step if reply.classification == "flaky" else None
+def _leave_advice_out(reply: Answer) -> Answer:
+    """Returns a reply about tests that pass now without a fix and a next step: only flaky tests still need these."""
+    if reply.classification == "flaky":
+        return reply
+    kept = tuple(claim for claim in reply.claims if not claim.text.startswith(replies.FIX))
+    return msgspec.structs.replace(reply, claims=kept, suggested_fix="", next_step=None)
 
 
 def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:

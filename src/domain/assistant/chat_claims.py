@@ -15,6 +15,7 @@ from domain.phrases import count, first_line
 
 MAX_LISTED = 10
 """Number of failed tests that a reply lists."""
+FIX = "Suggested fix:"
 NAME_A_BUILD = "name a build, such as build 12, or a job, whose newest build counts then."
 WHOLE_PROJECT = "What follows is about the whole project."
 
@@ -175,7 +176,7 @@ def recommend(evidence: Evidence, found: Diagnosis) -> Iterator[AnswerClaim]:
         yield from claims.describe_changes(evidence, found.tests)
     step = find_next_step(evidence, found)
     if found.cause.fix:
-        yield AnswerClaim(f"Suggested fix: {found.cause.fix}.", found.cause.refs, is_guess=True)
+        yield AnswerClaim(f"{FIX} {found.cause.fix}.", found.cause.refs, is_guess=True)
     if step is not None:
         yield AnswerClaim(
             f"{step.text} By one request: {step.method} /api/v3{step.path}.", found.cause.refs, is_guess=True

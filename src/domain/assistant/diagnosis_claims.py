@@ -34,6 +34,8 @@ MAX_OTHER = 120
 """Number of characters of another cause that are shown."""
 CERTAIN, PROBABLE = 0.85, 0.6
 """Confidence from which a cause is called by far the most likely, and from which it is called likely."""
+_PLAIN = ("tests_failed", "reported")
+"""Reasons of a build's end that say no more than its status and its tests."""
 _IGNORED = re.compile(r"(?:^|(?<=\. ))\d[\d,]* [^.]+ (?:was|were) ignored\.")
 """Sentence of a build's `detail` about the failures that do not count."""
 NAMES = {
@@ -50,7 +52,7 @@ def describe_build(build: BuildFacts) -> AnswerClaim:
     total = build.passed + build.failed + build.skipped
     after = f" after {build.duration_s} s" if build.duration_s else ""
     ended = {"passed": "passed", "failed": "failed", "aborted": "was aborted"}.get(build.status, f"is {build.status}")
-    reason = f" ({build.reason.replace('_', ' ')})" if build.reason and build.reason != "tests_failed" else ""
+    reason = f" ({build.reason.replace('_', ' ')})" if build.reason and build.reason not in _PLAIN else ""
     if total:
         skipped = f", {build.skipped:,} {_were(build.skipped)} skipped" if build.skipped else ""
         tests = f"It ran {count(total, 'test')}, {build.failed:,} failed{skipped}."
@@ -280,9 +282,11 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
     else:
         verdict = ": one failure does not show whether it is flaky"
     retried = f", and passed in {record.retried_runs:,} on a retry only" if record.retried_runs else ""
-    which = f" ({count(record.left_out, 'other failure')} left out, as in its health)" if record.left_out else ""
+    which = f" ({count(record.left_out, 'failure')} left out, as in its health)" if record.left_out else ""
+    runs = "its only run" if record.runs == record.failed_runs == 1 else ""
+    runs = runs or f"{record.failed_runs:,} of its {count(record.runs, 'run')}"
     yield AnswerClaim(
-        f"{test.name} failed in {record.failed_runs:,} of its {count(record.runs, 'run')}{retried}{which}{verdict}.",
+        f"{test.name} failed in {runs}{retried}{which}{verdict}.",
         (case_ref(test),),
     )
 

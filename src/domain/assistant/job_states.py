@@ -52,6 +52,9 @@ def describe_jobs(states: Sequence[JobState]) -> Iterator[AnswerClaim]:
             text = f"The newest build of the only job, {states[0].job}, passed."
         yield AnswerClaim(text, tuple(f"build:{state.build_id}" for state in states[:MAX_NAMED]))
         return
+    if len(states) == 1:
+        yield AnswerClaim(f"The only job is red: {_describe(red[0])}.", (f"build:{red[0].build_id}",))
+        return
     verb = "is" if len(red) == 1 else "are"
     more = f" and {count(len(red) - MAX_NAMED, 'more job')}" if len(red) > MAX_NAMED else ""
     yield AnswerClaim(

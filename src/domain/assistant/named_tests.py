@@ -28,6 +28,7 @@ class NamedTest(msgspec.Struct, frozen=True):
     left_out: int = 0
     """Failed runs that do not count."""
     is_failing: bool = False
+    """Whether the newest run that counts failed."""
     failed_build: int | None = None
     """Build of the newest run that failed and counts."""
     passed_since: int = 0
@@ -67,23 +68,29 @@ def make_named_test(case_id: int, name: str, history: RunHistory) -> NamedTest:
 
 def describe_state(test: NamedTest) -> str:
     """Returns sentences that say whether a test fails now, and since when it does not."""
-    left_out, name = "", test.name
-    if test.left_out_build is not None:
-        where = f"in its newest run, in build {test.left_out_build}"
-        left_out = f" It failed {where}, which does not count: {test.left_out_reason}."
-    elif test.left_out:
-        verb = "does" if test.left_out == 1 else "do"
-        left_out = f" {count(test.left_out, 'other failure')} {verb} not count."
+    name, others = test.name, _count_left_out(test)
     if test.is_failing:
-        return f"{name} fails now: its newest run that counts, in build {test.failed_build}, failed.{left_out}"
-    if not test.runs:
-        return f"{name} has no run that counts.{left_out}"
+        return f"{name} fails now: its newest run that counts, in build {test.failed_build}, failed.{others}"
+    if test.left_out_build is not None:
+        counting = f"{test.failed_runs or 'None'} of its {count(test.runs, 'run')} that count failed."
+        return (
+            f"{name} failed in its newest run, in build {test.left_out_build}, which does not count:"
+            f" {test.left_out_reason}. {counting if test.runs else 'It has no run that counts.'}"
+        )
     if test.failed_build is None:
+        if not test.runs:
+            return f"{name} has no run that counts.{others}"
         runs = "the only run" if test.runs == 1 else f"all {test.runs:,} runs"
         retried = f", {test.retried_runs:,} on a retry" if test.retried_runs else ""
-        return f"{name} has not failed: {runs}{' that count' if left_out else ''} passed{retried}.{left_out}"
+        which = " that count" if test.left_out else ""
+        return f"{name} has not failed: {runs}{which} passed{retried}.{others}"
     since = f" {count(test.passed_since, 'run')} since then passed." if test.passed_since else ""
-    return f"{name} passes now. It failed last in build {test.failed_build}.{since}{left_out}"
+    return f"{name} passes now. It failed last in build {test.failed_build}.{since}{others}"
+
+
+def _count_left_out(test: NamedTest) -> str:
+    verb = "does" if test.left_out == 1 else "do"
+    return f" {count(test.left_out, 'other failure')} {verb} not count." if test.left_out else ""
 
 
 def describe_states(tests: tuple[NamedTest, ...]) -> Iterator[AnswerClaim]:
