@@ -23,6 +23,7 @@ from domain.assistant.project_audits import (
     QuarantineEntryFacts,
     UnreadCluster,
     audit,
+    put_present_first,
     summarize_audit,
 )
 from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
@@ -100,7 +101,10 @@ class ProjectAnalyst:
         await take_step("flaky_tests", f"{len(flakes):,} tests are flaky by their history.")
         builds, failures, unread = await self._read_failures(project_id, now)
         clusters = await asyncio.to_thread(find_clusters, builds)
-        open_clusters = await self._find_unread(clusters)
+        async with connected(self.pool) as connection:
+            states = await fetch_job_states(connection, project_id)
+        red = [state.build_id for state in states if is_red(state.status)]
+        open_clusters = put_present_first(await self._find_unread(clusters), red)
         await take_step("failures", f"{unread:,} of {failures:,} failures have no classification.")
         facts = ProjectAuditFacts(
             project_id,
@@ -255,6 +259,7 @@ class ProjectAnalyst:
                 result_id,
                 "infra" if cluster.kind == "infrastructure" else "product_bug",
                 (await self._name(cluster)).tests,
+                cluster.last_build,
             )
             for result_id, cluster in newest.items()
             if result_id in unread

@@ -13,6 +13,7 @@ from domain.assistant.project_audits import (
     QuarantineEntryFacts,
     UnreadCluster,
     audit,
+    put_present_first,
     summarize_audit,
 )
 from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
@@ -70,6 +71,15 @@ def test_recommendations_are_requests_with_sources() -> None:
     one = ProjectAuditFacts(12, 30, flaky_tests=FLAKES[:1], quarantine=entries[:1])
     assert "1 test is probably flaky." in summarize_audit(one, audit(one)).text
     assert "1 entry is in quarantine." in summarize_audit(one, audit(one)).text
+
+
+def test_failures_of_red_jobs_are_recommended_first() -> None:
+    often = msgspec.structs.replace(CLUSTER, signature="cd" * 8, failures=99, last_build=74)
+    now = msgspec.structs.replace(CLUSTER, last_build=123)
+    assert put_present_first([often, now], [123, 161]) == [now, often]
+    found = audit(ProjectAuditFacts(12, 30, 5, 5, failures=4, unread=4, unread_clusters=(often,)))
+    text = "which has 99 failures in 12 builds that nobody has classified, at last in build 74."
+    assert found.recommendations[0].step.text.endswith(text)
 
 
 def test_an_unstable_network_makes_no_test_flaky() -> None:

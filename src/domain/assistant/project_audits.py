@@ -9,7 +9,7 @@ Each of five measures can cost a number of points, in proportion: all at its lim
     quarantine             15 points if the tests in quarantine have been there for 90 days on average, or longer
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -74,6 +74,15 @@ class UnreadCluster(msgspec.Struct, frozen=True):
     """What the failures probably are."""
     tests: tuple[str, ...] = ()
     """Tests of some of the failures."""
+    last_build: int | None = None
+    """Newest build with such a failure."""
+
+
+def put_present_first(clusters: Iterable[UnreadCluster], red: Collection[int]) -> list[UnreadCluster]:
+    """Returns the clusters with those first that are in one of the builds `red`, by which jobs are red now. The others
+    may have been mended.
+    """
+    return sorted(clusters, key=lambda cluster: cluster.last_build not in red)
 
 
 class ProjectAuditFacts(msgspec.Struct, frozen=True):
@@ -194,9 +203,10 @@ def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
     unread = [one for one in facts.unread_clusters if not one.tests or not flaky.issuperset(one.tests)]
     for one in unread[:MAX_ISSUES]:
         message = " ".join(one.message.split())[:MAX_MESSAGE] or "a failure without a message"
+        last = f", at last in build {one.last_build}" if one.last_build is not None else ""
         text = (
             f"Make a known issue of “{message}”, which has {count(one.failures, 'failure')} in"
-            f" {count(one.builds, 'build')} that nobody has classified."
+            f" {count(one.builds, 'build')} that nobody has classified{last}."
         )
         body = {
             "project_id": facts.project_id,
