@@ -48,7 +48,7 @@ async def fetch_job_states(source: AsyncConnection, project_id: int, branch: str
     builds = await fetch_newest(source, project_id, branch=branch)
     query = f"SELECT id, name FROM {JobRow.table} WHERE id = ANY (%(ids)s)"
     names = dict(await fetch_rows(source, query, {"ids": [build.job_id for build in builds]}))
-    return sort_states([copy_fields(JobState, one, build_id=one.id, job=names[one.job_id]) for one in builds])
+    return sort_states([copy_fields(JobState, one, build_id=one.id, job=names.get(one.job_id, "")) for one in builds])
 
 
 def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:
