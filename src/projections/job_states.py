@@ -46,9 +46,14 @@ async def fetch_newest(
 async def fetch_job_states(source: AsyncConnection, project_id: int, branch: str | None = None) -> list[JobState]:
     """Returns the state of each job of a project, the red ones first."""
     builds = await fetch_newest(source, project_id, branch=branch)
-    query = f"SELECT id, name FROM {JobRow.table} WHERE id = ANY (%(ids)s)"
-    names = dict(await fetch_rows(source, query, {"ids": [build.job_id for build in builds]}))
-    return sort_states([copy_fields(JobState, one, build_id=one.id, job=names.get(one.job_id, "")) for one in builds])
+    query = f"SELECT id, default_branch FROM {JobRow.table} WHERE id = ANY (%(ids)s)"
+    default = dict(await fetch_rows(source, query, {"ids": [build.job_id for build in builds]}))
+    return sort_states(
+        [
+            copy_fields(JobState, one, build_id=one.id, off_default_branch=one.branch != default.get(one.job_id))
+            for one in builds
+        ]
+    )
 
 
 def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:

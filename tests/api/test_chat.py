@@ -144,7 +144,9 @@ def test_nobody_has_named_a_build(opened: Server) -> None:
     finish(opened, green)
     opened.wait_until_projected()
     newest = ask(member, "Why is it red?")
-    assert newest["reply"].startswith(f"1 of 2 jobs is red by the newest build of each: Weekly (build {red.build} on")
+    assert newest["reply"].startswith(
+        f"1 of 2 jobs is red by the newest build of each: job {red.job} (build {red.build},"
+    )
     assert f"{about}, the newest one of a red job." in newest["reply"]
     again = ask(member, "And why is the lint red?", session_id=newest["session_id"])
     assert again["reply"].startswith(f"This is about build {green} of job Lint")

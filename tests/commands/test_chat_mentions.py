@@ -194,26 +194,24 @@ def test_a_reply_names_the_branch_that_was_asked_about() -> None:
 
 def test_a_question_about_a_project_names_the_red_jobs() -> None:
     jobs = (
-        JobState(3, "Unit tests", 8, "failed", "main", 4),
-        JobState(5, "Backend", 6, "failed", "main", 7, tests=("t::test_a", "t::test_b")),
-        JobState(4, "Lint", 9, "passed", "main"),
+        JobState(3, 8, "failed", failed=4),
+        JobState(5, 6, "failed", off_default_branch=True, failed=7, tests=("t::test_a", "t::test_b")),
+        JobState(4, 9, "passed"),
     )
     question = Question("chat", 12, build_id=8, message="What should I look at first?", build_choice="red_job")
     reply = ask("", question=question, jobs=jobs, build=msgspec.structs.replace(BUILD, branch="main"))
     assert reply.claims[0].text == (
-        "2 of 3 jobs are red by the newest build of each: Unit tests (build 8 on branch main, 4 failed tests),"
-        " Backend (build 6 on branch main, 7 failed tests)."
+        "2 of 3 jobs are red by the newest build of each: job 3 (build 8, 4 failed tests),"
+        " job 5 (build 6, not on its default branch, 7 failed tests)."
     )
     assert reply.claims[0].sources == ("build:8", "build:6")
     assert (
         reply.claims[1].text == "This is about build 8 of job Unit tests on branch main, the newest one of a red job."
     )
     listed = msgspec.structs.replace(question, message="Which tests fail now?")
-    assert (
-        "In build 6 of job Backend failed: t::test_a, t::test_b and 5 more." in ask("", question=listed, jobs=jobs).text
-    )
+    assert "In build 6 of job 5 failed: t::test_a, t::test_b and 5 more." in ask("", question=listed, jobs=jobs).text
     green = msgspec.structs.replace(question, build_choice="green_jobs")
-    assert "The newest build of the only job, Lint, passed." in ask("", question=green, jobs=jobs[2:]).text
+    assert "The newest build of the only job passed." in ask("", question=green, jobs=jobs[2:]).text
     overview = ask("How are the builds?", build=None, project=ProjectFacts(12, 7, 2, 6), jobs=jobs).text
     assert overview.startswith("2 of 3 jobs are red")
 

@@ -138,10 +138,10 @@ def test_a_cluster_shows_its_newest_failures() -> None:
 
 
 def test_a_scan_without_regressions_names_red_jobs() -> None:
-    red, green = JobState(3, "Backend", 8, "failed", "main", 7), JobState(4, "Lint", 9, "passed", "main")
+    red, green = JobState(3, 8, "failed", failed=7), JobState(4, 9, "passed")
     none = "No test fails now by its newest run that counts on a default branch."
     assert summarize_regressions(12, [], 0, [green]).text == none
-    jobs = "1 of 2 jobs is red by the newest build of each: Backend (build 8 on branch main, 7 failed tests)."
+    jobs = "1 of 2 jobs is red by the newest build of each: job 3 (build 8, 7 failed tests)."
     assert summarize_regressions(12, [], 0, [red, green]).text == f"{none} {jobs}"
 
 

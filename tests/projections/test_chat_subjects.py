@@ -128,10 +128,10 @@ async def test_a_question_about_a_project_is_about_its_red_jobs(parts: Core) -> 
         ]
         await engine.apply(recorded(*events), 0)
         states = await fetch_job_states(connection, 1)
-        assert [(state.job, state.build_id, state.status) for state in states] == [
-            ("Job 6", 11, "failed"),
-            ("Job 5", 10, "failed"),
-            ("Job 7", 13, "passed"),
+        assert [(state.job_id, state.build_id, state.status) for state in states] == [
+            (6, 11, "failed"),
+            (5, 10, "failed"),
+            (7, 13, "passed"),
         ]
         asked = {
             "What should I look at first?": (11, "red_job"),

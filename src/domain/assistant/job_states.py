@@ -1,5 +1,8 @@
 """States of a project's jobs: for each job, its newest build that has ended. A job is red if that build failed; of a
 matrix, if any of its newest builds did.
+
+Jobs and builds have their ids only. The answers are kept with the project, and must not say the name of a job or branch
+after the job or the build was deleted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,13 +18,13 @@ MAX_NAMED = 5
 
 class JobState(msgspec.Struct, frozen=True):
     job_id: int
-    job: str
-    """Name of the job."""
     build_id: int
     """The newest build that has ended; of a matrix, the one with the most failed tests if any failed."""
     status: str
-    branch: str = ""
-    """Branch of the build: the default one of the job if it has builds there."""
+    off_default_branch: bool = False
+    """Whether the build is on another branch than the default one of the job, since the job has no build there, or
+    since another branch was asked about.
+    """
     failed: int = 0
     """Number of the build's failed tests."""
     quarantined: int = 0
@@ -49,7 +52,7 @@ def describe_jobs(states: Sequence[JobState]) -> Iterator[AnswerClaim]:
     if not red:
         text = f"The newest build of each of {len(states):,} jobs passed."
         if len(states) == 1:
-            text = f"The newest build of the only job, {states[0].job}, passed."
+            text = "The newest build of the only job passed."
         yield AnswerClaim(text, tuple(f"build:{state.build_id}" for state in states[:MAX_NAMED]))
         return
     if len(states) == 1:
@@ -71,22 +74,22 @@ def list_tests_of_jobs(states: Sequence[JobState], but: int) -> Iterator[AnswerC
         if named:
             more = f" and {hidden:,} more" if hidden > 0 else ""
             yield AnswerClaim(
-                f"In build {state.build_id} of job {state.job} failed: {', '.join(named)}{more}.",
+                f"In build {state.build_id} of job {state.job_id} failed: {', '.join(named)}{more}.",
                 (f"build:{state.build_id}",),
             )
 
 
 def describe_state(state: JobState) -> str:
     """Returns what a source says of a job."""
-    on = f" on branch {state.branch}" if state.branch else ""
+    on = ", not on its default branch" if state.off_default_branch else ""
     tests = f": {', '.join(state.tests)}" if state.tests else ""
     return (
-        f"Build {state.build_id}{on} is the newest of job {state.job}. It {state.status},"
+        f"Build {state.build_id} is the newest of job {state.job_id}{on}. It {state.status},"
         f" {state.failed:,} tests failed{tests}."
     )
 
 
 def _describe(state: JobState) -> str:
-    on = f" on branch {state.branch}" if state.branch else ""
+    on = ", not on its default branch" if state.off_default_branch else ""
     tests = count(state.failed, "failed test") if state.failed else state.status
-    return f"{state.job} (build {state.build_id}{on}, {tests})"
+    return f"job {state.job_id} (build {state.build_id}{on}, {tests})"
