@@ -6,6 +6,8 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,17 @@ HOST, IMAGE = "build-host-01", "testhide/agent:3.14"
 """Names that the API reference uses in its examples."""
 NETWORK = "testhide-tests"
 READY_S = 60.0
-STARTING = Path(tempfile.gettempdir()) / "testhide-tests-dockerd.lock"
+LOCK = Path(tempfile.gettempdir()) / "testhide-tests-dockerd.lock"
+
+
+@contextmanager
+def changing_chains() -> Iterator[None]:
+    """Lets one engine after the other change the chains of iptables, which all engines of a machine share. An engine
+    that starts removes those of the others and makes them again; meanwhile no other can make or remove a network.
+    """
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass
@@ -51,9 +63,7 @@ class Daemon:
         if not self.certificates.exists():
             self.certificates.mkdir()
             make_certificates(self.certificates)
-        # One engine after the other: they fail if they make the same chain of iptables at the same moment.
-        with STARTING.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with changing_chains():
             self.process = self.launch()
             deadline = time.monotonic() + READY_S
             while not self.is_ready():
@@ -86,7 +96,9 @@ class Daemon:
 
     def make_network(self) -> str:
         """Makes the network of the agents, and returns the address of this machine in it."""
-        self.client.create_network(NETWORK, driver="bridge", options={"com.docker.network.bridge.enable_icc": "false"})
+        options = {"com.docker.network.bridge.enable_icc": "false"}
+        with changing_chains():
+            self.client.create_network(NETWORK, driver="bridge", options=options)
         gateway: str = self.client.inspect_network(NETWORK)["IPAM"]["Config"][0]["Gateway"]
         return gateway
 
@@ -120,8 +132,9 @@ class Daemon:
     def remove(self) -> None:
         for container in self.client.containers(all=True):
             self.client.remove_container(container["Id"], v=True, force=True)
-        for network in self.client.networks():
-            if network["Name"] not in ("bridge", "host", "none"):
-                self.client.remove_network(network["Id"])
-        self.stop()
+        with changing_chains():
+            for network in self.client.networks():
+                if network["Name"] not in ("bridge", "host", "none"):
+                    self.client.remove_network(network["Id"])
+            self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
