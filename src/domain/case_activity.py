@@ -142,9 +142,9 @@ def sum_up(
         elif run.flags & RETRIED:
             retried += is_own
     is_failing = streak > 0 and newest >= history.runs - others
-    # The first run of a new test is in the window.
-    has_begun = is_failing and (streak < (runs if of_job is None else of_job.runs) - elsewhere or runs >= history.runs)
     own_runs = runs if of_job is None else max(of_job.runs, noted)
+    # The first run of a new test is in the window.
+    has_begun = is_failing and (streak < own_runs - elsewhere or runs >= history.runs)
     return CaseActivity(
         id=case_id,
         runs=own_runs - broken,

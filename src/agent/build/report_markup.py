@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import re
 
-_ELEMENTS = frozenset(
-    b"testsuites testsuite testcase properties property failure error skipped system-out system-err rerunFailure"
-    b" rerunError flakyFailure flakyError test-results test-run test-suite test-case results reason message"
+from formats.reports import DIALECTS
+
+_ELEMENTS = frozenset(name.encode() for name in DIALECTS) | frozenset(
+    b"properties property failure error skipped system-out system-err rerunFailure"
+    b" rerunError flakyFailure flakyError results reason message"
     b" stack-trace output assertions assertion environment settings setting categories category assemblies assembly"
-    b" errors collection test traits trait exception-type TestRun Times TestSettings Results UnitTestResult"
+    b" errors collection test traits trait exception-type Times TestSettings Results"
     b" TestResult Output ErrorInfo Message StackTrace StdOut StdErr DebugTrace TextMessages TestDefinitions"
     b" UnitTest Execution TestMethod TestEntries TestEntry TestLists TestList ResultSummary Counters RunInfos"
     b" RunInfo InnerResults CollectorDataEntries".split()
