@@ -14,6 +14,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 from psycopg.abc import PQGen
+from psycopg.pq.abc import PGconn
 from psycopg.sql import SQL, Identifier
 
 from store.postgres.cancellation import cancel_and_wait
@@ -110,7 +111,7 @@ class Listener:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                async with await ListeningConnection.connect(
+                async with await AsyncConnection.connect(
                     self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
                 ) as connection:
                     for channel in self._channels:
@@ -118,14 +119,45 @@ class Listener:
                     self._is_listening.set()
                     pause_s = FIRST_PAUSE_S
                     self._call_all()
-                    async for notification in connection.notifies():
-                        for callback in list(self._callbacks[notification.channel]):
-                            callback(notification.payload)
+                    await self._receive(connection)
             except psycopg.OperationalError as error:
                 self._call_all()
                 log.warning("listener lost its connection", error=str(error).strip(), again_in_s=pause_s)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _receive(self, connection: AsyncConnection) -> None:
+        """Calls the callbacks with each notification until the connection breaks. Raises psycopg.OperationalError.
+
+        The event loop watches the socket all the time. The generator `notifies` of psycopg would begin and end that for
+        each notification, which takes several times as long.
+        """
+        loop, socket = asyncio.get_running_loop(), connection.pgconn.socket
+        lost: asyncio.Future[None] = loop.create_future()
+
+        def read() -> None:
+            try:
+                connection.pgconn.consume_input()
+            except psycopg.OperationalError as error:
+                # At once, since the socket is closed: another one may get its number.
+                loop.remove_reader(socket)
+                if not lost.done():
+                    lost.set_exception(error)
+            else:
+                self._call_notified(connection.pgconn)
+
+        loop.add_reader(socket, read)
+        try:
+            read()  # what came together with the answer to LISTEN
+            await lost
+        finally:
+            if lost.cancelled():
+                loop.remove_reader(socket)
+
+    def _call_notified(self, pgconn: PGconn) -> None:
+        while (notification := pgconn.notifies()) is not None:
+            for callback in list(self._callbacks[notification.relname.decode()]):
+                callback(notification.extra.decode())
 
     def _call_all(self) -> None:
         for callbacks in list(self._callbacks.values()):

@@ -49,7 +49,7 @@ log = structlog.get_logger()
 
 AREAS = (jobs, nodes, pools, autoscaling, docker_agents, vcenter, vcenter_operations)
 SUBSCRIBED_EVENTS = [event.name for area in (builds, *AREAS) for event in area.EVENTS]
-NOTIFY_ON = [event.name for events in (PLACEMENT_EVENTS, *(area.EVENTS for area in AREAS)) for event in events]
+NOTIFY_ON = frozenset(event.name for events in (PLACEMENT_EVENTS, *(area.EVENTS for area in AREAS)) for event in events)
 """Names of the events that can change which build runs on which node. They wake the dispatcher. It reads the others
 once a second, in case one of them is damaged.
 """
