@@ -10,6 +10,7 @@ from domain.results import FAILED
 from projections.builds import BuildRow
 from projections.results import STATUS, BlockRow, ReportRow, SupersededRow
 from projections.results_queries import FACTS, IS_CURRENT
+from projections.results_ranges import has_case
 from projections.test_health import find_broken_builds, find_outages
 from store.postgres.queries import Source, fetch_rows
 
@@ -33,7 +34,7 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     # Blocks of other branches are not read: decoding one takes longer than finding its build.
     query = (
         f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
-        " WHERE case_ids @> ARRAY[%(case)s::int] AND first_result_id <= %(id)s),"
+        f" WHERE {has_case('%(case)s::int')} AND first_result_id <= %(id)s),"
         " newest AS MATERIALIZED (SELECT * FROM found ORDER BY first_result_id DESC LIMIT %(blocks)s),"
         " comparable AS MATERIALIZED (SELECT newest.first_result_id, b.id, b.commit_sha FROM newest"
         f"  JOIN {BuildRow.table} this ON this.id = %(build)s"

@@ -6,6 +6,7 @@ from domain.results import FAILED, PASSED, SKIPPED
 from projections.builds import BuildRow
 from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
 from projections.results_queries import IS_CURRENT, ReportRanges, fetch_statuses
+from projections.results_ranges import has_case
 from store.postgres.queries import Source, fetch_rows
 
 MAX_BLOCKS = 1_000
@@ -25,7 +26,7 @@ async def find_failed_before(
     query = (
         "SELECT DISTINCT coalesce(x.signature, '') FROM unnest(%(cases)s::int[]) AS c (case_id)"
         f" CROSS JOIN LATERAL (WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
-        "   WHERE case_ids @> ARRAY[c.case_id] AND job_id = %(job)s),"
+        f"   WHERE {has_case('c.case_id')} AND job_id = %(job)s),"
         f"  newest AS MATERIALIZED (SELECT * FROM found ORDER BY first_result_id DESC LIMIT {MAX_BLOCKS})"
         f"  SELECT t.id, t.facts FROM newest JOIN {BlockRow.table} block USING (first_result_id)"
         "   CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1, block.facts[at]"

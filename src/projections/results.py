@@ -2,14 +2,14 @@
 in `results_cases`, tables of their runs in `results_runs` and `results_days`.
 
 A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010). A
-result takes about 17 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
+result takes about 12 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
 has the first id and the number of results. Texts are in another table, since a passed test has none.
 
 Rows of results are never updated. In events of older releases, a result may replace another result. The table
 `superseded_results` lists the replaced results.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import reduce
 from itertools import compress, repeat
@@ -48,7 +48,8 @@ from projections.results_cases import (
     remove_result,
 )
 from projections.results_days import CaseDayRow, CaseRunsRow, chunk_keys
-from projections.results_passes import count_passes
+from projections.results_passes import count_passes, find_stretches
+from projections.results_ranges import find_ranges
 from projections.results_runs import (
     BuildOutcomeRow,
     NotableRunRow,
@@ -77,7 +78,7 @@ class BlockRow(Row, frozen=True):
         # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
         indexes=(
             "(first_result_id) WITH (fillfactor = 100)",
-            "USING gin (case_ids) WITH (gin_pending_list_limit = 512)",
+            "USING gin (case_ranges) WITH (gin_pending_list_limit = 512)",
             "(job_id)",
         ),
         append_only=True,
@@ -90,6 +91,8 @@ class BlockRow(Row, frozen=True):
     suites: SmallInts
     """Suite of each result, as its index in the report's `suites`."""
     facts: SmallInts
+    case_ranges: Ints
+    """The ids in `case_ids` as ranges (`results_ranges`)."""
 
 
 class ResultTextRow(Row, frozen=True):
@@ -178,6 +181,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for number, (node_id, suite) in enumerate(zip(event.node_ids, event.suites, strict=True)):
                 yield TestCaseRow(event.first_case_id + number, event.project_id, node_id, suite)
         case ResultsRecorded():
+            stretches = list(find_stretches(event.case_ids))
             yield BlockRow(
                 first_result_id=event.first_result_id,
                 job_id=event.job_id,
@@ -186,10 +190,11 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 durations_ms=event.durations_ms,
                 suites=event.suites,
                 facts=pack_facts(event),
+                case_ranges=find_ranges(event.case_ids, stretches),
             )
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
-            yield from _stats(event, rows)
+            yield from _stats(event, stretches, rows)
             if event.replaced:
                 yield correct_outcome(event, rows)
         case ResultsReplaced():
@@ -306,7 +311,7 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
         yield OutputsRow(event.first_result_id, event.job_id, outputs)
 
 
-def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
+def _stats(event: ResultsRecorded, stretches: Sequence[tuple[int, int]], rows: Rows) -> Iterator[Change]:
     build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     flaky_rows = find_flaky(event)
@@ -316,7 +321,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
     """0 for the rows that passed, are not flaky, were not retried, and replace no other result."""
     for row in replaced:
         marks[row] |= 1
-    passes = count_passes(event, bytes(marks), rows)
+    passes = count_passes(event, stretches, bytes(marks), rows)
     yield from passes.changes
     left = [row for row in passes.left if event.finals[row]]
     case_ids = [event.case_ids[row] for row in left]
@@ -368,7 +373,7 @@ def _stats(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
         # `notes.changes` counts one run for each test case.
         notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - is_first)
     yield RowsByKey(CaseStatsRow, after)
-    yield from notes.changes([*passes.case_ids, *after], passes.stretches)
+    yield from notes.changes([*passes.case_ids, *after], stretches)
 
 
 def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:

@@ -13,7 +13,7 @@ from domain.results import FAILED, PASSED, SKIPPED
 from projections.engine.model import Int, Row, SmallInt, Table
 from store.postgres.queries import Source, fetch_rows
 
-VERSION = 8
+VERSION = 9
 """Version of the projection `results`, to which the tables of this file belong."""
 
 MAX_SEARCHED_CASES = 200_000

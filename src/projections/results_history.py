@@ -19,6 +19,7 @@ from projections.results_queries import (
     ReportRanges,
     fetch_with_triage,
 )
+from projections.results_ranges import has_case
 from projections.triage import (
     BY_RULE,
     RULE_COLUMNS,
@@ -143,7 +144,7 @@ async def fetch_history(source: Source, case_id: int, limit: int) -> list[CaseRu
     # since a test may have run a hundred thousand times.
     query = (
         f"WITH found AS MATERIALIZED (SELECT first_result_id FROM {BlockRow.table}"
-        f" WHERE case_ids @> ARRAY[%(case)s::int] ORDER BY first_result_id DESC),"
+        f" WHERE {has_case('%(case)s::int')} ORDER BY first_result_id DESC),"
         " t AS MATERIALIZED (SELECT t.*, r.build_id, r.recorded_at, b.branch, b.commit_sha FROM found"
         f"  JOIN {BlockRow.table} block USING (first_result_id)"
         "  JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place], block.durations_ms[place]"

@@ -8,7 +8,7 @@ and all results that the live tables get, are counted one by one (`results_cases
 
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import compress, pairwise
 from typing import NamedTuple
@@ -29,16 +29,14 @@ class Passes(NamedTuple):
     """The test cases whose passes are counted as a new run."""
     left: list[int]
     """The rows of the other results."""
-    stretches: list[tuple[int, int]]
-    """The stretches of rows whose test cases have consecutive ids: the first row and the one after the last."""
 
 
-def count_passes(event: ResultsRecorded, others: bytes, rows: Rows) -> Passes:
-    """Counts the passes that can be counted in columns. `others` has one byte for each result: 0 for a pass that counts
-    and is neither flaky nor replaces another result, and SKIPPED for such a result of a skipped test.
+def count_passes(event: ResultsRecorded, stretches: Sequence[tuple[int, int]], others: bytes, rows: Rows) -> Passes:
+    """Counts the passes that can be counted in columns. `stretches` are those of the event (`find_stretches`). `others`
+    has one byte for each result: 0 for a pass that counts and is neither flaky nor replaces another result, and SKIPPED
+    for such a result of a skipped test.
     """
-    stretches = list(_consecutive(event.case_ids))
-    passes = Passes([], [], [], stretches)
+    passes = Passes([], [], [])
     has_each_once = len(stretches) == 1 or len(set(compress(event.case_ids, event.finals))) == sum(event.finals)
     for start, end in stretches:
         if not (has_each_once and _count(event, others[start:end], rows, start, passes)):
@@ -100,7 +98,7 @@ def _count(event: ResultsRecorded, others: bytes, rows: Rows, start: int, passes
     return True
 
 
-def _consecutive(case_ids: "array[int]") -> Iterator[tuple[int, int]]:
+def find_stretches(case_ids: "array[int]") -> Iterator[tuple[int, int]]:
     """Yields the stretches of a column in which each id follows the one before: the first index and the one after the
     last.
     """

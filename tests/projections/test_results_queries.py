@@ -17,7 +17,9 @@ from domain.results import FAILED, SKIPPED, CasesSeen, Replaced, ResultsRecorded
 from projections import builds, results, results_history, results_queries
 from projections.engine.engine import Engine
 from projections.engine.schemas import connect
+from projections.results_passes import find_stretches
 from projections.results_queries import ReportRanges, ResultFilters
+from projections.results_ranges import find_ranges, has_case
 from testhide.processes import Core
 from tests.projections.toys import recorded
 from tests.support.read_models import begin_read_models
@@ -162,6 +164,23 @@ async def test_a_result_without_its_report_is_nobodys(world: World) -> None:
     assert [run.id for run in history] == [whole[0].id]
     assert await results_history.find_origin(world.connection, part[0].id) is None
     assert (await results_queries.find_report_of(world.connection, part[0].id)).reports == []
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[*range(1, 1_500)], [*range(513, 700), 1_600, 515], [900, 7, 8, 900, 5, 6], [3], []],
+    ids=["consecutive", "a gap", "another order", "one", "none"],
+)
+async def test_ranges_find_the_blocks_of_a_case(world: World, ids: list[int]) -> None:
+    column = Int32s(ids)
+    ranges = find_ranges(column, list(find_stretches(column)))
+    query = (
+        "SELECT case_id FROM (SELECT %s::int[] AS case_ranges) block, generate_series(0, 1700) AS case_id"
+        f" WHERE {has_case('case_id')} ORDER BY case_id"
+    )
+    found = await (await world.connection.execute(query.encode(), (ranges,))).fetchall()
+    assert [case_id for (case_id,) in found] == sorted(set(ids))
+    assert len(ranges) < 20
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
