@@ -20,12 +20,18 @@ TIMED_OUT = "timeout"
 """Word that stands for phrases such as "timed out", which mean the same in messages."""
 
 _RUN = re.compile(rf"[^\W_]{{1,{MAX_WORD}}}")
+_SPACED = "".join(character if character.isalnum() else " " for character in map(chr, range(128)))
+"""For each character of ASCII the character itself, or a space if it is in no word."""
 _CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TIMED_OUT = re.compile(r"\btim(?:ed?|es|ing)[ _-]out\b", re.IGNORECASE)
 
 
 def _find_runs(text: str) -> list[str]:
     """Returns the letters and digits in a row of a text."""
+    if text.isascii():
+        runs = text.translate(_SPACED).split()
+        if len(text) <= MAX_WORD or max(map(len, runs), default=0) <= MAX_WORD:
+            return runs  # takes a third of the time of the regular expression
     return _RUN.findall(text.replace("İ", "I"))  # the only letter that is two characters in small
 
 
@@ -40,9 +46,9 @@ def find_words(text: str) -> list[str]:
     """
     runs = _find_runs(text)
     words = dict.fromkeys(map(str.lower, runs))
-    if not text.islower():  # words are joined by capitals
-        for run in filter(_is_joined, runs):
-            words.update((part.lower(), None) for part in _CASE.split(run))
+    if not text.islower():  # words are joined by capitals, so runs in small letters are single words
+        joined = " ".join([run for run in runs if run not in words and _is_joined(run)])
+        words.update(dict.fromkeys(_CASE.sub(" ", joined).lower().split()))
     if "out" in words and _TIMED_OUT.search(text):
         words[TIMED_OUT] = None
     return list(words)[:MAX_WORDS] if len(words) > MAX_WORDS else list(words)

@@ -54,7 +54,7 @@ class TrailRow(Row, frozen=True):
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
-    yield make_row(recorded)
+    return (make_row(recorded),)
 
 
 def make_row(recorded: Recorded) -> TrailRow:

@@ -127,8 +127,8 @@ def _configuration_column(configuration: Configuration) -> dict[str, Any]:
     """Returns a configuration as JSON, with names of secrets only. Leaves out unset options that later releases added:
     rows of older releases lack them, too.
     """
-    options: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(configuration, secrets={}))
-    always = {name: getattr(configuration, name) for name in ("command", "setup", "env", "artifacts")}
+    options: dict[str, Any] = msgspec.to_builtins(configuration)
+    always: dict[str, Any] = {"command": "", "setup": [], "env": {}, "artifacts": []}
     return always | options | {"secrets": sorted(configuration.secrets)}
 
 

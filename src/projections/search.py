@@ -23,7 +23,7 @@ from domain.builds import (
     BuildStarted,
     ReportRecorded,
 )
-from domain.core.events import Recorded
+from domain.core.events import Event, Recorded
 from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.projects import ProjectCreated, ProjectDeleted, ProjectUpdated
 from domain.results import FAILED, CasesSeen, ResultsRecorded, ResultText
@@ -140,13 +140,17 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
-    event = recorded.event
+    match recorded.event:
+        case BuildEvent() as event:
+            return _of_build(event, rows)
+        case ResultsRecorded() as event:
+            return _failed(event, rows) if FAILED in event.statuses else ()
+        case event:
+            return _of_others(event, rows)
+
+
+def _of_others(event: Event, rows: Rows) -> Iterator[Change]:
     match event:
-        case ResultsRecorded():
-            if FAILED in event.statuses:
-                yield from _failed(event, rows)
-        case BuildQueued() | BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() | BuildDeleted():
-            yield from _of_build(event, rows)
         case CasesSeen():
             for number, words in enumerate(_find_vectors(event)):
                 yield TestDocument(event.first_case_id + number, words, event.project_id)
@@ -263,7 +267,10 @@ def _renewed_node(node: NodeDocument, **changes: Any) -> Any:
 
 
 def _failed_rows(event: ResultsRecorded) -> Iterator[int]:
-    return (row for row, status in enumerate(event.statuses) if status == FAILED)
+    row = event.statuses.find(FAILED)
+    while row >= 0:
+        yield row
+        row = event.statuses.find(FAILED, row + 1)
 
 
 def _failed(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
@@ -310,22 +317,20 @@ def _changes_build(event: BuildStarted | BuildRequeued | ReportRecorded | BuildF
             return bool(event.detail) or event.reason not in (None, "tests_failed")
 
 
-def _of_build(event: BuildEvent, rows: Rows) -> Iterator[Change]:
+def _of_build(event: BuildEvent, rows: Rows) -> Iterable[Change]:
     match event:
         case BuildQueued():
             name, commit = f"{event.job_title} #{event.build_id}".strip(), event.commit_sha or ""
             of = event.project_id, event.job_id, event.branch, commit
-            yield _with_text(_with_words(BuildDocument(event.build_id, name, "", "", *of)))
+            return (_with_text(_with_words(BuildDocument(event.build_id, name, "", "", *of))),)
         case BuildDeleted():
-            yield Delete(BuildDocument, event.build_id)
-            for first, cases in event.results:
-                yield DeleteRange(FailureDocument, "id", first, first + cases - 1)
+            ranges = (DeleteRange(FailureDocument, "id", first, first + cases - 1) for first, cases in event.results)
+            return (Delete(BuildDocument, event.build_id), *ranges)
         case BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() if _changes_build(event):
             build = rows.get(BuildDocument, event.build_id)
-            if build is not None:
-                after = _changed(event, build)
-                if after != build:
-                    yield _with_text(after)
+            if build is not None and (after := _changed(event, build)) != build:
+                return (_with_text(after),)
+    return ()
 
 
 def _changed(
