@@ -231,10 +231,10 @@ class Engine:
         # lock.
         move_position: statements.Statement = (
             "UPDATE projection_positions SET position = %s, updated_at = now()"
-            " WHERE name || ' ' || version || ' ' || generation = ANY (%s) AND position = %s RETURNING 1",
+            " WHERE name || ' ' || version || ' ' || generation = ANY (%s::text[]) AND position = %s RETURNING 1",
             [
                 str(new),
-                [f"{item.name} {item.version} {self._generations[item.name]}" for item in projections],
+                statements.array(f"{item.name} {item.version} {self._generations[item.name]}" for item in projections),
                 str(old),
             ],
         )

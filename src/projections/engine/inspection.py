@@ -11,6 +11,7 @@ from functools import cache
 
 from psycopg import AsyncConnection
 
+from projections.engine import statements
 from projections.engine.engine import ensure_tables
 from projections.engine.model import Projection, columns_of
 from projections.engine.schemas import LIVE, Schema
@@ -130,11 +131,7 @@ def _expected(projections: tuple[Projection, ...]) -> dict[str, str]:
     the arrays anew for each inspection would take most of the inspection's time in Python.
     """
     columns = zip(*_list_columns(projections), strict=True)
-    return dict(zip(("names", "tables", "columns", "types"), map(_array, columns), strict=True))
-
-
-def _array(words: Sequence[str | None]) -> str:
-    return "{" + ",".join("NULL" if word is None else f'"{word}"' for word in words) + "}"
+    return dict(zip(("names", "tables", "columns", "types"), map(statements.array, columns), strict=True))
 
 
 def _list_columns(projections: Sequence[Projection]) -> Iterator[tuple[str, str, str | None, str | None]]:

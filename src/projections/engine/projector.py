@@ -49,27 +49,28 @@ class Projector:
     ) -> None:
         self._conninfo = conninfo
         self._log = event_log
+        self._listener = listener
         self._projections = projections
-        self._cursor = LogCursor(event_log, listener, batch_size=BATCH_SIZE)
 
     async def run(self) -> None:
         """Leads all projections that no other process leads, and applies events to them. Runs for ever."""
-        with self._cursor.listening():
-            while True:
-                try:
-                    async with await connect(self._conninfo) as connection:
-                        await self._lead(connection)
-                except LostLeadership as error:
-                    # A switch or a retry has changed the rows, so the cached rows are stale; or a read model is broken.
-                    log.info("leading anew", reason=str(error))
-                except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-                    # A write to a lost table, for example, fails before the next inspection.
-                    log.warning("leadership lost", error=str(error).strip())
-                    await asyncio.sleep(0.2)
+        while True:
+            try:
+                async with await connect(self._conninfo) as connection:
+                    cursor = LogCursor(self._log.on(connection), self._listener, batch_size=BATCH_SIZE)
+                    with cursor.listening():
+                        await self._lead(connection, cursor)
+            except LostLeadership as error:
+                # A switch or a retry has changed the rows, so the cached rows are stale; or a read model is broken.
+                log.info("leading anew", reason=str(error))
+            except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+                # A write to a lost table, for example, fails before the next inspection.
+                log.warning("leadership lost", error=str(error).strip())
+                await asyncio.sleep(0.2)
 
-    async def _lead(self, connection: AsyncConnection) -> None:
+    async def _lead(self, connection: AsyncConnection, cursor: LogCursor) -> None:
         clock = asyncio.get_running_loop().time
-        projections = await with_dismissals(self._log, self._projections)
+        projections = await with_dismissals(cursor.event_log, self._projections)
         led: list[Projection] = []
         engine: Engine | None = None
         while True:
@@ -82,14 +83,14 @@ class Projector:
                 log.error("read models are broken", broken=broken)
                 raise LostLeadership(f"broken: {', '.join(broken)}")
             if locked:
-                self._cursor.position = await catch_up(connection, self._log, led)
+                cursor.position = await catch_up(connection, cursor.event_log, led)
                 engine = Engine(connection, led, announce=True)
             leads_all = len(led) == len(projections)
             look_again = clock() + (INSPECTION_INTERVAL_S if leads_all else TAKE_OVER_INTERVAL_S)
             while (left := look_again - clock()) > 0:
                 if engine is not None:
-                    await self._cursor.drain(partial(self._apply, engine))
-                await self._cursor.wait(left)
+                    await cursor.drain(partial(_apply, engine, cursor))
+                await cursor.wait(left)
 
     async def _lock(self, connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
         """Takes the locks of the projections that have live tables, are not marked as broken and have no leader.
@@ -108,8 +109,9 @@ class Projector:
             )
             return [by_lock[lock] for (lock,) in await cursor.fetchall()]
 
-    async def _apply(self, engine: Engine, events: Sequence[Recorded]) -> None:
-        await engine.apply(events, self._cursor.position)
+
+async def _apply(engine: Engine, cursor: LogCursor, events: Sequence[Recorded]) -> None:
+    await engine.apply(events, cursor.position)
 
 
 async def catch_up(
