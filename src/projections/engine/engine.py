@@ -98,6 +98,11 @@ class Engine:
         self._announced = versions_digest(projections) if announce else None
         self._cache = RowCache()
         self._written = 0
+        self._row_ids: str | None = None
+        """Where the rows of the positions are (`ctid`) since the last write; None if that is not known. While another
+        transaction is open for long, PostgreSQL keeps all versions of these rows, and a search by their key would read
+        all of them.
+        """
         self._generations: dict[str, int] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._keys: dict[int, Sequence[tuple[type[Row], Key]]] = {}
@@ -159,6 +164,7 @@ class Engine:
             return self._written
         except BaseException:
             self._cache.clear()
+            self._row_ids = None
             raise
 
     async def _apply_alone(self, event: Recorded, position: int) -> None:
@@ -227,13 +233,17 @@ class Engine:
         for projection, event, error in parked:
             if error != WAITS:
                 log.error("event parked", projection=projection.name, position=event.position, error=error)
+        is_all = len(projections) == len(self._projections)
+        by_id = [self._row_ids] if is_all and self._row_ids is not None else []
         # This part comes first: while a switch has locked the positions, the statement waits here and holds no other
         # lock.
         move_position: statements.Statement = (
             "UPDATE projection_positions SET position = %s, updated_at = now()"
-            " WHERE name || ' ' || version || ' ' || generation = ANY (%s::text[]) AND position = %s RETURNING 1",
+            f" WHERE {'ctid = ANY (%s::tid[]) AND ' if by_id else ''}"
+            "name || ' ' || version || ' ' || generation = ANY (%s::text[]) AND position = %s RETURNING ctid",
             [
                 str(new),
+                *by_id,
                 statements.array(f"{item.name} {item.version} {self._generations[item.name]}" for item in projections),
                 str(old),
             ],
@@ -242,18 +252,24 @@ class Engine:
         parts = [move_position, *batch.statements(without=large), *([park(parked)] if parked else [])]
         query, parameters = join_parts(parts)
         # Divides by zero if another process has moved one of the projections. PostgreSQL then rolls everything back.
-        query += f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0)"
+        query += (
+            f" SELECT 1 / (SELECT (count(*) = {len(projections)})::int FROM part0),"
+            " (SELECT array_agg(ctid)::text FROM part0)"
+        )
         if self._announced is not None:
-            is_complete = len(projections) == len(self._projections) and not parked
+            is_complete = is_all and not parked
             query += f", pg_notify('{PROJECTED}', %s)"
             parameters.append(f"{new} {self._announced}" if is_complete else "")
         try:
             async with self._connection.transaction() if large else contextlib.nullcontext():
-                await self._connection.execute(query.encode(), parameters, prepare=True)
+                cursor = await self._connection.execute(query.encode(), parameters, prepare=True)
+                written = await cursor.fetchone()
                 for row, rows in large.items():
                     await write_rows(self._connection, row, rows)
         except psycopg.errors.DivisionByZero:
             raise LostLeadership from None
+        assert written is not None
+        self._row_ids = written[1] if is_all else None
         batch.update_cache()
         self._blocked.update((projection.name, event.stream) for projection, event, _ in parked)
         self._written = new

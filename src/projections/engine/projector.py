@@ -57,6 +57,9 @@ class Projector:
         while True:
             try:
                 async with await connect(self._conninfo) as connection:
+                    # All rows are found by a key or by where they are. PostgreSQL would rather scan a table that was
+                    # small when it made the plan, with all versions of its rows.
+                    await connection.execute("SET enable_seqscan = off")
                     cursor = LogCursor(self._log.on(connection), self._listener, batch_size=BATCH_SIZE)
                     with cursor.listening():
                         await self._lead(connection, cursor)
