@@ -20,7 +20,8 @@ from api.http.types import Id, to_view
 from api.live.inquiry_streams import SUBJECT_DELETED
 from api.live.requested_work import wait_for_work
 from api.projects import find_visible_project
-from api.test_health import Days, ProjectId, mask_line
+from api.test_health import Days, ProjectId
+from api.test_health_views import mask_line
 from commands.inquiries import AskAndAnswerInquiry, AskInquiry
 from domain.assistant.answers import Answer, AnswerClaim, NextAction, NextStep, Question
 from domain.assistant.builtin_answers import answer

@@ -18,7 +18,8 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID, to_view
 from api.jobs import find_visible_job
 from api.projects import find_visible_project
-from api.test_health import RunOfNote, first_day, to_evidence
+from api.test_health import first_day
+from api.test_health_views import RunOfNote, to_evidence
 from domain.case_activity import Activity, CaseActivity, JobRuns, Only, Sort, sum_up
 from domain.core.errors import Invalid, NotFound
 from domain.results import STATUSES, ResultStatus

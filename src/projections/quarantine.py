@@ -4,14 +4,17 @@ An expired entry keeps its row until somebody lifts it. An entry is healthy from
 until one of its tests fails again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Literal, Unpack
 
 import msgspec
 
 from domain import quarantine
 from domain.core.events import Recorded, copy_fields
+from domain.health_advice import QuarantineOf
 from domain.jobs import JobDeleted
 from projections.engine.model import Change, Delete, DeleteWhere, Int, Key, Projection, Row, Rows, Table
 from projections.engine.queries import Window, fetch_all, fetch_column, find_row
@@ -156,6 +159,26 @@ async def fetch_page(source: Source, job_id: int, **window: Unpack[Window]) -> l
 async def fetch_node_ids(source: Source, job_id: int, now: datetime) -> list[str]:
     query = f"SELECT node_id FROM {QuarantineRow.table} WHERE {_IS_ACTIVE} ORDER BY id"
     return await fetch_column(source, query, {"job": job_id, "now": now})
+
+
+async def fetch_containing(
+    source: Source, job_ids: Sequence[int], node_ids: Collection[str], now: datetime
+) -> dict[str, tuple[QuarantineOf, ...]]:
+    """Returns those of the tests that are in the quarantine of one of the jobs, with the entries that contain them."""
+    names = {node_id: list(quarantine.possible_entries(node_id)) for node_id in node_ids}
+    query = (
+        f"SELECT node_id, id, job_id, healthy_at IS NOT NULL FROM {QuarantineRow.table} WHERE job_id = ANY (%(jobs)s)"
+        " AND (expires_at IS NULL OR expires_at > %(now)s) AND node_id = ANY (%(names)s) ORDER BY id"
+    )
+    parameters = {"jobs": list(job_ids), "now": now, "names": list(set(chain.from_iterable(names.values())))}
+    entries: Mapping[str, list[QuarantineOf]] = defaultdict(list)
+    for entry, *columns in await fetch_rows(source, query, parameters):
+        entries[entry].append(QuarantineOf(*columns))
+    return {
+        node_id: tuple(entry for name in possible for entry in entries.get(name, ()))
+        for node_id, possible in names.items()
+        if not entries.keys().isdisjoint(possible)
+    }
 
 
 async def count_by_reason(source: Source, job_id: int, now: datetime) -> dict[str, int]:

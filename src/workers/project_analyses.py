@@ -18,21 +18,23 @@ from commands.reports.failure_clusters import FailedBuild, FailureCluster, find_
 from domain.assistant.answers import Answer
 from domain.assistant.job_states import is_red
 from domain.assistant.project_audits import (
-    ChronicFlake,
     ProjectAuditFacts,
     QuarantineEntryFacts,
     UnreadCluster,
+    UnstableTest,
     audit,
     put_present_first,
     summarize_audit,
 )
 from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
+from domain.health_advice import find_newest_failures
 from domain.inquiries import JobType
 from domain.quarantine import filter_quarantined
 from domain.run_histories import count_failing
 from domain.test_health import FAILED, OUTAGE, Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
 from projections.job_states import fetch_job_states
+from projections.known_causes import fetch_known_causes
 from projections.results_days import day_of
 from projections.results_queries import fetch_equal_failures, fetch_reports
 from projections.test_health import CaseHistory
@@ -98,7 +100,8 @@ class ProjectAnalyst:
         active = [entry for entry in entries if quarantine.status_at(entry, now)[0] == "active"]
         await take_step("quarantine", f"{len(entries):,} entries are in quarantine.")
         flakes = await self._find_flakes(project_id, now, {(entry.job_id, entry.node_id) for entry in active})
-        await take_step("flaky_tests", f"{len(flakes):,} tests are flaky by their history.")
+        flaky = sum(not test.is_infrastructure and test.known is None for test in flakes)
+        await take_step("flaky_tests", f"{flaky:,} tests are flaky by their history.")
         builds, failures, unread = await self._read_failures(project_id, now)
         clusters = await asyncio.to_thread(find_clusters, builds)
         async with connected(self.pool) as connection:
@@ -199,7 +202,7 @@ class ProjectAnalyst:
 
     async def _find_flakes(
         self, project_id: int, now: datetime, quarantined: set[tuple[int, str]]
-    ) -> list[ChronicFlake]:
+    ) -> list[UnstableTest]:
         since = day_of(now) - DAYS + 1
         suspects = await test_health.fetch_suspects(self.pool, project_id, since, test_health.MAX_SUSPECTS)
         # Their whole histories, since failures before the window count, too.
@@ -210,20 +213,24 @@ class ProjectAnalyst:
             key=lambda pair: (not pair[1].is_flaky, -pair[1].flake_rate, pair[0].id),
         )[:MAX_FLAKES]
         last_builds = {case.id: case.history.notable[-1].build_id for case, _ in flaky if case.history.notable}
+        known = await fetch_known_causes(
+            self.pool, {case.id: find_newest_failures(case.history) for case, found in flaky if found.is_flaky}
+        )
         job_of = await project_analyses.fetch_jobs(self.pool, list(last_builds.values()))
-        flakes: list[ChronicFlake] = []
+        flakes: list[UnstableTest] = []
         for case, found in flaky:
             job_id = job_of.get(last_builds.get(case.id, 0))
             if job_id is not None:
                 entries = [node_id for job, node_id in quarantined if job == job_id]
                 flakes.append(
-                    ChronicFlake(
+                    UnstableTest(
                         case.id,
                         case.node_id,
                         job_id,
                         round(found.flake_rate, 4),
                         is_quarantined=bool(filter_quarantined([case.node_id], entries)),
                         is_infrastructure=not found.is_flaky,
+                        known=known.get(case.id),
                     )
                 )
         return flakes

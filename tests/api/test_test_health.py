@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.emerging import compare
-from api.test_health import FailurePattern, find_counting, recommend, to_item
+from api.test_health_views import FailurePattern, find_counting, recommend, to_item
 from commands.flakiness import RecordChangedFlakiness
 from commands.handler import CommandContext, Handler
 from domain.flakiness import FlakinessEmerged, FlakinessSettled
@@ -19,6 +19,7 @@ from store.clock import utcnow
 from testhide.processes import core
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.server import Server
+from workers.project_analyses import ProjectAnalyst
 
 CASES = ("steady", "shaky", "retried")
 
@@ -117,6 +118,42 @@ def test_failures_before_a_retry_that_passed_are_shown(server: Server, history: 
         ("retried at <time>", [history["builds"][4]])
     ]
     assert "retried at <time>" in found["recommendation"]
+
+
+def test_a_test_that_is_dealt_with_is_not_put_into_quarantine(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    issue = server.admin.create(
+        "/known-issues", project_id=project, title="XK-77", classification="product_bug", pattern="cart is empty"
+    )["id"]
+    for number in range(20):
+        shaky, cart = ("timeout" if number % 3 == 2 else "passed"), ("cart is empty" if number % 4 == 1 else "passed")
+        given_results(server, job, shaky=shaky, cart=cart, other=shaky)
+    entry = server.admin.create("/quarantine", job_id=job, node_id="t.shaky", reason="flaky")["id"]
+    server.wait_until_projected()
+    tests = {test["name"]: test for test in health_of(server, project)}
+    decided = ("recommended_action", "is_flaky", "quarantined_in", "known_issue_id")
+    assert [tests["t.other"][field] for field in decided] == ["quarantine", True, [], None]
+    assert [tests["t.shaky"][field] for field in decided] == ["fix", True, [job], None]
+    assert [tests["t.cart"][field] for field in decided] == ["fix", False, [], issue]
+    shown = [server.admin.fetch(f"/ai/tests/{tests[name]['test_id']}/health") for name in ("t.shaky", "t.cart")]
+    shaky, cart = (test["recommendation"] for test in shown)
+    assert shaky.startswith("Fix the test: 6 of 20 runs in 30 days failed. It is in the quarantine of")
+    assert f"delete entry {entry} once it is mended" in shaky
+    assert cart.startswith("Mend the bug: 5 of 20 runs in 30 days failed.")
+    assert f"known issue {issue}, “XK-77”" in cart
+
+    async def audit() -> dict[str, Any]:
+        async def ignore(kind: str, text: str) -> None: ...
+
+        async with core(server.settings, pool_size=1) as parts:
+            found = await ProjectAnalyst(parts.pool, utcnow).analyze("project_audit", project, ignore)
+            return found.result | {"conclusion": found.answer.text}
+
+    audited = asyncio.run(audit())
+    quarantined = [action["body"]["node_ids"] for action in audited["actions"] if action["action"] == "quarantine"]
+    assert quarantined == [["t.other"]]
+    assert f"Known issue {issue}, “XK-77”, makes 1 test fail now and then: t.cart." in audited["conclusion"]
 
 
 def test_a_test_that_never_failed_has_nothing_to_do(server: Server, history: dict[str, Any]) -> None:

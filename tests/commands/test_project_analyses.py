@@ -8,19 +8,20 @@ from commands.reports.causes import EqualFailures
 from commands.reports.failure_clusters import FailedBuild, find_clusters, summarize_clusters
 from domain.assistant.job_states import JobState
 from domain.assistant.project_audits import (
-    ChronicFlake,
     ProjectAuditFacts,
     QuarantineEntryFacts,
     UnreadCluster,
+    UnstableTest,
     audit,
     put_present_first,
     summarize_audit,
 )
 from domain.assistant.regression_scans import FailingTest, find_regressions, summarize_regressions
 from domain.failures.first_failures import BuildOutcome, FirstFailure
+from domain.health_advice import KnownCause
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
-FLAKES = tuple(ChronicFlake(100 + n, f"t.py::test_{n}", 5, 0.1 + n / 100) for n in range(8))
+FLAKES = tuple(UnstableTest(100 + n, f"t.py::test_{n}", 5, 0.1 + n / 100) for n in range(8))
 CLUSTER = UnreadCluster("ab" * 8, "Database connection timeout", 40, 12, 47821, "infra")
 
 
@@ -50,10 +51,10 @@ def test_the_worst_project_scores_0() -> None:
 
 def test_recommendations_are_requests_with_sources() -> None:
     entries = (QuarantineEntryFacts(6, "t.py::test_old", 90, True), QuarantineEntryFacts(6, "t.py::test_new", 1, False))
-    known = ChronicFlake(200, "t.py::test_known", 5, 0.5, is_quarantined=True)
+    known = UnstableTest(200, "t.py::test_known", 5, 0.5, is_quarantined=True)
     facts = ProjectAuditFacts(12, 30, 5, 5, None, (*FLAKES, known), entries, 40, 40, (CLUSTER,))
     add, remove, issue = audit(facts).recommendations
-    assert add.step.text.startswith("Quarantine 8 chronic flakes of job 5, which fail in 10% to 17% of their runs")
+    assert add.step.text.startswith("Quarantine 8 flaky tests of job 5, which fail in 10% to 17% of their runs")
     assert add.step.text.endswith("t.py::test_0, t.py::test_1, t.py::test_2 and 5 more.")
     assert add.step.body["node_ids"] == [test.name for test in FLAKES]
     assert add.sources == tuple(f"test_case:{test.case_id}" for test in FLAKES)
@@ -83,7 +84,7 @@ def test_failures_of_red_jobs_are_recommended_first() -> None:
 
 
 def test_an_unstable_network_makes_no_test_flaky() -> None:
-    gateway = ChronicFlake(300, "t.py::test_gateway", 5, 0.5, is_infrastructure=True)
+    gateway = UnstableTest(300, "t.py::test_gateway", 5, 0.5, is_infrastructure=True)
     facts = ProjectAuditFacts(12, 30, 5, 5, flaky_tests=(gateway,), unread_clusters=(CLUSTER,), failures=4, unread=4)
     found = audit(facts)
     assert [one.step.action for one in found.recommendations] == ["known_issue"]
@@ -91,6 +92,15 @@ def test_an_unstable_network_makes_no_test_flaky() -> None:
     text = summarize_audit(facts, found).text
     assert "1 test failed now and then by the machine, the network or another system only: t.py::test_gateway." in text
     assert "flaky" not in text
+
+
+def test_a_known_bug_makes_no_test_flaky() -> None:
+    cart = UnstableTest(300, "t.py::test_cart", 5, 0.5, known=KnownCause(7, "XK-77"))
+    facts = ProjectAuditFacts(12, 30, 5, 5, flaky_tests=(cart,))
+    found = audit(facts)
+    assert (found.recommendations, found.lost_points["flaky_tests"]) == ((), 0)
+    text = "Known issue 7, “XK-77”, makes 1 test fail now and then: t.py::test_cart. Mend it"
+    assert text in summarize_audit(facts, found).text
 
 
 def test_a_failure_of_flaky_tests_becomes_no_known_issue() -> None:

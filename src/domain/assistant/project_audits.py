@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim, NextStep
+from domain.health_advice import KnownCause
 from domain.phrases import count
 from domain.triage import Classification
 
@@ -39,7 +40,7 @@ MAX_MESSAGE = 120
 """Number of characters of a failure's message that a recommendation quotes."""
 
 
-class ChronicFlake(msgspec.Struct, frozen=True):
+class UnstableTest(msgspec.Struct, frozen=True):
     """A test of the project that fails now and then."""
 
     case_id: int
@@ -50,6 +51,8 @@ class ChronicFlake(msgspec.Struct, frozen=True):
     is_quarantined: bool = False
     is_infrastructure: bool = False
     """Whether it is not flaky, but outages of the machine, the network or another system made it fail now and then."""
+    known: KnownCause | None = None
+    """Known issue that explains its failures as a bug."""
 
 
 class QuarantineEntryFacts(msgspec.Struct, frozen=True):
@@ -93,8 +96,8 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     failed: int = 0
     time_to_green_s: float | None = None
     """Median time from the first failed build of a branch to the next one that passed; None if none passed."""
-    flaky_tests: tuple[ChronicFlake, ...] = ()
-    """Tests that are flaky by their history, and tests that outages made fail now and then."""
+    flaky_tests: tuple[UnstableTest, ...] = ()
+    """Tests that are flaky by their history, also by a known bug, and tests that outages made fail now and then."""
     quarantine: tuple[QuarantineEntryFacts, ...] = ()
     failures: int = 0
     """Failed results that were looked at."""
@@ -104,11 +107,11 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     """The most frequent of them first."""
 
     @property
-    def flakes(self) -> list[ChronicFlake]:
-        """Flaky tests. An unstable machine or network does not make a test flaky: to put it in quarantine would only
-        hide the cause.
+    def flakes(self) -> list[UnstableTest]:
+        """Flaky tests. An unstable machine or network does not make a test flaky, nor does a known bug: to put it in
+        quarantine would only hide the cause.
         """
-        return [test for test in self.flaky_tests if not test.is_infrastructure]
+        return [test for test in self.flaky_tests if not test.is_infrastructure and test.known is None]
 
 
 class Recommendation(msgspec.Struct, frozen=True):
@@ -147,6 +150,7 @@ def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
             f" {_name([test.name for test in unstable])}."
         )
         claims.append(AnswerClaim(text, tuple(f"test_case:{test.case_id}" for test in unstable)))
+    claims += _describe_known(facts.flaky_tests)
     if facts.failures:
         read = f"{facts.unread:,} of {facts.failures:,} failures have no classification."
         claims.append(AnswerClaim(read, tuple(f"test:{one.result_id}" for one in facts.unread_clusters) or project))
@@ -155,6 +159,20 @@ def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
     claims += [AnswerClaim(one.step.text, one.sources) for one in found.recommendations]
     first = found.recommendations[0].step if found.recommendations else None
     return Answer(tuple(claims), next_step=first, confidence=1.0)
+
+
+def _describe_known(tests: Iterable[UnstableTest]) -> Iterator[AnswerClaim]:
+    """Says which known bugs make tests fail now and then."""
+    by_issue: dict[KnownCause, list[UnstableTest]] = {}
+    for test in tests:
+        if test.known is not None:
+            by_issue.setdefault(test.known, []).append(test)
+    for issue, of_issue in by_issue.items():
+        text = (
+            f"Known issue {issue.known_issue_id}, “{issue.title}”, makes {count(len(of_issue), 'test')} fail now and"
+            f" then: {_name([test.name for test in of_issue])}. Mend it: quarantine would only hide it."
+        )
+        yield AnswerClaim(text, tuple(f"test_case:{test.case_id}" for test in of_issue))
 
 
 def _measure(facts: ProjectAuditFacts) -> dict[Measure, float]:
@@ -171,7 +189,7 @@ def _measure(facts: ProjectAuditFacts) -> dict[Measure, float]:
 
 
 def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
-    flakes: dict[int, list[ChronicFlake]] = {}
+    flakes: dict[int, list[UnstableTest]] = {}
     for test in facts.flakes:
         if not test.is_quarantined:
             flakes.setdefault(test.job_id, []).append(test)
@@ -180,7 +198,7 @@ def _recommend(facts: ProjectAuditFacts) -> Iterator[Recommendation]:
         rates = sorted(test.flake_rate for test in tests)
         which = f"{rates[0]:.0%}" if len(rates) == 1 else f"{rates[0]:.0%} to {rates[-1]:.0%}"
         text = (
-            f"Quarantine {count(len(names), 'chronic flake')} of job {job_id}, which fail in {which} of their runs on"
+            f"Quarantine {count(len(names), 'flaky test')} of job {job_id}, which fail in {which} of their runs on"
             f" good code: {_name(names)}."
         )
         body = {"job_id": job_id, "action": "add", "node_ids": names, "reason": "flaky"}

@@ -1,0 +1,275 @@
+"""Answers about the health of tests: the rows of lists, and the sentence that says what to do about a test."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from api.http.types import to_view
+from domain.failures.message_masks import mask
+from domain.health_advice import NO_DECISIONS, Decisions, describe_decisions, settle_action
+from domain.run_histories import RunHistory
+from domain.test_health import (
+    BROKEN_BUILD,
+    FAILED,
+    LEFT_OUT,
+    OTHER_BRANCH,
+    OUTAGE,
+    RETRIED,
+    SAME_COMMIT,
+    Action,
+    Assessment,
+    Risk,
+    Trend,
+    assess,
+)
+from projections.test_health import CaseHistory, FailureText
+
+MAX_ASSESSED_RUNS = 200
+"""Largest number of runs of a test that are assessed: the newest ones of the days in question."""
+MAX_PATTERNS = 20
+MAX_PATTERN_LENGTH = 300
+MAX_MASKED_LENGTH = 1_000
+"""Number of characters of a message's first line that are read for a pattern."""
+
+SENTENCES: Mapping[Action, str] = {
+    "none": "Nothing to do",
+    "watch": "Watch it",
+    "fix": "Fix the test",
+    "investigate": "Look for the change that broke it",
+    "quarantine": "Quarantine it until it is fixed",
+}
+"""Recommended action -> beginning of the recommendation."""
+
+
+class HealthItem(msgspec.Struct):
+    """Health of a test in the look-back window. Runs of broken builds, in which most tests failed, do not count in
+    `flake_rate` and what follows from it.
+    """
+
+    test_id: int
+    """Id of the test case: one test of a project across builds."""
+    name: str
+    """Node id of the test, which is the same in every build."""
+    suite: str
+    health_score: int
+    """From 0 (worst) to 100."""
+    flake_rate: float
+    """Expected share of runs that fail although the code is good."""
+    flake_rate_low: float
+    """Lower end of the interval that contains the flake rate with a probability of 95 %."""
+    flake_rate_high: float
+    """Upper end of this interval."""
+    flaky_probability: float
+    """Probability that the test is flaky."""
+    is_flaky: bool
+    """Whether the test counts as flaky: by `flaky_probability`, and unless a known issue explains its failures."""
+    broken_probability: float
+    """Probability that the newest run failed because the code is broken."""
+    transitions: float
+    """Share of the runs whose outcome is not that of the run before, or that passed on a retry. The newest count most.
+    """
+    trend: Trend
+    """How the flake rate of the later half of the runs compares with that of the earlier half."""
+    risk: Risk
+    """How likely the test fails without a cause in the code, by its `health_score`."""
+    recommended_action: Action
+    """Action that is recommended. `investigate`: look for the change that broke it; `fix`: fix the test, or mend the
+    known issue that explains its failures.
+    """
+    quarantined_in: list[int]
+    """Ids of the jobs in whose quarantine the test is."""
+    known_issue_id: int | None
+    """Id of the known issue that explains the newest failures of a flaky test as a bug; null if one of them is of none.
+    """
+    runs: int
+    """Number of runs in the window. A run has the results of the test in one build."""
+    failed_runs: int
+    """Number of these runs that failed."""
+    retried_runs: int
+    """Number of these runs that passed on a retry only."""
+    broken_builds: int
+    """Number of these runs that do not count, because most tests of their builds failed."""
+    other_branches: int
+    """Number of these runs that do not count, because they failed on another branch than the job's default one."""
+    outages: int
+    """Number of these runs that do not count, because the machine, the network or another system failed."""
+    assessed_runs: int
+    """Number of the newest of these runs, on which the health is based. Runs that do not count are left out."""
+
+
+class HealthList(msgspec.Struct):
+    tests: list[HealthItem]
+    """Tests in the order of their risk, the worst first."""
+    total: int
+    """Number of tests that failed, or passed on a retry only, in the window and have enough runs."""
+
+
+class FailurePattern(msgspec.Struct):
+    message: str
+    """First line of the newest of these failures, with placeholders for numbers, times, paths and other parts that
+    change.
+    """
+    signature: str
+    """Signature that these failures have in common; empty if they have none."""
+    failures: int
+    """Number of these failures."""
+    builds: list[int]
+    """Ids of the builds with these failures, the newest first."""
+
+
+class RunOfNote(msgspec.Struct):
+    """A run that failed, that passed on a retry only, or that passed on the commit on which the run before failed."""
+
+    build_id: int
+    at: datetime
+    """Time at which the result was recorded, by the minute."""
+    failed: bool
+    """Whether the run failed."""
+    retried: bool
+    """Whether the run passed on a retry only."""
+    same_commit: bool
+    """Whether the run has the same job and commit as the run before."""
+    broken_build: bool
+    """Whether most tests of the build failed, so that the run does not count."""
+    other_branch: bool
+    """Whether the run failed on another branch than the job's default one, so that it does not count."""
+    outage: bool
+    """Whether the machine, the network or another system failed, so that the run does not count."""
+    passes_before: int
+    """Number of passed runs between this run and the one before it in the list, or before the first one."""
+
+
+class TestHealthView(HealthItem):
+    __test__ = False
+
+    failure_patterns: list[str]
+    """Messages of the failures, the most frequent first. `failures` says more about each."""
+    failures: list[FailurePattern]
+    """Failures of the window, grouped by signature, as far as their builds exist."""
+    correlated_builds: list[int]
+    """Ids of the builds in which the test failed or passed on a retry only, the newest first."""
+    recommendation: str
+    """Sentence about what to do, and on which evidence."""
+    evidence: list[RunOfNote]
+    """Runs of the window that the assessment is based on, the oldest first. All others passed."""
+
+
+def to_item(case: CaseHistory, history: RunHistory) -> HealthItem:
+    """Returns the health of a test by its runs alone, whatever was decided about it."""
+    assessed = history.newest(MAX_ASSESSED_RUNS)
+    assessment: Assessment = assess(assessed.to_bytes())
+    return to_view(
+        HealthItem,
+        assessment,
+        test_id=case.id,
+        name=case.node_id,
+        suite=case.suite,
+        quarantined_in=[],
+        known_issue_id=None,
+        runs=history.runs,
+        failed_runs=sum(run.flags & FAILED != 0 for run in history.notable),
+        retried_runs=sum(run.flags & RETRIED != 0 for run in history.notable),
+        broken_builds=sum(run.flags & BROKEN_BUILD != 0 for run in history.notable),
+        other_branches=sum(run.flags & OTHER_BRANCH != 0 for run in history.notable),
+        outages=sum(run.flags & OUTAGE != 0 for run in history.notable),
+        assessed_runs=assessed.runs - sum(run.flags & LEFT_OUT != 0 for run in assessed.notable),
+    )
+
+
+def apply_decisions(item: HealthItem, decisions: Decisions) -> HealthItem:
+    return msgspec.structs.replace(
+        item,
+        is_flaky=item.is_flaky and decisions.known is None,
+        recommended_action=settle_action(item.recommended_action, decisions),
+        quarantined_in=sorted({entry.job_id for entry in decisions.quarantine}),
+        known_issue_id=None if decisions.known is None else decisions.known.known_issue_id,
+    )
+
+
+def group_failures(texts: Sequence[FailureText]) -> list[FailurePattern]:
+    """Groups failures, which are ordered from the newest to the oldest. Returns the groups, the largest first."""
+    groups: dict[str, list[FailureText]] = {}
+    for text in texts:
+        groups.setdefault(text.signature or mask_line(text.message), []).append(text)
+    patterns = [
+        FailurePattern(
+            message=mask_line(group[0].message),
+            signature=group[0].signature,
+            failures=len(group),
+            builds=list(dict.fromkeys(text.build_id for text in group)),
+        )
+        for group in groups.values()
+    ]
+    return sorted(patterns, key=lambda pattern: -pattern.failures)[:MAX_PATTERNS]
+
+
+def mask_line(message: str) -> str:
+    """Returns the first line of a message, with placeholders for parts that change from run to run."""
+    lines = message.strip().splitlines() or ["(no message)"]
+    return mask(lines[0][:MAX_MASKED_LENGTH])[:MAX_PATTERN_LENGTH] or "(no message)"
+
+
+def find_counting(history: RunHistory) -> set[int]:
+    """Returns the builds with failed or retried runs that are not left out."""
+    return {run.build_id for run in history.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT}
+
+
+def recommend(
+    item: HealthItem,
+    patterns: Sequence[FailurePattern],
+    counting: set[int],
+    days: int,
+    decisions: Decisions = NO_DECISIONS,
+) -> str:
+    """Returns what to do about a test, and on which evidence."""
+    what = SENTENCES[item.recommended_action]
+    if item.recommended_action == "fix" and decisions.known is not None:
+        what = "Mend the bug"
+    return f"{what}: {_describe_runs(item, days)}{describe_decisions(decisions)}{_quote(patterns, counting)}"
+
+
+def _describe_runs(item: HealthItem, days: int) -> str:
+    within = "today" if days == 1 else f"in {days} days"
+    if not item.runs:
+        return f"the test has not run {within}."
+    if not item.failed_runs and not item.retried_runs:
+        return f"all {item.runs} runs {within} passed."
+    retried = f", and {item.retried_runs} passed on a retry only" if item.retried_runs else ""
+    sentence = f"{item.failed_runs} of {item.runs} runs {within} failed{retried}."
+    for number, reason in (
+        (item.broken_builds, "since most tests of their builds failed"),
+        (item.other_branches, "being on other branches than the default one"),
+        (item.outages, "since the machine, the network or another system failed"),
+    ):
+        if number:
+            sentence += f" {number} of them {'does' if number == 1 else 'do'} not count, {reason}."
+    return sentence
+
+
+def _quote(patterns: Sequence[FailurePattern], counting: set[int]) -> str:
+    frequent = max(patterns, key=lambda pattern: len(counting.intersection(pattern.builds)), default=None)
+    if frequent is None or not counting.intersection(frequent.builds):
+        return ""
+    return f" The most frequent failure: {frequent.message}"
+
+
+def to_evidence(history: RunHistory) -> list[RunOfNote]:
+    items: list[RunOfNote] = []
+    before = 0
+    for run in history.newest(MAX_ASSESSED_RUNS).notable:
+        items.append(
+            RunOfNote(
+                build_id=run.build_id,
+                at=datetime.fromtimestamp(0, UTC) + timedelta(minutes=run.minute),
+                failed=run.flags & FAILED != 0,
+                retried=run.flags & RETRIED != 0,
+                same_commit=run.flags & SAME_COMMIT != 0,
+                broken_build=run.flags & BROKEN_BUILD != 0,
+                other_branch=run.flags & OTHER_BRANCH != 0,
+                outage=run.flags & OUTAGE != 0,
+                passes_before=max(0, run.number - before - 1),
+            )
+        )
+        before = run.number
+    return items

@@ -1,0 +1,60 @@
+"""Query for the known issues that explain the failures of tests."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from domain.health_advice import KnownCause, find_known_cause
+from domain.results import FAILED
+from projections.builds import BuildRow
+from projections.results import STATUS, BlockRow, ReportRow
+from projections.results_queries import FACTS, IS_CURRENT
+from projections.triage import CLASSIFICATION, TRIAGE_JOINS, RuleMatchRow, TriageRow
+from store.postgres.queries import Source, fetch_rows
+
+_OF_REPORT = "id >= r.first_result_id AND id < r.first_result_id + r.cases"
+
+
+async def fetch_known_causes(
+    source: Source, failures: Mapping[int, Sequence[tuple[int, bool]]]
+) -> dict[int, KnownCause]:
+    """Returns test case -> the known issue that explains its failures. `failures` has these for each test case, the
+    newest first: the build, and whether the test passed there on a retry. Leaves out test cases with a failure that is
+    of no known issue, or of one that calls it flaky or infrastructure.
+    """
+    builds = await _find_builds_with_known(source, {build for failed in failures.values() for build, _ in failed})
+    # Nearly all tests have a failure in another build, and need no look at their results.
+    wanted = {case: failed for case, failed in failures.items() if builds.issuperset(build for build, _ in failed)}
+    pairs = [(case, *failure) for case, failed in wanted.items() for failure in failed]
+    if not pairs:
+        return {}
+    blocks = (
+        f"SELECT * FROM {BlockRow.table} WHERE first_result_id >= r.first_result_id"
+        " AND first_result_id < r.first_result_id + r.cases ORDER BY first_result_id OFFSET 0"
+    )
+    query = (
+        f"SELECT w.case_id, i.id, i.title, coalesce({CLASSIFICATION} IN ('product_bug', 'test_bug'), false)"
+        " FROM unnest(%(cases)s::int[], %(builds)s::bigint[], %(retried)s::boolean[]) AS w (case_id, build_id, retried)"
+        f" JOIN {ReportRow.table} r ON r.build_id = w.build_id JOIN {BuildRow.table} b ON b.id = r.build_id"
+        f"  AND {IS_CURRENT}"
+        " CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1 AS id, block.facts[at] AS facts"
+        f"  FROM ({blocks}) block CROSS JOIN LATERAL unnest(array_positions(block.case_ids, w.case_id)) AS at) t"
+        f"{TRIAGE_JOINS} WHERE {FACTS} & {STATUS} = {FAILED} AND (t.facts >= 0 OR w.retried)"
+        " ORDER BY w.build_id DESC, t.id DESC"
+    )
+    cases, of_builds, retried = (list(column) for column in zip(*pairs, strict=True))
+    rows = await fetch_rows(source, query, {"cases": cases, "builds": of_builds, "retried": retried})
+    causes: dict[int, list[KnownCause | None]] = defaultdict(list)
+    for case_id, issue_id, title, is_bug in rows:
+        causes[case_id].append(KnownCause(issue_id, title) if issue_id is not None and is_bug else None)
+    found = {case_id: find_known_cause(of_case) for case_id, of_case in causes.items()}
+    return {case_id: cause for case_id, cause in found.items() if cause is not None}
+
+
+async def _find_builds_with_known(source: Source, builds: Iterable[int]) -> set[int]:
+    """Returns those of the builds that have a failure of a known issue."""
+    query = (
+        f"SELECT r.build_id FROM {ReportRow.table} r WHERE r.build_id = ANY (%(builds)s) AND"
+        f" (EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_OF_REPORT} AND known_issue_id <> 0)"
+        f" OR EXISTS (SELECT FROM {TriageRow.table} WHERE {_OF_REPORT} AND known_issue_id IS NOT NULL))"
+    )
+    return {build for (build,) in await fetch_rows(source, query, {"builds": list(builds)})}
