@@ -23,7 +23,7 @@ from domain.builds import (
     BuildStarted,
     ReportRecorded,
 )
-from domain.core.events import Event, Recorded
+from domain.core.events import Recorded
 from domain.jobs import JobCreated, JobDeleted, JobUpdated
 from domain.projects import ProjectCreated, ProjectDeleted, ProjectUpdated
 from domain.results import FAILED, CasesSeen, ResultsRecorded, ResultText
@@ -140,17 +140,13 @@ def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
 
 
 def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
-    match recorded.event:
-        case BuildEvent() as event:
-            return _of_build(event, rows)
-        case ResultsRecorded() as event:
-            return _failed(event, rows) if FAILED in event.statuses else ()
-        case event:
-            return _of_others(event, rows)
-
-
-def _of_others(event: Event, rows: Rows) -> Iterator[Change]:
+    event = recorded.event
     match event:
+        case ResultsRecorded():
+            if FAILED in event.statuses:
+                yield from _failed(event, rows)
+        case BuildQueued() | BuildStarted() | BuildRequeued() | ReportRecorded() | BuildFinished() | BuildDeleted():
+            yield from _of_build(event, rows)
         case CasesSeen():
             for number, words in enumerate(_find_vectors(event)):
                 yield TestDocument(event.first_case_id + number, words, event.project_id)
@@ -227,7 +223,7 @@ def _weigh(text: str, weight: Literal["A", ""]) -> str:
     text. A word has only letters and digits, so nothing in it must be escaped.
     """
     # Without a position, PostgreSQL finds a word by any weight.
-    words = find_words(text)
+    words = find_words(text) if text else []
     return f"{f':1{weight} '.join(words)}:1{weight}" if words else ""
 
 
