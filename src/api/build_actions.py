@@ -7,7 +7,7 @@ import msgspec
 from litestar import Controller, delete, post
 from msgspec import Meta
 
-from api.builds import Commit, find_visible_build, read_build
+from api.builds import Commit, check_build, find_visible_build, read_build
 from api.http.permissions import CAN_BUILD, CAN_WRITE, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import to_view
@@ -108,7 +108,7 @@ class BuildActionController(Controller):
     @post("/push_to_top", status_code=200, guards=[CAN_BUILD])
     async def push_build_to_top(self, ctx: RequestContext, build_id: int) -> QueuePosition:
         """Moves a queued build to the top of the queue, before all builds that are waiting now."""
-        await find_visible_build(ctx, build_id)
+        await check_build(ctx, build_id)
         await ctx(MoveBuildToTop(build_id))
         # The position is 0 if a node has got the build meanwhile.
         return QueuePosition(build_id, await builds.find_queue_position(ctx.source, build_id))
@@ -116,21 +116,21 @@ class BuildActionController(Controller):
     @post("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def keep_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
         """Marks a build to be kept: retention deletes neither the build nor its artifacts."""
-        await find_visible_build(ctx, build_id)
+        await check_build(ctx, build_id)
         await ctx(PinBuild(build_id, True))
         return PinnedBuild(build_id, True)
 
     @delete("/keep-forever", status_code=200, guards=[CAN_BUILD])
     async def stop_keeping_build(self, ctx: RequestContext, build_id: int) -> PinnedBuild:
         """Removes the mark that keeps a build: retention may delete the build and its artifacts again."""
-        await find_visible_build(ctx, build_id)
+        await check_build(ctx, build_id)
         await ctx(PinBuild(build_id, False))
         return PinnedBuild(build_id, False)
 
     @post("/comment", guards=[CAN_BUILD])
     async def comment_on_build(self, ctx: RequestContext, build_id: int, data: NewComment) -> CommentView:
         """Adds a comment to a build."""
-        await find_visible_build(ctx, build_id)
+        await check_build(ctx, build_id)
         comment_id = await ctx.services.ids.draw("comments")
         receipt = await ctx(CommentOnBuild(build_id, comment_id, data.text, ctx.user.user_id))
         return CommentView(comment_id, build_id, data.text, ctx.user.email, receipt.at)

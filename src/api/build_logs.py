@@ -13,7 +13,7 @@ from litestar.params import Parameter
 from litestar.response import Stream
 from msgspec import Meta
 
-from api.builds import find_visible_build
+from api.builds import check_build, find_visible_build
 from api.http.permissions import CAN_READ, CAN_REPORT
 from api.http.repeated_checks import check_while_sending
 from api.http.request_context import RequestContext
@@ -109,7 +109,7 @@ class BuildLogController(Controller):
         first = 0 if tail is None else max(0, total - tail)
         text = read_text(ctx.services.build_logs, build_id, number, first, total)
         return Stream(
-            check_while_sending(ctx.request, text, partial(find_visible_build, ctx, build_id)),
+            check_while_sending(ctx.request, text, partial(check_build, ctx, build_id)),
             media_type=MediaType.TEXT,
             headers={"Content-Disposition": f'attachment; filename="build-{build_id}.log"'},
         )
@@ -119,7 +119,7 @@ class BuildLogController(Controller):
         """Appends lines to the log of an external build, each with the present time. The server masks the secrets of
         the build's configuration. Sending a request again, with the same `offset`, adds nothing.
         """
-        await find_visible_build(ctx, build_id)
+        await check_build(ctx, build_id)
         if not data.text.endswith("\n"):
             raise Invalid.field("text", "must end with a line break: send the rest of a line together with its end")
         texts = [line.removesuffix("\r") for line in data.text[:-1].split("\n")]

@@ -235,7 +235,7 @@ class BuildController(Controller):
     @post("/{build_id:int}/stop", status_code=200, guards=[CAN_BUILD])
     async def stop_build(self, ctx: RequestContext, build_id: int) -> BuildStatus:
         """Aborts a queued or running build. Its agent kills the processes of the build."""
-        await find_visible_build(ctx, build_id)
+        await check_build(ctx, build_id)
         await ctx(AbortBuild(build_id, "stopped_by_user", logs=await ctx.services.build_logs.fetch_ends(build_id)))
         return BuildStatus(build_id, "aborted")
 
@@ -244,7 +244,7 @@ class BuildController(Controller):
         """Ends an external build with the verdict that its pipeline reports. If a test in the build's reports failed,
         the verdict is always `failed`.
         """
-        await find_visible_build(ctx, build_id)
+        await check_build(ctx, build_id)
         end = await ctx.services.build_logs.fetch_end(build_id, EXTERNAL_ATTEMPT)
         receipt = await ctx(FinishExternalBuild(build_id, data.status, data.ignore_unreadable_reports, end))
         build = receipt.state(BUILD.at(build_id))
@@ -346,6 +346,11 @@ async def read_past_page(
         rows = await fold_builds(reader, ids)
     erased = [row.id for row in rows if reader.tables.is_erased(row)]
     return ids, total, BuildPage(total.builds, [item(row) for row in rows], erased, unknown)
+
+
+async def check_build(ctx: RequestContext, build_id: int) -> None:
+    """Raises the same errors as `read_build`, for handlers that need nothing from the build's row."""
+    await ctx.must_access(await ctx.find(builds.find_project, "build", build_id), f"build {build_id}")
 
 
 async def find_visible_build(ctx: RequestContext, build_id: int) -> BuildRow:

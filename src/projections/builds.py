@@ -258,6 +258,11 @@ async def find(source: Source, build_id: int) -> BuildRow | None:
     return await find_row(source, BuildRow, build_id)
 
 
+async def find_project(source: Source, build_id: int) -> int | None:
+    query = f"SELECT project_id FROM {BuildRow.table} WHERE id = %(id)s"
+    return next(iter(await fetch_column(source, query, {"id": build_id})), None)
+
+
 async def find_explanation(source: Source, build_id: int) -> ExplanationRow | None:
     return await find_row(source, ExplanationRow, build_id)
 
@@ -323,8 +328,7 @@ async def find_last_passed(source: Source, build_id: int) -> int | None:
         " WHERE this.id = %(id)s AND older.status = 'passed' AND NOT older.untrusted"
         " AND older.matrix = this.matrix ORDER BY older.id DESC LIMIT 1"
     )
-    found = await fetch_value(source, query, {"id": build_id})
-    return None if found is None else int(found)
+    return next(iter(await fetch_column(source, query, {"id": build_id})), None)
 
 
 async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:
