@@ -4,6 +4,7 @@
 
 import hmac
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jwt
@@ -31,6 +32,8 @@ CLOCK_SKEW = timedelta(minutes=5)
 has signed.
 """
 ALGORITHM = "HS256"
+MAX_READ_TOKENS = 1_000
+"""Number of session tokens with a valid signature that a process remembers."""
 PUBLIC = {"public": True}
 """Value of `opt` for handlers that need no credentials."""
 
@@ -156,11 +159,23 @@ def _session_of(secrets: Secrets, token: str) -> SessionToken:
             raise Unauthenticated(BAD_TOKEN)
         if (key := secrets.find_session_key(key_id, SESSION_LIFETIME + CLOCK_SKEW)) is None:
             raise Unauthenticated(BAD_TOKEN)
-        claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp", "jti", "sub"]})
-    except jwt.ExpiredSignatureError:
-        raise Unauthenticated("The session has expired; sign in again.") from None
+        session = _read_signed(token, key)
     except jwt.InvalidTokenError:
         raise Unauthenticated(BAD_TOKEN) from None
+    if session.opened_at + SESSION_LIFETIME <= now:
+        raise Unauthenticated("The session has expired; sign in again.")
+    return session
+
+
+@lru_cache(MAX_READ_TOKENS)
+def _read_signed(token: str, key: bytes) -> SessionToken:
+    """Returns the contents of a session token that this key signed, even if the session has expired. Raises
+    jwt.InvalidTokenError.
+
+    Remembers its results: to verify a signature takes longer than all other checks of a caller together. A result only
+    depends on the arguments. Whether the key is still accepted, and the session still open, is looked up each time.
+    """
+    claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["exp", "jti", "sub"], "verify_exp": False})
     return SessionToken(str(claims["jti"]), datetime.fromtimestamp(claims["exp"], UTC) - SESSION_LIFETIME)
 
 
