@@ -33,7 +33,7 @@ from projections.auth_changes import ReadCredentials, log_columns
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import Window, fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
-from store.postgres.queries import Source, fetch_rows
+from store.postgres.queries import Source, fetch_rows, text_array
 
 VERSION = 2
 DELETED_USER = "deleted user"
@@ -206,9 +206,9 @@ async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) 
         f"SELECT {_LOG}, s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes"
         f" FROM {SessionRow.table} s"
         f" JOIN {UserRow.table} u ON u.id = s.user_id LEFT JOIN session_uses used ON used.session_id = s.id"
-        " WHERE s.id = ANY (%s) AND u.active"
+        " WHERE s.id = ANY (%s::text[]) AND u.active"
     )
-    rows = await fetch_rows(source, query, (list(set(session_ids)),))
+    rows = await fetch_rows(source, query, (text_array(set(session_ids)),))
     found = {
         session_id: Credentials(
             head, shown, user_id, email, role, access, manages_nodes, session_id=session_id, used_at=used_at

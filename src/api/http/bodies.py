@@ -60,7 +60,7 @@ class JsonRequest(Request[Any, Any, Any]):
             raise Invalid("The body is nested too deeply.")
         is_for_agents = bool(self.route_handler.opt.get("agents"))
         if not is_for_agents:
-            json.loads(body or b"null", object_pairs_hook=refuse_doubled, parse_int=str, parse_float=str)
+            DOUBLED_NAMES.decode(body.decode() or "null")
         if b"\\u0000" in body:
             if is_for_agents:
                 value = replace_nul(value)  # agents cannot choose what programs print
@@ -96,6 +96,10 @@ def refuse_doubled(members: list[tuple[str, Any]]) -> dict[str, Any]:
         doubled = (name for name, count in counts.items() if count > 1)
         raise Invalid.fields([FieldError(shorten(name), "is given twice") for name in islice(doubled, MAX_ERRORS)])
     return named
+
+
+DOUBLED_NAMES = json.JSONDecoder(object_pairs_hook=refuse_doubled, parse_int=str, parse_float=str)
+"""Decoder that raises Invalid for an object with a name that occurs twice. Its results are not used."""
 
 
 def is_deeper_than(levels: int, value: Any) -> bool:

@@ -13,7 +13,7 @@ error the flusher writes the requests one by one, so that only the request with 
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -22,6 +22,7 @@ from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
 from store.log.append_function import function_name
+from store.postgres.queries import int_array, text_array
 
 MAX_BATCH_EVENTS = 5_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -105,18 +106,6 @@ class _Waiting:
             self.done.set_exception(error)
 
 
-# Arrays are passed as text of one fixed type. psycopg would choose int2[], int4[] or int8[] by value, prepare a
-# statement for every combination, and take ten times as long.
-
-
-def _ints(values: Iterable[int]) -> str:
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def _texts(values: Iterable[str]) -> str:
-    return "{" + ",".join(['"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values]) + "}"
-
-
 class GroupCommit:
     """Appends the requests of one process in groups. Belongs to one event loop.
 
@@ -130,14 +119,14 @@ class GroupCommit:
 
     def __init__(self, conninfo: str, *, schema: str = "public", table: str = "stored_events") -> None:
         self._conninfo = conninfo
-        self._call = SQL(
+        call = SQL(
             "SELECT first_position, conflicts, done FROM {}.{}(%s::int[], %s::text[], %s::bigint[], %s::text[],"
             " %b::bytea[], %s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[], %b::bytea[], %s::int[],"
             " %s::text[], %s::text[], %s::int[], %b::bytea[], %b::bytea[])"
-        ).format(Identifier(schema), Identifier(function_name(table)))
-        self._find = SQL(
-            "SELECT notification_id, state FROM {}.{} WHERE originator_id = %s AND originator_version = %s"
-        ).format(Identifier(schema), Identifier(table))
+        )
+        self._call = call.format(Identifier(schema), Identifier(function_name(table))).as_bytes()
+        find = SQL("SELECT notification_id, state FROM {}.{} WHERE originator_id = %s AND originator_version = %s")
+        self._find = find.format(Identifier(schema), Identifier(table)).as_bytes()
         self._connection: AsyncConnection | None = None
         self._queue: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
@@ -274,21 +263,21 @@ class GroupCommit:
         cursor = await connection.execute(
             self._call,
             (
-                _ints([n for n, _ in events]),
-                _texts([str(event.originator_id) for _, event in events]),
-                _ints([event.originator_version for _, event in events]),
-                _texts([event.topic for _, event in events]),
+                int_array([n for n, _ in events]),
+                text_array([str(event.originator_id) for _, event in events]),
+                int_array([event.originator_version for _, event in events]),
+                text_array([event.topic for _, event in events]),
                 [event.state for _, event in events],
-                _ints([n for n, _, _ in guards]),
-                _texts([stream for _, stream, _ in guards]),
-                _ints([version for _, _, version in guards]),
-                _ints([n for n, _, _ in keys]),
-                _texts([name for _, name, _ in keys]),
+                int_array([n for n, _, _ in guards]),
+                text_array([stream for _, stream, _ in guards]),
+                int_array([version for _, _, version in guards]),
+                int_array([n for n, _, _ in keys]),
+                text_array([name for _, name, _ in keys]),
                 [value for _, _, value in keys],
-                _ints([n for n, request in enumerate(requests) for _ in request.erased]),
-                _texts([name for request in requests for name in request.erased]),
-                _texts([payload for request in requests for payload in request.notifications]),
-                _ints([n for n, _ in idempotency_keys]),
+                int_array([n for n, request in enumerate(requests) for _ in request.erased]),
+                text_array([name for request in requests for name in request.erased]),
+                text_array([payload for request in requests for payload in request.notifications]),
+                int_array([n for n, _ in idempotency_keys]),
                 [key.scope for _, key in idempotency_keys],
                 [key.body for _, key in idempotency_keys],
             ),

@@ -10,7 +10,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from domain.core.errors import Unavailable
 from store.postgres.batch_loader import BatchLoader
-from store.postgres.queries import Source, execute, fetch_rows
+from store.postgres.queries import Source, execute, fetch_rows, text_array
 
 Kind = Literal[
     "users",
@@ -191,8 +191,8 @@ async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[tupl
         " FROM (SELECT nextval(name::regclass) AS number, first, last"
         " FROM unnest(%s::text[], %s::text[], %s::text[]) AS wanted (name, first, last)) AS drawn",
         (
-            [f"{kind}_ids" for kind in kinds],
-            [f"{names[0]}-" for names in categories],
-            [f"{names[-1]}-" for names in categories],
+            text_array(f"{kind}_ids" for kind in kinds),
+            text_array(f"{names[0]}-" for names in categories),
+            text_array(f"{names[-1]}-" for names in categories),
         ),
     )
