@@ -27,7 +27,7 @@ from store.log.event_log import EventLog
 from store.log.ids import Ids
 from store.postgres.cancellation import cancel_and_wait
 from store.postgres.connection_settings import with_keepalive
-from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, SEALS, Listener
+from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, ROOT_KEYS, SEALS, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
 from testhide import runtime
 from testhide.adapters import (
@@ -65,6 +65,7 @@ class Core:
     log: EventLog
     ids: Ids
     secrets: Secrets
+    ring: KeyRing
 
 
 @contextlib.asynccontextmanager
@@ -98,7 +99,7 @@ async def core(
             await ring.close()
             raise
         try:
-            yield Core(conninfo, pool, log, Ids(pool), ring.secrets)
+            yield Core(conninfo, pool, log, Ids(pool), ring.secrets, ring)
         finally:
             try:
                 await commit.close()
@@ -108,12 +109,13 @@ async def core(
 
 @contextlib.asynccontextmanager
 async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
-    listener = Listener(parts.conninfo, *channels)
-    await listener.start()
-    try:
-        yield listener
-    finally:
-        await listener.close()
+    listener = Listener(parts.conninfo, ROOT_KEYS, *channels)
+    with parts.ring.notified_by(listener):
+        await listener.start()
+        try:
+            yield listener
+        finally:
+            await listener.close()
 
 
 @cache

@@ -24,10 +24,11 @@ from store.audit.checkpoints import AuditTree
 from store.audit.root_key_checks import find_ring_damage
 from store.clock import utcnow
 from store.crypto.secrets import RootKey, SecretMismatch, Secrets
-from store.key_ring import rotation
+from store.key_ring import ring, rotation
 from store.key_ring.ring import FOLLOWER_LOCK, insert_wraps, keep_known, load_roots
 from store.log.ids import fetch_last_position
 from store.log.row_macs import has_right_mac
+from store.postgres.notifications import ROOT_KEYS, Listener
 from store.postgres.queries import execute, fetch_rows
 from store.tables.idempotent_responses import IdempotentResponses, StoredResponse
 from testhide.operator_errors import Fault
@@ -257,6 +258,25 @@ async def test_nothing_is_sealed_with_a_root_key_that_a_process_does_not_know(
         assert parts.secrets.newest == 1
     await rotate_to(database, NEW, OLD)
     assert parts.secrets.newest == 2
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_process_that_listens_for_other_things_follows_the_ring_on_that_connection(
+    parts: Core, database: str, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """Also after the connection of the ring was lost."""
+    monkeypatch.setattr(ring, "POLL_INTERVAL_S", 1_000.0)
+    listener = Listener(database, ROOT_KEYS)
+    with parts.ring.notified_by(listener):
+        await listener.start()
+        if is_lost:
+            ends = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            assert await fetch_rows(parts.pool, ends, (FOLLOWER_LOCK,)) == [(True,)]
+        await rotate_to(database, NEW, OLD)
+        async with asyncio.timeout(10):
+            while parts.secrets.newest == 1:
+                await asyncio.sleep(0.01)
+    await listener.close()
 
 
 async def test_nobody_adds_a_root_key_by_an_older_one(parts: Core, database: str) -> None:

@@ -10,9 +10,10 @@ key until all processes have loaded it.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 import psycopg
 import structlog
@@ -29,14 +30,13 @@ from store.crypto.secrets import (
     derive,
     encrypt,
 )
-from store.postgres.cancellation import cancel_and_wait
-from store.postgres.notifications import ListeningConnection
+from store.postgres.cancellation import cancel_and_wait, wait_for
+from store.postgres.notifications import ROOT_KEYS, Listener
 from store.postgres.queries import execute, fetch_row, fetch_rows
 
 log = structlog.get_logger()
 
 RING_TABLES = ("root_keys", "root_key_wraps")
-CHANNEL = "root_keys"
 FOLLOWER_LOCK = 0x726F6F74
 """First of the two numbers that name the advisory lock of a process. The second number is the stage of the ring that
 the process has loaded.
@@ -189,6 +189,8 @@ class KeyRing:
         self._stage = 0
         self._connection: AsyncConnection | None = None
         self._is_there = False
+        self._changed = asyncio.Event()
+        self._listens = True
         self._opened: dict[int, RootKey] = {}
         self.secrets = Secrets.without_ring(secret_keys[0])
 
@@ -214,6 +216,16 @@ class KeyRing:
                 await self._refresh(self._connection)
             self._task = asyncio.create_task(self._run(self._connection), name="key ring")
 
+    @contextlib.contextmanager
+    def notified_by(self, listener: Listener) -> Iterator[None]:
+        """Lets `listener` notify the ring as long as this context manager is open, in place of the ring's connection.
+        PostgreSQL wakes each connection that listens, for each notification of any channel.
+        """
+        with listener.subscribed(ROOT_KEYS, lambda _: self._changed.set()):
+            self._listens = False
+            self._changed.set()
+            yield
+
     async def close(self) -> None:
         try:
             if self._task is not None:
@@ -223,13 +235,10 @@ class KeyRing:
                 await self._connection.close()
 
     async def _connect(self) -> AsyncConnection:
-        connection = await ListeningConnection.connect(
-            self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-        )
+        connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
         try:
             # Taken before the ring is read, so that no rotation goes on between the read and the lock.
             await execute(connection, "SELECT pg_advisory_lock_shared(%s::int, 0)", (FOLLOWER_LOCK,))
-            await connection.execute(f"LISTEN {CHANNEL}".encode())
         except BaseException:  # cancellation too
             await connection.close()
             raise
@@ -260,12 +269,14 @@ class KeyRing:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                async with connection or await self._connect() as listening:
+                async with connection or await self._connect() as following:
+                    following.add_notify_handler(lambda _: self._changed.set())
                     while True:
-                        await self._refresh(listening)
+                        self._changed.clear()
+                        await following.execute(f"{'LISTEN' if self._listens else 'UNLISTEN'} {ROOT_KEYS}".encode())
+                        await self._refresh(following)
                         pause_s = FIRST_PAUSE_S
-                        async for _ in listening.notifies(timeout=POLL_INTERVAL_S, stop_after=1):
-                            pass
+                        await self._wait(following)
             except psycopg.Error as error:
                 log.warning("key ring lost its connection", error=str(error).strip(), again_in_s=pause_s)
             except RingDamaged as error:
@@ -277,6 +288,15 @@ class KeyRing:
             connection = None
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    async def _wait(self, connection: AsyncConnection) -> None:
+        """Waits for a notification, for the end of the connection, or for the end of the poll interval."""
+        loop, socket = asyncio.get_running_loop(), connection.pgconn.socket
+        loop.add_reader(socket, self._changed.set)
+        try:
+            await wait_for(self._changed, POLL_INTERVAL_S)
+        finally:
+            loop.remove_reader(socket)
 
 
 async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:

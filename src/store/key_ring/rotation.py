@@ -21,7 +21,6 @@ from psycopg.sql import SQL, Composable, Identifier
 
 from store.crypto.secrets import HEAD_BYTES, KEY_BYTES, RootKey, SecretMismatch, Secrets
 from store.key_ring.ring import (
-    CHANNEL,
     fetch_followers_behind,
     has_tables,
     insert_wraps,
@@ -31,6 +30,7 @@ from store.key_ring.ring import (
 )
 from store.log.ids import APPEND_LOCK, LAST_POSITION
 from store.postgres.leader_lock import fetch_leaders
+from store.postgres.notifications import ROOT_KEYS
 from store.postgres.queries import execute, fetch_row, fetch_rows
 
 LOCK = "testhide rotation of the secret key"
@@ -78,7 +78,7 @@ async def add_root(connection: AsyncConnection, secrets: Secrets, secret_keys: S
             ]
             wraps.append((root, opener_of_root(secrets.newest), secrets.roots[secrets.newest].key))
         await insert_wraps(connection, wraps)
-    await connection.execute(f"NOTIFY {CHANNEL}".encode())
+    await connection.execute(f"NOTIFY {ROOT_KEYS}".encode())
     return True
 
 
@@ -108,7 +108,7 @@ async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> N
     await execute(connection, "UPDATE root_keys SET used_since = now() WHERE id = %s AND used_since IS NULL", (newest,))
     if is_leaked:
         await execute(connection, "UPDATE root_keys SET is_leaked = true WHERE id < %s", (newest,))
-    await connection.execute(f"NOTIFY {CHANNEL}".encode())
+    await connection.execute(f"NOTIFY {ROOT_KEYS}".encode())
     await _wait_for_processes(connection, stage_of(newest, is_in_use=True))
     async with connection.transaction():
         # All rows with MACs by older root keys are in the log: each process has waited for its rows, and the lock waits
@@ -116,7 +116,7 @@ async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> N
         await execute(connection, APPEND_LOCK)
         limit = f"UPDATE root_keys SET last_position = {LAST_POSITION} WHERE id < %s AND last_position IS NULL"
         await execute(connection, limit, (newest,))
-    await connection.execute(f"NOTIFY {CHANNEL}".encode())
+    await connection.execute(f"NOTIFY {ROOT_KEYS}".encode())
     await _wait_for_processes(connection, stage_of(newest, is_in_use=True, are_older_limited=True))
 
 

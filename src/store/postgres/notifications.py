@@ -8,12 +8,10 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from typing import TypeVar
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection
-from psycopg.abc import PQGen
 from psycopg.pq.abc import PGconn
 from psycopg.sql import SQL, Identifier
 
@@ -22,7 +20,6 @@ from store.postgres.cancellation import cancel_and_wait
 log = structlog.get_logger()
 
 Callback = Callable[[str | None], None]
-T = TypeVar("T")
 
 # The channels.
 EVENTS = "stored_events"
@@ -45,12 +42,10 @@ BUILD_LOGS = "build_logs"
 """Payload: the id of a build with new log lines."""
 SEALS = "seals"
 """Asks the sealer for a checkpoint over the whole log. No payload."""
+ROOT_KEYS = "root_keys"
+"""The key ring has changed (`store.key_ring.ring`). No payload."""
 
 CONNECT_TIMEOUT_S = 5
-WAKE_UP_INTERVAL_S = 60.0
-"""Seconds after which a connection that waits for data looks whether there is some, although the kernel has not said
-so.
-"""
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 2.0
 """Longest pause before the listener connects again. Each failure doubles the pause, up to this limit."""
@@ -64,15 +59,6 @@ def may_contain(payload: str, names: Collection[str]) -> bool:
 def newest_position(payload: str) -> int:
     """Returns the position at the beginning of a payload of the channel EVENTS."""
     return int(payload.partition(" ")[0])
-
-
-class ListeningConnection(AsyncConnection):
-    """A connection that waits for notifications without waking up. Those of psycopg wake up ten times a second, which
-    takes most of the CPU time of an idle process.
-    """
-
-    async def wait(self, gen: PQGen[T], interval: float = WAKE_UP_INTERVAL_S, timeout: float | None = None) -> T:
-        return await super().wait(gen, interval, timeout)
 
 
 class Listener:
