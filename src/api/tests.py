@@ -4,7 +4,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, get
@@ -12,6 +12,7 @@ from litestar.params import Parameter
 from psycopg import AsyncConnection
 
 from api.builds import read_build
+from api.first_failures import FirstBad, to_first_bad
 from api.http.as_of import as_of
 from api.http.paging import Paged, check_one_offset, next_page
 from api.http.permissions import CAN_READ
@@ -20,7 +21,6 @@ from api.http.types import MAX_ID, to_view
 from api.recorded_classifications import RecordedClassification, find_recorded_classification
 from commands.reports.causes import MAX_EXAMPLES, CauseKind, EqualFailures, FailureCause, find_causes
 from domain.core.errors import NotFound
-from domain.failures.first_failures import FirstFailure
 from domain.failures.stack_similarity import MAX_TRACES
 from domain.quarantine import filter_quarantined
 from domain.results import FAILED, PASSED, SKIPPED, STATUSES, ResultStatus
@@ -141,25 +141,6 @@ class TestPage(msgspec.Struct):
 
     total: int
     results: list[TestItem]
-
-
-class FirstBad(msgspec.Struct):
-    """Where a test began to fail, among the builds of the job with the same branch and matrix combination."""
-
-    build_id: int
-    """First build of those in a row in which the test failed."""
-    commit_sha: str | None
-    """Commit of that build, or the last of the commits since `last_good_commit`. Null if it is unknown."""
-    last_good_build_id: int | None
-    """Last build before, in which the test passed. Null if there is none among the last 500 results of the test."""
-    last_good_commit: str | None
-    """Commit of `last_good_build_id`. Null if it is unknown."""
-    failed_builds: int
-    """Number of builds in which the test failed, from `build_id` to the build of this result."""
-    cause: Literal["commit", "same_commit", "unknown"]
-    """`commit`: a commit after `last_good_commit`, up to `commit_sha`, broke the test. `same_commit`: the test passed
-    and failed on the same commit, so it is flaky. `unknown`: a build or commit is not known, or it is an outage.
-    """
 
 
 class TestDetail(TestItem):
@@ -333,18 +314,6 @@ async def find_quarantined(
 
 async def find_visible_result(ctx: RequestContext, result_id: int) -> ResultOrigin:
     return await ctx.find_visible(results_history.find_origin, "test result", result_id)
-
-
-def to_first_bad(found: FirstFailure) -> FirstBad:
-    good = found.last_good
-    return FirstBad(
-        found.first_bad.build_id,
-        found.first_bad.commit_sha,
-        None if good is None else good.build_id,
-        None if good is None else good.commit_sha,
-        found.failed_builds,
-        found.cause,
-    )
 
 
 def to_report_view(

@@ -268,6 +268,8 @@ async def _add_starts(
 
 def _to_start(found: FirstFailure) -> FailureStart:
     good = found.last_good
+    if found.cause == "same_commit" and found.passed_in is not None:
+        good = msgspec.structs.replace(found.first_bad, build_id=found.passed_in, failed=False)
     return FailureStart(
         build_id=found.first_bad.build_id,
         commit_sha=found.first_bad.commit_sha,

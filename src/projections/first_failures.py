@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from domain.failures.first_failures import FirstFailure, find_first_failure
-from domain.results import FAILED
-from projections.builds import BuildRow
+from domain.results import FAILED, PASSED
+from projections.builds import MAX_ON_COMMIT, BuildRow
+from projections.engine.queries import fetch_value
 from projections.results import STATUS, BlockRow, ReportRow, SupersededRow
 from projections.results_queries import FACTS, IS_CURRENT
 from projections.results_ranges import has_case
@@ -57,7 +58,34 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
         rows = await fetch_rows(source, query, parameters | {"blocks": MAX_BLOCKS})
         is_complete = len(rows) < MAX_RESULTS and all(row[3] < MAX_BLOCKS for row in rows)
         found = await _find(source, case_id, build_id, rows, is_complete=is_complete)
-    return found
+    if found is None or found.cause != "commit":
+        return found
+    return msgspec.structs.replace(
+        found, passed_in=await _find_pass_on_commit(source, case_id, found.first_bad.build_id)
+    )
+
+
+async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> int | None:
+    """Returns the newest other build of the same job, commit and combination in which a test passed, on any branch."""
+    others = (
+        f"SELECT o.id, o.attempt, o.status FROM {BuildRow.table} this JOIN {BuildRow.table} o"
+        ' ON lower(o.commit_sha) COLLATE "C" = lower(this.commit_sha) AND o.job_id = this.job_id'
+        " AND o.matrix = this.matrix AND o.id <> this.id AND o.status IN ('passed', 'failed')"
+        f" WHERE this.id = %(build)s ORDER BY o.id DESC LIMIT {MAX_ON_COMMIT}"
+    )
+    blocks = (
+        f"SELECT * FROM {BlockRow.table} WHERE first_result_id >= r.first_result_id"
+        " AND first_result_id < r.first_result_id + r.cases ORDER BY first_result_id OFFSET 0"
+    )
+    query = (
+        f"SELECT b.id FROM ({others}) b JOIN {ReportRow.table} r ON r.build_id = b.id AND {IS_CURRENT}"
+        f" CROSS JOIN LATERAL (SELECT block.facts[at] AS facts FROM ({blocks}) block"
+        "  CROSS JOIN LATERAL unnest(array_positions(block.case_ids, %(case)s::int)) AS at) t"
+        f" WHERE t.facts >= 0 GROUP BY b.id HAVING bool_and({FACTS} & {STATUS} <> {FAILED})"
+        f" AND bool_or({FACTS} & {STATUS} = {PASSED}) ORDER BY b.id DESC LIMIT 1"
+    )
+    found = await fetch_value(source, query, {"build": build_id, "case": case_id})
+    return None if found is None else int(found)
 
 
 async def _find(

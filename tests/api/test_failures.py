@@ -40,6 +40,7 @@ def test_the_first_bad_build_of_a_branch(server: Server, job: int) -> None:
         "last_good_commit": "bbbb1111",
         "failed_builds": 2,
         "cause": "commit",
+        "passed_in_build_id": None,
     }
     assert first_bad(server, good) is None
     again = run(server, job, "ffff3333", PASSES)
@@ -52,6 +53,18 @@ def test_the_first_bad_build_of_a_branch(server: Server, job: int) -> None:
     found = first_bad(server, outage)
     assert found is not None
     assert (found["build_id"], found["cause"]) == (outage, "unknown"), "no commit is to blame"
+
+
+def test_a_commit_with_which_the_test_passed_elsewhere_is_not_blamed(server: Server, job: int) -> None:
+    run(server, job, "aaaa6666", PASSES)
+    elsewhere = run(server, job, "bbbb6666", PASSES, branch="other")
+    bad = run(server, job, "bbbb6666", FAILS)
+    found = first_bad(server, bad)
+    assert found is not None
+    assert (found["build_id"], found["cause"], found["passed_in_build_id"]) == (bad, "same_commit", elsewhere)
+    answer = server.admin.when("POST", "/ai/diagnose", json={"build_id": bad}).then(200)
+    assert answer["classification"] == "flaky"
+    assert f"passed and failed on the same commit in build {elsewhere}, so the commit did not break it" in str(answer)
 
 
 def test_a_broken_build_is_no_first_bad_build(server: Server, job: int) -> None:
@@ -80,6 +93,7 @@ def test_a_broken_build_is_no_first_bad_build(server: Server, job: int) -> None:
         "last_good_commit": "abba1111",
         "failed_builds": 2,
         "cause": "commit",
+        "passed_in_build_id": None,
     }
     assert first_bad_of_test_a(outage)["build_id"] == outage
 

@@ -20,7 +20,8 @@ from domain.assistant.evidence import (
     TestRecord,
     with_sources,
 )
-from domain.assistant.failure_starts import MIN_LASTING, is_lasting, is_unlike, mark_recurring
+from domain.assistant.failure_starts import is_lasting, is_unlike, mark_recurring
+from domain.failures.first_failures import LASTING_BUILDS
 
 BUILD = BuildFacts(9812, 3, "Unit", "failed", "tests_failed", commit_sha="badc0de", failed=3)
 SINCE_COMMIT = FailureStart(9812, "badc0de", 9810, "600d", 1, "commit")
@@ -60,7 +61,7 @@ def test_a_test_that_fails_in_each_run_counts_before_flaky_ones(fields: dict[str
 
 
 def test_a_failure_lasts_if_it_has_been_there_for_some_builds() -> None:
-    few, enough = (make_test(1, "x", first_bad=fail_since(builds)) for builds in (MIN_LASTING - 1, MIN_LASTING))
+    few, enough = (make_test(1, "x", first_bad=fail_since(builds)) for builds in (LASTING_BUILDS - 1, LASTING_BUILDS))
     assert (is_lasting(few), is_lasting(enough)) == (False, True)
     same = msgspec.structs.replace(fail_since(9, 9801), cause="same_commit")
     assert not is_lasting(make_test(1, "x", first_bad=same))

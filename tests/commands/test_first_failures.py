@@ -1,5 +1,6 @@
 """The commit that broke a test is between the last build that passed and the first that failed."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +29,15 @@ def test_on_one_commit_no_commit_is_to_blame() -> None:
     found = find_first_failure([(9, "c", FAILED), (8, "c", PASSED)])
     assert found is not None
     assert found.cause == "same_commit"
+
+
+def test_a_commit_with_which_the_test_passed_elsewhere_is_not_to_blame() -> None:
+    once, kept = (find_first_failure([(9 - n, str(n), FAILED) for n in range(n)] + [(1, "x", PASSED)]) for n in (2, 3))
+    assert once is not None
+    assert kept is not None
+    assert [one.cause for one in (once, kept)] == ["commit", "commit"]
+    causes = [msgspec.structs.replace(one, passed_in=4).cause for one in (once, kept)]
+    assert causes == ["same_commit", "unknown"], "on a branch where it keeps failing, it is not flaky"
 
 
 def test_a_build_failed_if_one_of_its_results_did() -> None:

@@ -6,11 +6,8 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from domain.assistant.evidence import FailedTest, PastFailure
+from domain.failures.first_failures import LASTING_BUILDS
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
-
-MIN_LASTING = 3
-"""Number of builds in a row in which a test must have failed, so that it will probably fail again."""
-
 
 MIN_EARLIER = 2
 """Number of earlier failures of a test from which a failure with another type of error is unlike them."""
@@ -44,7 +41,7 @@ def is_lasting(test: FailedTest) -> bool:
     row, or as far as its runs say so.
     """
     if (began := test.first_bad) is not None:
-        return began.cause == "commit" or (began.cause != "same_commit" and began.failed_builds >= MIN_LASTING)
+        return began.cause == "commit" or (began.cause != "same_commit" and began.failed_builds >= LASTING_BUILDS)
     return test.record is not None and test.record.broken_probability >= BROKEN_FROM
 
 

@@ -7,6 +7,9 @@ import msgspec
 
 from domain.results import FAILED, PASSED
 
+LASTING_BUILDS = 3
+"""Number of builds in a row in which a test must have failed, so that it will probably fail again."""
+
 
 class BuildOutcome(msgspec.Struct, frozen=True):
     """Results of a test in one build."""
@@ -28,13 +31,21 @@ class FirstFailure(msgspec.Struct, frozen=True):
     """Whether the failure that is asked about is of the infrastructure, so that no commit is to blame."""
     is_first_run: bool = False
     """Whether `first_bad` is the first build in which the test ran."""
+    passed_in: int | None = None
+    """Another build of the job on the commit of `first_bad`, on any branch, in which the test passed."""
 
     @property
     def cause(self) -> Literal["commit", "same_commit", "unknown"]:
-        """`same_commit`: the test passed and failed on one commit, so that no commit broke it."""
+        """`same_commit`: the test passed and failed on one commit, so that no commit broke it. If it passed on another
+        branch only, and has failed here LASTING_BUILDS times in a row, then the branches differ in something else.
+        """
         if self.is_outage or self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
             return "unknown"
-        return "same_commit" if self.last_good.commit_sha == self.first_bad.commit_sha else "commit"
+        if self.last_good.commit_sha == self.first_bad.commit_sha:
+            return "same_commit"
+        if self.passed_in is None:
+            return "commit"
+        return "same_commit" if self.failed_builds < LASTING_BUILDS else "unknown"
 
 
 def find_first_failure(
