@@ -149,4 +149,5 @@ async def copy_rows(connection: AsyncConnection, row: type[Row], chunks: Sequenc
     """Writes rows to the table of `row`. `chunks` are results of `pack_rows`."""
     query = f"COPY {row.table} ({', '.join(row.__struct_fields__)}) FROM STDIN (FORMAT binary)"
     async with connection.cursor() as cursor, cursor.copy(query.encode()) as copying:
-        await copying.write(b"".join([HEADER, *chunks, TRAILER]))
+        for chunk in (HEADER, *chunks, TRAILER):
+            await copying.write(chunk)

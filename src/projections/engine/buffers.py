@@ -3,13 +3,14 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import filterfalse, islice
 from typing import Any
 
 from psycopg import AsyncConnection
 
 from projections.engine import binary_copy, statements
 from projections.engine.model import DeleteRange, Key, Row
+from projections.engine.row_validation import check_rows
 from projections.engine.row_writer import RowWriter, flat_key_of, pack_numbers
 
 CACHED_ROWS = 50_000
@@ -62,6 +63,7 @@ class BufferedTable:
         self.is_read = False
         """Whether a projection reads rows of this table."""
         self._db = db
+        self._unchecked: list[Row] = []
         self._bulk_deletes: list[DeleteRange] = []
         self._keys_by_value: dict[str, dict[Any, set[Any]]] = {}
         """Column -> value -> flat keys of the rows in memory that have this value, or had it before. Contains the
@@ -100,17 +102,31 @@ class BufferedTable:
     def _unflatten(self, flat_key: Any) -> Key:
         return (flat_key,) if self.has_single_key else flat_key
 
-    def put(self, flat_key: Any, item: Row | None) -> None:
-        self.rows[flat_key] = self.changed[flat_key] = item
-        if item is not None:
-            for column, keys in self._keys_by_value.items():
-                keys[getattr(item, column)].add(flat_key)
+    def delete(self, flat_key: Any) -> None:
+        self.rows[flat_key] = self.changed[flat_key] = None
 
-    def put_all(self, rows: Mapping[Any, Row]) -> None:
+    def store(self, item: Row) -> None:
+        flat_key = self.flat_key_of(item)
+        self.rows[flat_key] = self.changed[flat_key] = item
+        self._unchecked.append(item)
+        if self._keys_by_value:
+            self._index({flat_key: item})
+
+    def store_many(self, rows: Mapping[Any, Row]) -> None:
+        """Stores the rows of a `RowsByKey`."""
         self.rows.update(rows)
         self.changed.update(rows)
+        self._unchecked += islice(rows.values(), 1)
         if self._keys_by_value:
             self._index(rows)
+
+    def check(self) -> None:
+        """Raises InvalidValue if one of the rows that were stored since the last check has a value that its column
+        cannot hold.
+        """
+        if self._unchecked:
+            check_rows(self._unchecked)
+            self._unchecked = []
 
     def _index(self, rows: Mapping[Any, Row | None]) -> None:
         for column, keys in self._keys_by_value.items():
@@ -123,7 +139,7 @@ class BufferedTable:
         for flat_key in list(self._candidates(deletion)):
             item = self.rows.get(flat_key)
             if item is not None and deletion.matches(item):
-                self.put(flat_key, None)
+                self.delete(flat_key)
 
     def _candidates(self, deletion: DeleteRange) -> Iterable[Any]:
         """Returns the flat keys of all rows in memory that the deletion matches. The result may have further keys."""
@@ -207,8 +223,8 @@ class AppendOnlyTable:
     """Buffer of an append-only table. Writes new rows by COPY.
 
     Deletes are deferred to the end of the load, when an index finds their rows. Until then they are stored in the table
-    `waiting_deletions`. A deferred delete must not match rows that are inserted after it. So if `is_deferred` is true
-    for a new row, call `delete_deferred` before adding the row.
+    `waiting_deletions`. A deferred delete must not match rows that are inserted after it. So such rows are held back,
+    and when the buffer is written, the deletes are executed before them.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
@@ -218,6 +234,8 @@ class AppendOnlyTable:
         self.packed_bytes = 0
         self._db = db
         self._packed: list[bytes | bytearray] = []
+        self._held_back: list[Row] = []
+        """New rows that a deferred delete matches, though it was before them."""
         self._deferred: dict[str, DeferredDeletes] = {}
         self._unsaved: list[DeleteRange] = []
 
@@ -230,22 +248,28 @@ class AppendOnlyTable:
             self._defer(DeleteRange(self.row, *values))
 
     def bulk_delete(self, deletion: DeleteRange) -> None:
+        """Defers a delete. Raises LoadRefused, since it packs the rows before it."""
+        self.pack()
+        self._held_back = [item for item in self._held_back if not deletion.matches(item)]
         self._defer(deletion)
         self._unsaved.append(deletion)
 
     def _defer(self, deletion: DeleteRange) -> None:
         self._deferred.setdefault(deletion.column, DeferredDeletes(deletion.column)).add(deletion)
 
-    def is_deferred(self, row: Row) -> bool:
-        """Returns True if this new row matches a deferred delete, which would wrongly delete the row later."""
-        return bool(self._deferred) and any(deletions.matches(row) for deletions in self._deferred.values())
+    def _is_deleted(self, item: Row) -> bool:
+        return any(deletions.matches(item) for deletions in self._deferred.values())
 
     def pack(self) -> None:
         """Packs the new rows for COPY. Raises LoadRefused for a value that does not fit its column."""
-        if self.rows:
-            self._packed.append(pack_numbers(self.rows))
+        new = self.rows
+        if self._deferred:
+            self._held_back += filter(self._is_deleted, self.rows)
+            new = list(filterfalse(self._is_deleted, self.rows))
+        if new:
+            self._packed.append(pack_numbers(new))
             self.packed_bytes += len(self._packed[-1])
-            self.rows = []
+        self.rows.clear()
 
     async def write(self) -> None:
         """Writes the new rows to the table, and the new deferred deletes to `waiting_deletions`. Raises LoadRefused for
@@ -263,11 +287,19 @@ class AppendOnlyTable:
                 *([getattr(item, name) for item in self._unsaved] for name in ("column", "first", "last")),
             )
             self._unsaved = []
+        if self._held_back:
+            await self._execute_deletes()
+            self.rows += self._held_back
+            self._held_back = []
+            await self.write()
 
     async def delete_deferred(self) -> None:
-        """Executes all deferred deletes, including deletes that interrupted loads have left."""
-        table = str(self.row.table)
+        """Writes the new rows, and executes all deferred deletes, including those that interrupted loads have left."""
         await self.write()
+        await self._execute_deletes()
+
+    async def _execute_deletes(self) -> None:
+        table = str(self.row.table)
         query = "SELECT DISTINCT column_name FROM waiting_deletions WHERE table_name = %s"
         cursor = await self._db.connection.execute(query.encode(), (table,), prepare=True)
         for (column,) in await cursor.fetchall():

@@ -1,8 +1,8 @@
 """The bulk loader: applies a long stretch of the log to read models, much faster than the engine.
 
-- One transaction spans many batches of events.
-- New rows are written by COPY (`projections.engine.row_writer`). Rows that projections read stay in memory, and are
-  written once, at the end of the transaction.
+- One transaction spans many batches of events, and writes the rows at its end.
+- New rows are written by COPY (`projections.engine.row_writer`). Of a row that changed often in the transaction, only
+  the last state is written.
 - A load from position 0 starts with empty tables. As long as all rows of a table are in memory, it does not read the
   table.
 - An index is created when a bulk delete first needs it, or else at the end.
@@ -18,8 +18,7 @@ import contextlib
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -37,6 +36,7 @@ from projections.engine.model import (
     ColumnsByKey,
     Delete,
     DeleteRange,
+    DeleteWhere,
     Key,
     Projection,
     R,
@@ -44,22 +44,23 @@ from projections.engine.model import (
     RowsByKey,
 )
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
-from projections.engine.row_validation import InvalidValue, check, check_rows
+from projections.engine.row_validation import InvalidValue, check
 from projections.engine.row_writer import LoadRefused
 
 log = structlog.get_logger()
 
-WRITE_ROWS = 2_000
-"""Number of changed rows at which they are written to the database, for a table that no projection reads."""
-COPY_BYTES = 1 << 18
-"""Bytes of packed new rows at which they are written to the database, for an append-only table."""
 MAX_CHANGED_ROWS = 300_000
 """Number of changed rows at which a transaction is committed. It limits the memory that a load needs."""
+MAX_UNREAD_ROWS = 20_000
+"""Like MAX_CHANGED_ROWS, of a table that no projection reads: its rows may have long texts."""
+MAX_PACKED_BYTES = 32 << 20
+"""Like MAX_CHANGED_ROWS, in bytes of packed rows of append-only tables."""
 MAX_EVENTS = 500_000
 """Number of events at which a transaction is committed."""
 MAX_TRANSACTION_S = 10.0
-"""Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress. The
-projector meanwhile slows down: PostgreSQL keeps all versions of the rows that it has changed since.
+"""Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress.
+It writes only at its end: after its first write the projector slows down, since PostgreSQL keeps all versions of the
+rows that the projector changes.
 """
 INDEX_MEMORY, GIN_MEMORY = "4MB", "32MB"
 """`maintenance_work_mem` while indexes are created: of B-trees, and of GIN indexes. Small sorts fit into the cache of
@@ -79,21 +80,16 @@ class UncheckedRows(Exception):
     """
 
 
-class _Handlers(dict[type[Event], list[Projection]]):
-    """Event class -> projections that handle it. Computes the list for a class once."""
+class _Queue:
+    """The events of a batch that a projection handles."""
 
-    def __init__(self, projections: Sequence[Projection]) -> None:
-        super().__init__()
-        self._projections = projections
+    def __init__(self, projection: Projection) -> None:
+        self.projection = projection
+        self.events: list[Recorded] = []
 
-    def __missing__(self, event: type[Event]) -> list[Projection]:
+    def handles(self, event: type[Event]) -> bool:
         # A damaged event may be of any type.
-        self[event] = [
-            item
-            for item in self._projections
-            if item.handles is None or event is Damaged or issubclass(event, item.handles)
-        ]
-        return self[event]
+        return self.projection.handles is None or event is Damaged or issubclass(event, self.projection.handles)
 
 
 async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[Projection]) -> bool:
@@ -133,7 +129,19 @@ class BulkLoader:
             if not row.table.append_only
         }
         self._append_only = {row: AppendOnlyTable(self._db, row) for row in rows if row.table.append_only}
-        self._handlers = _Handlers(projections)
+        self._store: dict[type[Change], Callable[[Any], None]] = {
+            **{row: table.store for row, table in self._buffered.items()},
+            **{row: table.rows.append for row, table in self._append_only.items()},
+            RowsByKey: self._store_many,
+            ColumnsByKey: self._store_columns,
+            Delete: self._delete,
+            DeleteRange: self._bulk_delete,
+            DeleteWhere: self._bulk_delete,
+        }
+        """Class of a change -> function that stores such a change in the buffer of its table."""
+        self._queues = [_Queue(projection) for projection in projections]
+        self._queues_of: dict[type[Event], list[_Queue]] = {}
+        """Event class -> queues of the projections that handle such events."""
         self._blocked: set[tuple[str, str]] = set()
         self._parked: list[Parked] = []
         self._is_open, self._opened = False, 0.0
@@ -147,8 +155,8 @@ class BulkLoader:
         return [name for name, event in EVENTS.items() if any(issubclass(event, classes) for classes in handled)]
 
     def get(self, row: type[R], *key: Any) -> R | None:
-        table = self._buffered[row]
-        return table.get(table.flatten(key))  # type: ignore[return-value]
+        flat_key: Any = key[0] if len(key) == 1 else key
+        return self._buffered[row].get(flat_key)  # type: ignore[return-value]
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
         return self._buffered[row].get_many(keys)  # type: ignore[return-value]
@@ -189,48 +197,16 @@ class BulkLoader:
         """
         async with self._rollback_on_error():
             await self._open()
-            stored: dict[type[Row], list[Row]] = {row: [] for row in self._buffered}
-            for number, event in enumerate(events):
-                for projection in self._handlers[type(event.event)]:
-                    try:
-                        changes = self._changes(projection, event)
-                    except NotInMemory:
-                        await self._fetch(projection, events[number:])
-                        changes = self._changes(projection, event)
-                    for change in changes:
-                        if isinstance(change, Row):
-                            row = type(change)
-                            if (buffered := self._buffered.get(row)) is not None:
-                                buffered.put(buffered.flat_key_of(change), change)
-                                stored[row].append(change)
-                                continue
-                            table = self._append_only[row]
-                            if table.is_deferred(change):
-                                await table.delete_deferred()
-                            table.rows.append(change)
-                        elif isinstance(change, RowsByKey):
-                            self._buffered[change.row].put_all(change.rows)
-                            stored[change.row].extend(islice(change.rows.values(), 1))
-                        elif isinstance(change, ColumnsByKey):
-                            self._in_columns(change.row).put_columns(change.first, change.columns)
-                        else:
-                            self._delete(change)
-                self.position = event.position
-            if not self._is_careful:
-                for rows in filter(None, stored.values()):
-                    check_rows(rows)
-            for buffered in self._buffered.values():
-                if not buffered.is_read and buffered.changes >= WRITE_ROWS:
-                    await buffered.write()
-            for table in self._append_only.values():
-                table.pack()
-                if table.packed_bytes >= COPY_BYTES:
-                    await table.write()
-            if (
-                sum(buffered.changes for buffered in self._buffered.values()) >= MAX_CHANGED_ROWS
-                or self.position - self.committed >= MAX_EVENTS
-                or time.monotonic() - self._opened >= MAX_TRANSACTION_S
-            ):
+            self.position = events[-1].position
+            self._enqueue(events)
+            for queue in self._queues:
+                await self._apply_to(queue.projection, queue.events)
+                queue.events.clear()
+            for table in self._buffered.values():
+                table.check()
+            for append_only in self._append_only.values():
+                append_only.pack()
+            if self._is_full() or time.monotonic() - self._opened >= MAX_TRANSACTION_S:
                 await self._commit()
 
     async def finish(self, position: int, *, with_statistics: bool = True) -> None:
@@ -257,40 +233,79 @@ class BulkLoader:
                 await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
             await self._connection.execute("RESET maintenance_work_mem")
 
-    def _changes(self, projection: Projection, event: Recorded) -> Sequence[Change]:
-        """Returns the changes that the projection makes for an event; none if it parks the event. Raises
-        NotInMemory.
-        """
-        if self._blocked and (projection.name, event.stream) in self._blocked:
-            self._parked.append((projection, event, WAITS))
-            return []
-        try:
-            changes = projection.changes(event, self)
-            for change in changes if self._is_careful else ():
-                if type(change) not in self._append_only:  # those rows are validated when they are packed
-                    check(change)
-        except NotInMemory:
-            raise
-        except Exception as error:
-            message = error_message(error)
-            log.error("event parked", projection=projection.name, position=event.position, error=message)
-            self._parked.append((projection, event, message))
-            self._blocked.add((projection.name, event.stream))
-            return []
-        return changes
+    def _is_full(self) -> bool:
+        """Returns whether the transaction has so many changes that it should be committed."""
+        return (
+            self.position - self.committed >= MAX_EVENTS
+            or sum(table.changes for table in self._buffered.values()) >= MAX_CHANGED_ROWS
+            or any(table.changes >= MAX_UNREAD_ROWS for table in self._buffered.values() if not table.is_read)
+            or sum(table.packed_bytes for table in self._append_only.values()) >= MAX_PACKED_BYTES
+        )
 
-    def _delete(self, change: Delete | DeleteRange) -> None:
-        if isinstance(change, Delete):
-            table = self._buffered[change.row]
-            table.put(table.flatten(change.key), None)
-        else:
-            (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
+    def _enqueue(self, events: Sequence[Recorded]) -> None:
+        """Appends each event to the queues of the projections that handle it."""
+        for event in events:
+            kind = type(event.event)
+            queues = self._queues_of.get(kind)
+            if queues is None:
+                queues = self._queues_of[kind] = [queue for queue in self._queues if queue.handles(kind)]
+            for queue in queues:
+                queue.events.append(event)
+
+    async def _apply_to(self, projection: Projection, events: Sequence[Recorded]) -> None:
+        """Applies events of a batch to one projection, or parks them. Raises LoadRefused."""
+        # `changes` also looks for damaged and dismissed events, which are rare.
+        is_plain = not projection.dismissed and not any(type(event.event) is Damaged for event in events)
+        find_changes = projection.apply if is_plain else projection.changes
+        blocked, store = self._blocked, self._store
+        for number, event in enumerate(events):
+            if blocked and (projection.name, event.stream) in blocked:
+                self._parked.append((projection, event, WAITS))
+                continue
+            try:
+                changes = list(find_changes(event, self))
+                if self._is_careful:
+                    self._check(changes)
+            except NotInMemory:
+                await self._fetch(projection, events[number:])
+                await self._apply_to(projection, events[number:])
+                break
+            except Exception as error:
+                self._park(projection, event, error)
+                continue
+            for change in changes:
+                store[type(change)](change)
+
+    def _check(self, changes: Iterable[Change]) -> None:
+        """Raises InvalidValue for a row that cannot be stored. Append-only rows are validated when they are packed."""
+        for change in changes:
+            if type(change) not in self._append_only:
+                check(change)
+
+    def _park(self, projection: Projection, event: Recorded, error: Exception) -> None:
+        message = error_message(error)
+        log.error("event parked", projection=projection.name, position=event.position, error=message)
+        self._parked.append((projection, event, message))
+        self._blocked.add((projection.name, event.stream))
+
+    def _store_many(self, change: RowsByKey) -> None:
+        self._buffered[change.row].store_many(change.rows)
+
+    def _store_columns(self, change: ColumnsByKey) -> None:
+        self._in_columns(change.row).put_columns(change.first, change.columns)
+
+    def _delete(self, change: Delete) -> None:
+        table = self._buffered[change.row]
+        table.delete(table.flatten(change.key))
+
+    def _bulk_delete(self, change: DeleteRange) -> None:
+        (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
     async def _fetch(self, projection: Projection, events: Sequence[Recorded]) -> None:
         """Reads the rows that the projection needs for these events into memory, except rows that are there already."""
         missing: dict[type[Row], set[Key]] = defaultdict(set)
         for event in events:
-            if projection.handles is None or isinstance(event.event, projection.handles):
+            if type(event.event) is not Damaged:
                 for row, key in projection.keys(event):
                     table = self._buffered[row]
                     if not table.has(table.flatten(key)):

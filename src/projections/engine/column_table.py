@@ -14,7 +14,7 @@ import msgspec
 from projections.engine import binary_copy, statements
 from projections.engine.buffers import LoadConnection, NotInMemory
 from projections.engine.model import DeleteRange, Key, Row, columns_of
-from projections.engine.row_writer import RowWriter
+from projections.engine.row_writer import LoadRefused, RowWriter
 
 SPAN = 4_096
 """Number of consecutive keys whose rows are kept together."""
@@ -97,14 +97,21 @@ class ColumnTable:
                 found[name] += column[start:end]
         return found
 
-    def put(self, key: int, item: Row | None) -> None:
-        assert item is not None, "rows of a table in columns are never deleted"
-        self._set(item)
+    def store(self, item: Row) -> None:
+        """Raises LoadRefused for a value that does not fit its column."""
+        try:
+            self._set(item)
+        except (OverflowError, TypeError) as error:
+            raise LoadRefused(f"{self.row.table}: {error}") from error
+        key = self.flat_key_of(item)
         self._span_of(key).changed[key % SPAN] = 1
 
-    def put_all(self, rows: Mapping[int, Row]) -> None:
-        for key, item in rows.items():
-            self.put(key, item)
+    def store_many(self, rows: Mapping[int, Row]) -> None:
+        for item in rows.values():
+            self.store(item)
+
+    def check(self) -> None:
+        """Does nothing: the columns take only values that fit."""
 
     def put_columns(self, first: int, columns: "Mapping[str, array[int]]") -> None:
         """Replaces these columns of rows with consecutive keys, which must be in memory."""
@@ -115,6 +122,9 @@ class ColumnTable:
                 span.columns[name][start:end] = column[done : done + size]
             span.changed[start:end] = b"\1" * size
             done += size
+
+    def delete(self, key: int) -> None:
+        raise AssertionError("rows of a table in columns are never deleted")
 
     def bulk_delete(self, deletion: DeleteRange) -> None:
         raise AssertionError("rows of a table in columns are never deleted")
