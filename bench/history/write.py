@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import psycopg
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import StoredEvent
 
 from bench.history.company import Company
@@ -51,7 +52,7 @@ class Encoder:
         self._secrets = secrets
         self._mapper = EventMapper(EVENTS, UPCASTERS)
         self._versions = Counter(versions)
-        self._keys: dict[str, bytes] = {}
+        self._keys: dict[str, AESGCM] = {}
         self.wrapped: dict[str, bytes | None] = {}
         """Rows for the table of data keys: name -> wrapped key, or None for a destroyed key."""
         self.types: Counter[str] = Counter()
@@ -69,7 +70,7 @@ class Encoder:
                 if event.erases is not None:
                     self._erase(event.erases)
 
-    def _key(self, name: str) -> bytes:
+    def _key(self, name: str) -> AESGCM:
         if name not in self._keys:
             above = lineage(name)[:-1]
             parent = self._key(above[-1]) if above else None

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import StoredEvent
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from store.crypto.secrets import SecretMismatch
 from store.log.codec import EXACT_US, Envelope, EventMapper, Shape, UnknownEvent, UnreadableEvent, canonical
 from tests.store.events import events
 
-KEY = b"k" * 32
+KEY = AESGCM(b"k" * 32)
 STAMP = EventMetadata(datetime(2026, 5, 20, 10, 0, 5, 123456, UTC), "user:7", "request-1", 41)
 MAPPER = EventMapper(EVENTS, UPCASTERS)
 
@@ -63,7 +64,7 @@ SECRETS = EventMapper({"thing.happened": Secret}, {})
 SAID = Secret(count=3, text="said", words=["softly"])
 
 
-def decoded(mapper: EventMapper, stored: StoredEvent, key: bytes | None = None) -> Event:
+def decoded(mapper: EventMapper, stored: StoredEvent, key: AESGCM | None = None) -> Event:
     return mapper.decode(stored, 1, lambda name: key).event
 
 
@@ -136,7 +137,8 @@ def test_nothing_is_sealed_without_a_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "moved", [{"originator_id": "thing-2"}, {"originator_version": 2}, {"topic": "other.happened"}, {"key": b"K" * 32}]
+    "moved",
+    [{"originator_id": "thing-2"}, {"originator_version": 2}, {"topic": "other.happened"}, {"key": AESGCM(b"K" * 32)}],
 )
 def test_a_sealed_field_only_opens_at_its_place(moved: dict[str, Any]) -> None:
     stored = SECRETS.encode("thing-1", 1, SAID, STAMP, KEY)
@@ -166,7 +168,7 @@ def test_what_an_event_holds_is_opened_and_committed_to(secret: Secret) -> None:
     assert opened.envelope.commitment != SECRETS.envelope(again.state).commitment, "the same words twice do not show"
     assert (len(opened.salt), opened.erased) == (16, False)
     erased = SECRETS.opened(stored, lambda name: None)
-    assert erased == opened._replace(sealed=None, salt=b"")
+    assert erased == msgspec.structs.replace(opened, sealed=None, salt=b"")
     assert erased.erased
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import StoredEvent
 from psycopg import Connection
 
@@ -56,7 +57,7 @@ class Intruder:
     def delete(self, position: int) -> None:
         self.connection.execute("DELETE FROM stored_events WHERE notification_id = %s", (position,))
 
-    def sealed_row(self) -> tuple[Row, Envelope, bytes]:
+    def sealed_row(self) -> tuple[Row, Envelope, AESGCM]:
         """Returns a row with sealed fields whose data key still exists, its envelope, and this key."""
         while True:
             row = self.any_row()
@@ -64,7 +65,7 @@ class Intruder:
             if envelope.key_name is not None and (key := self.key(envelope.key_name)) is not None:
                 return row, envelope, key
 
-    def key(self, name: str) -> bytes | None:
+    def key(self, name: str) -> AESGCM | None:
         above, _, _ = name.rpartition("/")
         parent = self.key(above) if above else None
         found = self.connection.execute("SELECT wrapped FROM stored_events_keys WHERE name = %s", (name,)).fetchone()

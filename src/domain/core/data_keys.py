@@ -2,6 +2,8 @@
 destroying the key of a project also makes the texts of the project's jobs and builds unreadable.
 """
 
+from functools import lru_cache
+
 
 def project_key(project_id: int) -> str:
     return f"project-{project_id}"
@@ -55,7 +57,8 @@ def user_key(user_id: int) -> str:
     return f"user-{user_id}"
 
 
-def lineage(name: str) -> list[str]:
+@lru_cache(maxsize=4096)
+def lineage(name: str) -> tuple[str, ...]:
     """Returns the names of all keys above a key, the topmost first, followed by `name` itself."""
-    parts = name.split("/")
-    return ["/".join(parts[: end + 1]) for end in range(len(parts))]
+    above = name.rpartition("/")[0]
+    return (*lineage(above), name) if above else (name,)

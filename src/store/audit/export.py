@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import StoredEvent
 from psycopg_pool import AsyncConnectionPool
 
@@ -51,7 +52,7 @@ most as many as the limit.
 class _Row(NamedTuple):
     position: int
     stored: StoredEvent
-    key: bytes | str | None
+    key: AESGCM | str | None
     """Data key of the sealed fields, or a sentence that says why it cannot be used; None if there is none."""
 
 
@@ -212,12 +213,12 @@ class Export:
         keys = await self._data_keys({name for _, _, name in sealed_by if name is not None})
         return [_Row(position, stored, keys.get(name or "")) for position, stored, name in sealed_by]
 
-    async def _data_keys(self, names: set[str]) -> dict[str, bytes | str | None]:
+    async def _data_keys(self, names: set[str]) -> dict[str, AESGCM | str | None]:
         """Returns for each name the data key, None if the key was destroyed, or a sentence that says why the key cannot
         be used.
         """
         keys, faults = await self.log.data_keys.load_with_faults(names)
-        found: dict[str, bytes | str | None] = {**keys}
+        found: dict[str, AESGCM | str | None] = {**keys}
         found |= {name: f"the data key {name} {fault}" for name, fault in faults.items()}
         # The log's cache may still have keys that were destroyed a moment ago.
         destroyed = dict.fromkeys(await self.log.data_keys.find_destroyed(names))
@@ -265,14 +266,14 @@ def _line(row: _Row) -> ExportLine:
         )
     sealed: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     withheld, salt, reason = False, "", key if isinstance(key, str) else None
-    if isinstance(key, bytes):
+    if isinstance(key, AESGCM):
         try:
-            _, _, packed, salted = MAPPER.opened(stored, lambda name: key)
-            assert packed is not None, "its key is at hand"
-            text, hashed = disclosed(packed)
+            shown = MAPPER.opened(stored, lambda name: key)
+            assert shown.sealed is not None, "its key is at hand"
+            text, hashed = disclosed(shown.sealed)
             withheld = bool(hashed & ~opened.envelope.flags)
             if not withheld:
-                sealed, salt = msgspec.Raw(text), salted.hex()
+                sealed, salt = msgspec.Raw(text), shown.salt.hex()
         except (SecretMismatch, UnreadableEvent):
             reason = "the sealed fields do not decrypt"
     values: dict[str, Any] = msgspec.structs.asdict(leaf)

@@ -97,17 +97,17 @@ class RootKey(Struct, frozen=True, kw_only=True):
         return not self.is_leaked and self.id != 0 and utcnow() < self.retired_at + lifetime
 
 
-def encrypt(key: bytes, data: bytes, context: bytes) -> bytes:
+def encrypt(cipher: AESGCM, data: bytes, context: bytes) -> bytes:
     """Encrypts `data` with AES-256-GCM. Returns a random nonce followed by the ciphertext. Decrypting needs the same
     `context`.
     """
     nonce = os.urandom(NONCE_BYTES)
-    return nonce + AESGCM(key).encrypt(nonce, data, context)
+    return nonce + cipher.encrypt(nonce, data, context)
 
 
-def decrypt(key: bytes, data: bytes, context: bytes) -> bytes:
+def decrypt(cipher: AESGCM, data: bytes, context: bytes) -> bytes:
     try:
-        return AESGCM(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], context)
+        return cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], context)
     except (InvalidTag, ValueError):  # ValueError for data that is too short
         raise SecretMismatch(WRONG_KEY) from None
 
@@ -132,6 +132,7 @@ class Secrets:
 
     def __init__(self, roots: Sequence[RootKey]) -> None:
         self._derived: dict[tuple[int, str], bytes] = {}
+        self._ciphers: dict[tuple[int, str], AESGCM] = {}
         self.replace(roots)
 
     @classmethod
@@ -164,8 +165,13 @@ class Secrets:
             key = self._derived[root_id, purpose] = derive(self._roots[root_id].key, purpose)
         return key
 
+    def _cipher(self, root_id: int, purpose: str) -> AESGCM:
+        if (cipher := self._ciphers.get((root_id, purpose))) is None:
+            cipher = self._ciphers[root_id, purpose] = AESGCM(self._derive(root_id, purpose))
+        return cipher
+
     def _encrypt(self, purpose: str, data: bytes, context: bytes) -> bytes:
-        return self._roots[self.newest].head + encrypt(self._derive(self.newest, purpose), data, context)
+        return self._roots[self.newest].head + encrypt(self._cipher(self.newest, purpose), data, context)
 
     def _decrypt(self, purpose: str, data: bytes, context: bytes) -> bytes:
         return self._open(purpose, data, context)[1]
@@ -176,14 +182,14 @@ class Secrets:
         if root_id and root_id in self._roots:
             body = data[HEAD_BYTES:]
             try:
-                return body[:NONCE_BYTES], decrypt(self._derive(root_id, purpose), body, context)
+                return body[:NONCE_BYTES], decrypt(self._cipher(root_id, purpose), body, context)
             except SecretMismatch:
                 if 0 not in self._roots:
                     raise
         if 0 not in self._roots:
             raise SecretMismatch(WRONG_KEY)
         # One in four thousand million nonces begins like MARK, so this one may be of the root key 0 all the same.
-        return data[:NONCE_BYTES], decrypt(self._derive(0, purpose), data, context)
+        return data[:NONCE_BYTES], decrypt(self._cipher(0, purpose), data, context)
 
     def _move(self, purpose: str, data: bytes, context: bytes) -> bytes:
         """Returns `data` encrypted with the newest root key. Keeps the nonce of `data`. So the result is the same
@@ -192,7 +198,7 @@ class Secrets:
         if self.root_of(data) == self.newest:
             return data
         nonce, plain = self._open(purpose, data, context)
-        ciphertext = AESGCM(self._derive(self.newest, purpose)).encrypt(nonce, plain, context)
+        ciphertext = self._cipher(self.newest, purpose).encrypt(nonce, plain, context)
         return self._roots[self.newest].head + nonce + ciphertext
 
     @staticmethod
@@ -300,19 +306,20 @@ class Secrets:
         is_ours = any(hmac.compare_digest(one.encode(), token.encode()) for one in made)
         return (int(user_id), link_id) if is_ours else None
 
-    def new_data_key(self, name: str, parent: bytes | None = None) -> tuple[bytes, bytes]:
-        """Returns a new random data key twice: in clear, and wrapped. `parent` is the key that wraps it; None for a
-        topmost data key.
+    def new_data_key(self, name: str, parent: AESGCM | None = None) -> tuple[AESGCM, bytes]:
+        """Returns the cipher of a new random data key, and the key wrapped. `parent` is the cipher of the key that
+        wraps it; None for a topmost data key.
         """
         key = os.urandom(KEY_BYTES)
         if parent is None:
-            return key, self._encrypt(DATA_KEYS, key, name.encode())
-        return key, encrypt(parent, key, name.encode())
+            return AESGCM(key), self._encrypt(DATA_KEYS, key, name.encode())
+        return AESGCM(key), encrypt(parent, key, name.encode())
 
-    def unwrap(self, name: str, wrapped: bytes, parent: bytes | None = None) -> bytes:
+    def unwrap(self, name: str, wrapped: bytes, parent: AESGCM | None = None) -> AESGCM:
+        """Returns the cipher of a wrapped data key. Raises SecretMismatch."""
         if parent is None:
-            return self._decrypt(DATA_KEYS, wrapped, name.encode())
-        return decrypt(parent, wrapped, name.encode())
+            return AESGCM(self._decrypt(DATA_KEYS, wrapped, name.encode()))
+        return AESGCM(decrypt(parent, wrapped, name.encode()))
 
     def rewrap(self, name: str, wrapped: bytes) -> bytes:
         """Returns a topmost data key, wrapped with the newest root key instead of an older one."""

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 
 import psycopg
 import structlog
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import AsyncConnection
 
 from store.crypto.secrets import (
@@ -59,7 +60,7 @@ def opener_of_root(root_id: int) -> str:
 
 
 def wrap_root(key: bytes, root: RootKey) -> bytes:
-    return encrypt(derive(key, "root keys"), root.key, opener_of_root(root.id).encode())
+    return encrypt(AESGCM(derive(key, "root keys")), root.key, opener_of_root(root.id).encode())
 
 
 def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool = False) -> int:
@@ -95,7 +96,8 @@ async def load_roots(
             key = opened[root_id].key
         elif wrap := next((wrap for wrap in zip(*wraps, strict=True) if wrap[0] in openers), None):
             try:
-                key = decrypt(derive(openers[wrap[0]], "root keys"), wrap[1], opener_of_root(root_id).encode())
+                opener = AESGCM(derive(openers[wrap[0]], "root keys"))
+                key = decrypt(opener, wrap[1], opener_of_root(root_id).encode())
             except SecretMismatch:
                 raise RingDamaged(f"the wrap of the root key {root_id} in root_key_wraps was changed") from None
         elif used_since is None:

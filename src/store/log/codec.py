@@ -21,12 +21,12 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import msgspec
 import zstandard
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import JSONTranscoder, Mapper, StoredEvent
-from msgspec.structs import force_setattr
 
 from domain.core.columns import Column
 from domain.core.events import UNSTAMPED, Damaged, Event, EventMetadata, Recorded
@@ -44,8 +44,9 @@ SALT_BYTES = 16
 EXACT_US = 4_000_000_000_000_000
 """Microseconds since 1970, in the year 2096, up to which a `float` of seconds has all microseconds."""
 
+E = TypeVar("E", bound=Event)
 Upcasters = Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]
-KeyOf = Callable[[str], bytes | None]
+KeyOf = Callable[[str], AESGCM | None]
 
 
 class UnknownEvent(Exception):
@@ -77,17 +78,14 @@ class Envelope(msgspec.Struct, array_like=True, frozen=True):
             return datetime.fromtimestamp(self.at_us / 1e6, UTC)  # takes half the time
         return UNSTAMPED + timedelta(microseconds=self.at_us)
 
-    def stamp(self, event: Event) -> None:
-        """Copies time, actor, correlation id and causation into `event`. Changes the event in place, so no other code
-        may refer to the event yet.
-        """
-        force_setattr(event, "at", self.at)
-        force_setattr(event, "actor", self.actor)
-        force_setattr(event, "correlation_id", self.correlation_id)
-        force_setattr(event, "causation", self.causation)
+    def stamped(self, event: E) -> E:
+        """Returns a copy of the event with time, actor, correlation id and causation of this envelope."""
+        return msgspec.structs.replace(
+            event, at=self.at, actor=self.actor, correlation_id=self.correlation_id, causation=self.causation
+        )
 
 
-class Opened(NamedTuple):
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """A stored event after decompression and decryption, but before decoding and upcasting."""
 
     envelope: Envelope
@@ -211,11 +209,9 @@ class Shape:
 
     def join(self, clear: bytes, sealed: bytes | None) -> Event:
         event = self.decode(clear)
-        if sealed:
-            found = self.decode_sealed(sealed)
-            for name in self.blank:
-                force_setattr(event, name, getattr(found, name))
-        return event
+        if not sealed:
+            return event
+        return msgspec.structs.replace(event, **msgspec.structs.asdict(self.decode_sealed(sealed)))
 
 
 @cache
@@ -238,7 +234,7 @@ class EventMapper(Mapper[str]):
         self.opened_bytes = 0
         """Size in bytes of the fields of all events that were decompressed so far."""
 
-    def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: bytes | None) -> StoredEvent:
+    def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: AESGCM | None) -> StoredEvent:
         """Encodes an event, with `stamp` as its metadata. `key` is the event's data key; None if the event needs
         none.
         """
@@ -289,34 +285,39 @@ class EventMapper(Mapper[str]):
         Raises UnreadableEvent. Raises SecretMismatch if the sealed fields do not decrypt.
         """
         envelope = envelope or self.envelope(stored.state)
-        clear = envelope.clear
-        if envelope.flags & COMPRESSED:
-            clear = _decompressed(clear)
+        return Opened(envelope, *self._open(stored, key_of, envelope))
+
+    def _open(
+        self, stored: StoredEvent | StoredRow, key_of: KeyOf, envelope: Envelope
+    ) -> tuple[bytes, bytes | None, bytes]:
+        """Returns the clear fields, the sealed fields and the salt, as in `Opened`."""
+        clear = _decompressed(envelope.clear) if envelope.flags & COMPRESSED else envelope.clear
         self.opened_bytes += len(clear)
         if not envelope.sealed or (key := key_of(envelope.key_name or "")) is None:
-            return Opened(envelope, clear, None, b"")
+            return clear, None, b""
         context = _context(str(stored.originator_id), stored.originator_version, stored.topic)
         plain = decrypt(key, envelope.sealed, context)
-        salt, sealed = plain[:SALT_BYTES], plain[SALT_BYTES:]
+        sealed = plain[SALT_BYTES:]
         if envelope.flags & SEALED_COMPRESSED:
             sealed = _decompressed(sealed)
         self.opened_bytes += len(sealed)
-        return Opened(envelope, clear, sealed, salt)
+        return clear, sealed, plain[:SALT_BYTES]
 
     def decode(
         self, stored: StoredEvent | StoredRow, position: int, key_of: KeyOf, envelope: Envelope | None = None
     ) -> Recorded:
         """Decodes a stored event. Raises UnreadableEvent, SecretMismatch and UnknownEvent."""
-        opened = self.opened(stored, key_of, envelope)
+        envelope = envelope or self.envelope(stored.state)
+        clear, sealed, _ = self._open(stored, key_of, envelope)
         try:
-            event = self._event(stored.topic, opened.envelope.class_version, opened.clear, opened.sealed)
-            opened.envelope.stamp(event)
+            event = envelope.stamped(self._event(stored.topic, envelope.class_version, clear, sealed))
         except UnknownEvent:
             raise
         except Exception as error:  # an upcaster may fail in any way on damaged fields, and its message may quote them
             detail = str(error) if isinstance(error, msgspec.MsgspecError) else type(error).__name__
             raise UnreadableEvent(f"the fields are not those of {stored.topic}: {detail}") from None
-        return Recorded(str(stored.originator_id), stored.originator_version, position, event, opened.erased)
+        is_erased = sealed is None and bool(envelope.sealed)
+        return Recorded(str(stored.originator_id), stored.originator_version, position, event, is_erased)
 
     def read(
         self, stored: StoredEvent | StoredRow, position: int, key_of: KeyOf, envelope: Envelope | None = None
@@ -329,9 +330,9 @@ class EventMapper(Mapper[str]):
         except (UnreadableEvent, SecretMismatch) as error:
             if stored.topic not in self._catalogue:
                 raise UnknownEvent(f"event {stored.topic!r} is not known to this version of the server") from None
-            event: Event = Damaged(type=stored.topic, reason=str(error))
+            event = Damaged(type=stored.topic, reason=str(error))
             with contextlib.suppress(UnreadableEvent, OverflowError):
-                self.envelope(stored.state).stamp(event)
+                event = self.envelope(stored.state).stamped(event)
             return Recorded(str(stored.originator_id), stored.originator_version, position, event)
 
     def key_name(self, state: bytes) -> str | None:

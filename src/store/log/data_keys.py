@@ -4,7 +4,9 @@ import contextlib
 import copy
 import time
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import AsyncConnection
 
 from domain.core.data_keys import lineage
@@ -12,9 +14,10 @@ from domain.core.errors import Erased
 from domain.core.events import Event
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.codec import KeyOf, UnreadableEvent
-from store.postgres.queries import Source, fetch_rows
+from store.postgres.queries import Source, fetch_rows, text_array
 
-MAX_CACHED_KEYS = 20_000
+MAX_CACHED_KEYS = 5_000
+"""Number of data keys above which a process empties its cache of them. They take 12 MB."""
 KEY_CACHE_LIFETIME_S = 60.0
 """Seconds after which a process empties its cache of data keys. Until then it may still use a key that another process
 has destroyed.
@@ -30,7 +33,7 @@ class DataKeys:
     def __init__(self, source: Source, secrets: Secrets) -> None:
         self._source = source
         self._secrets = secrets
-        self._cache: dict[str, bytes | None] = {}
+        self._cache: dict[str, AESGCM | None] = {}
         """Name -> data key, or None for a destroyed key. It is emptied after KEY_CACHE_LIFETIME_S."""
         self._cached_since = time.monotonic()
 
@@ -44,43 +47,40 @@ class DataKeys:
         self._cache.clear()
         self._cached_since = time.monotonic()
 
-    def remember(self, keys: Mapping[str, bytes | None]) -> None:
+    def remember(self, keys: Mapping[str, AESGCM | None]) -> None:
         """Adds keys to the cache that the caller has just stored."""
         self._cache.update(keys)
 
-    async def load(self, names: Iterable[str]) -> dict[str, bytes | None]:
+    async def load(self, names: Iterable[str]) -> dict[str, AESGCM | None]:
         """Returns data keys by name. The value is None if the key, or the key that wraps it, was destroyed.
 
         Leaves out a key that was never made or whose row is lost, and a key whose wrapping key is lost. Raises
         SecretMismatch for a key that does not unwrap.
         """
         lines = {name: lineage(name) for name in names}
-        wanted = set[str]().union(*lines.values())
+        wanted = list(chain.from_iterable(lines.values()))  # each key comes after those above it
         if len(self._cache) > MAX_CACHED_KEYS or time.monotonic() - self._cached_since > KEY_CACHE_LIFETIME_S:
             self.clear_cache()
         keys = {name: self._cache[name] for name in wanted if name in self._cache}
-        if missing := list(wanted - keys.keys()):
-            rows = await fetch_rows(
-                self._source, "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s)", (missing,)
-            )
-            fresh: dict[str, bytes | None] = {}
-            for name, wrapped in sorted(rows, key=lambda row: str(row[0]).count("/")):
+        if missing := list(dict.fromkeys(name for name in wanted if name not in keys)):
+            query = "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s::text[])"
+            stored: dict[str, bytes | None] = dict(await fetch_rows(self._source, query, (text_array(missing),)))
+            for name in filter(stored.__contains__, missing):
                 above, _, _ = name.rpartition("/")
-                if wrapped is None:
-                    fresh[name] = None
+                if (wrapped := stored[name]) is None:
+                    keys[name] = None
                 elif not above:
-                    fresh[name] = self._secrets.unwrap(name, wrapped)
-                elif above in fresh or above in keys:
-                    parent = fresh.get(above, keys.get(above))
-                    fresh[name] = None if parent is None else self._secrets.unwrap(name, wrapped, parent)
-            for name, key in fresh.items():
-                self._cache.setdefault(name, key)  # keeps the None of an erasure that was read in the meantime
-            keys |= fresh
+                    keys[name] = self._secrets.unwrap(name, wrapped)
+                elif above in keys:
+                    parent = keys[above]
+                    keys[name] = None if parent is None else self._secrets.unwrap(name, wrapped, parent)
+            for name in filter(keys.__contains__, missing):
+                self._cache.setdefault(name, keys[name])  # keeps the None of an erasure that was read in the meantime
         return {
             name: None if None in map(keys.get, line) else keys[name] for name, line in lines.items() if name in keys
         }
 
-    async def load_with_faults(self, names: Collection[str]) -> tuple[dict[str, bytes | None], dict[str, str]]:
+    async def load_with_faults(self, names: Collection[str]) -> tuple[dict[str, AESGCM | None], dict[str, str]]:
         """Returns two dicts: the data keys by name (None for a destroyed key), and the faults by name. A fault is
         DOES_NOT_OPEN or IS_MISSING.
         """
@@ -96,7 +96,7 @@ class DataKeys:
                     faults[name] = DOES_NOT_OPEN
         return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
-    async def lookup(self, names: Collection[str]) -> tuple[dict[str, bytes | None], KeyOf]:
+    async def lookup(self, names: Collection[str]) -> tuple[dict[str, AESGCM | None], KeyOf]:
         """Returns two things: the data keys that can be read, by name, with None for a destroyed key; and a function
         for decoding, which returns the same, but raises UnreadableEvent for a damaged or missing key. So only the
         events of destroyed keys read as erased. Raises SecretMismatch if the server has the wrong secret key.
@@ -105,12 +105,12 @@ class DataKeys:
         if DOES_NOT_OPEN in faults.values():
             await self.check_secret()
 
-        def key_of(name: str) -> bytes | None:
+        def key_of(name: str) -> AESGCM | None:
             if name in faults:
                 raise UnreadableEvent(f"the data key {name} {faults[name]}")
             return keys[name]
 
-        return keys, key_of
+        return keys, key_of if faults else keys.__getitem__
 
     async def find_destroyed(self, names: Iterable[str]) -> set[str]:
         """Returns the names among `names` whose data key was destroyed, or is wrapped by a key that was destroyed.
@@ -122,7 +122,9 @@ class DataKeys:
         destroyed = {name for (name,) in await fetch_rows(self._source, query, (wanted,))}
         return {name for name, line in lines.items() if not destroyed.isdisjoint(line)}
 
-    async def load_or_make(self, needed: Mapping[str, bool]) -> tuple[dict[str | None, bytes], list[tuple[str, bytes]]]:
+    async def load_or_make(
+        self, needed: Mapping[str, bool]
+    ) -> tuple[dict[str | None, AESGCM], list[tuple[str, bytes]]]:
         """Returns (keys, new). `keys` has the data keys with the names in `needed`, and those above them, by name.
         `new` has (name, wrapped key) for each of them that this call made; the caller stores these. `needed` maps a
         name to whether the stream that the key is named after begins now.
@@ -133,7 +135,7 @@ class DataKeys:
         known = await self.load(
             above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
         )
-        keys: dict[str | None, bytes] = {}
+        keys: dict[str | None, AESGCM] = {}
         new: list[tuple[str, bytes]] = []
         for name in needed:
             parent = None

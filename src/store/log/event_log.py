@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from eventsourcing.persistence import StoredEvent
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -331,7 +332,7 @@ class EventLog:
                 del unread[name]
         return rows
 
-    def _encode(self, write: Write, metadata: EventMetadata, key: bytes | None) -> StoredEvent:
+    def _encode(self, write: Write, metadata: EventMetadata, key: AESGCM | None) -> StoredEvent:
         encoded = self._mapper.encode(write.event.stream, write.version, write.event, metadata, key)
         return add_mac(self._secrets.rows_key, encoded)
 
