@@ -2,15 +2,14 @@
 `decide` needs no database.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 from typing import Literal, get_args
 
-from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from domain.core.errors import Unavailable
-from store.postgres.batch_loader import BatchLoader
-from store.postgres.queries import Source, execute, fetch_rows, text_array
+from store.postgres.queries import Source, execute, fetch_rows
 
 Kind = Literal[
     "users",
@@ -92,13 +91,12 @@ class Ids:
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
         self._pool = pool
-        self._drawing = BatchLoader(pool, _draw)
         self._last: dict[Kind, int] = {}
         """The highest id of each kind that this process has allocated."""
 
     async def draw(self, kind: Kind) -> int:
         last = self._last.get(kind, 0)
-        number, is_used = await self._drawing(kind)
+        ((number, is_used),) = await fetch_rows(self._pool, _select_next(kind))
         return self._check(kind, number, number, is_used or number <= last)
 
     async def draw_range(self, kind: Kind, count: int) -> int:
@@ -180,19 +178,12 @@ async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
     )
 
 
-async def _draw(connection: AsyncConnection, kinds: Sequence[Kind]) -> list[tuple[int, bool]]:
-    """Allocates the next id of each kind. Returns pairs (id, is_used): `is_used` is True if the log already has a
+@cache
+def _select_next(kind: Kind) -> str:
+    """Returns the query that allocates the next id of a kind. It returns the id, and whether the log already has a
     stream with this id, such as `build-1025`, because the sequence has fallen behind the log.
     """
-    categories = [STREAMS.get(kind, ("",)) for kind in kinds]
-    return await fetch_rows(
-        connection,
-        "SELECT number, EXISTS (SELECT FROM stored_events WHERE originator_id IN (first || number, last || number))"
-        " FROM (SELECT nextval(name::regclass) AS number, first, last"
-        " FROM unnest(%s::text[], %s::text[], %s::text[]) AS wanted (name, first, last)) AS drawn",
-        (
-            text_array(f"{kind}_ids" for kind in kinds),
-            text_array(f"{names[0]}-" for names in categories),
-            text_array(f"{names[-1]}-" for names in categories),
-        ),
-    )
+    names = ", ".join(f"'{prefix}-' || number" for prefix in STREAMS.get(kind, ()))
+    is_used = f"EXISTS (SELECT FROM stored_events WHERE originator_id IN ({names}))" if names else "false"
+    # Without parameters, so that PostgreSQL plans the query once.
+    return f"SELECT number, {is_used} FROM (SELECT nextval('public.{kind}_ids') AS number) AS drawn"
