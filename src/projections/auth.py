@@ -29,7 +29,7 @@ from domain.users import (
     UserUpdated,
 )
 from projections import projects
-from projections.auth_changes import ReadCredentials, log_columns
+from projections.auth_changes import ReadCredentials, log_positions
 from projections.engine.model import Change, Delete, DeleteWhere, Projection, Row, Rows, Table, row_of
 from projections.engine.queries import Window, fetch_all, fetch_one, fetch_value, find_row
 from projections.projects import MemberRow
@@ -190,7 +190,7 @@ class Credentials(ReadCredentials, frozen=True):
                 return True
 
 
-_LOG = log_columns([("auth", VERSION), ("projects", projects.VERSION)])
+_LOG = log_positions([("auth", VERSION), ("projects", projects.VERSION)], Credentials.losses)
 _ACCESS = (
     f"coalesce((SELECT jsonb_object_agg(project_id::text, access) FROM {MemberRow.table} WHERE user_id = u.id), '{{}}')"
 )
@@ -203,8 +203,8 @@ async def fetch_session_credentials(source: Source, session_ids: Sequence[str]) 
     Does not check whether a session is idle or has expired: the signed session token contains the time of expiry.
     """
     query = (
-        f"SELECT {_LOG}, s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes"
-        f" FROM {SessionRow.table} s"
+        f"SELECT head, shown, s.id, used.used_at, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes"
+        f" FROM {_LOG}, {SessionRow.table} s"
         f" JOIN {UserRow.table} u ON u.id = s.user_id LEFT JOIN session_uses used ON used.session_id = s.id"
         " WHERE s.id = ANY (%s::text[]) AND u.active"
     )
@@ -222,9 +222,9 @@ async def find_token_credentials(source: Source, token_hash: bytes) -> Credentia
     return await fetch_one(
         source,
         Credentials,
-        f"SELECT {_LOG}, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes,"
+        f"SELECT head, shown, u.id, u.email, u.role, {_ACCESS}, u.can_manage_nodes,"
         " t.id, t.token_hash, t.scopes, t.project_ids"
-        f" FROM {ApiTokenRow.table} t JOIN {UserRow.table} u ON u.id = t.user_id"
+        f" FROM {_LOG}, {ApiTokenRow.table} t JOIN {UserRow.table} u ON u.id = t.user_id"
         " WHERE t.token_hash = %(hash)s AND u.active AND (t.expires_at IS NULL OR t.expires_at > now())",
         {"hash": token_hash},
     )

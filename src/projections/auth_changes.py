@@ -1,8 +1,8 @@
 """Changes that took rights from a caller and that the read models do not show yet.
 
 Requests are authenticated by read models, which may be behind the log. The queries for credentials therefore also
-return the end of the log, and the position of the read models that they read. Only if these differ, the log is searched
-for events that took rights from the caller in between.
+return the end of the log, and up to which position the read models show all losses of rights. Only if these differ, the
+log is searched for events that took rights from the caller in between.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ from domain.core.events import Damaged, Event
 from store.log.event_log import EventLog
 from store.log.ids import LAST_POSITION
 
+MAX_SEARCHED = 100
+"""Largest number of events that the query for credentials itself searches for losses of rights."""
+
 
 class RightsBehind(Unavailable):
     """The caller has lost rights that the read models still show. `position` is the position of the latest event that
@@ -26,24 +29,37 @@ class RightsBehind(Unavailable):
         self.position = position
 
 
-def log_columns(projections: Sequence[tuple[str, int]]) -> str:
-    """Returns two SQL columns: the end of the log, and the position that all of the projections have reached.
-    `projections` are pairs of name and version.
+def log_positions(projections: Sequence[tuple[str, int]], losses: Sequence[type[Event]]) -> str:
+    """Returns SQL for the FROM of a query for credentials: `log`, one row with the columns of ReadCredentials.
+
+    `projections` are pairs of name and version: the read models that the query reads. `losses` are the types of the
+    events that may take rights. If these read models are at most MAX_SEARCHED events behind, and none of these events
+    may take rights from anybody, the read models show as much as at the end of the log.
     """
     versions = ", ".join(f"('{name}', {version})" for name, version in projections)
+    names = ", ".join(f"'{event.name}'" for event in losses)
+    head = f"SELECT coalesce(max(notification_id), 0) FROM stored_events WHERE notification_id <= {LAST_POSITION}"
+    shown = f"SELECT coalesce(min(position), 0) FROM projection_positions WHERE (name, version) IN ({versions})"
+    newer = (
+        "SELECT topic FROM stored_events WHERE notification_id > shown AND notification_id <= head"
+        f" ORDER BY notification_id LIMIT {MAX_SEARCHED}"
+    )
+    has_losses = f"EXISTS (SELECT FROM ({newer}) newer WHERE topic IN ({names}))"
+    shows_losses = f"head - shown BETWEEN 1 AND {MAX_SEARCHED} AND NOT {has_losses}"
+    # OFFSET 0 keeps PostgreSQL from reading the two positions several times.
     return (
-        f"(SELECT coalesce(max(notification_id), 0) FROM stored_events WHERE notification_id <= {LAST_POSITION}),"
-        f" (SELECT coalesce(min(position), 0) FROM projection_positions WHERE (name, version) IN ({versions}))"
+        f"(SELECT head, CASE WHEN {shows_losses} THEN head ELSE shown END AS shown"
+        f" FROM (SELECT ({head}) AS head, ({shown}) AS shown OFFSET 0) positions OFFSET 0) log"
     )
 
 
 class ReadCredentials(msgspec.Struct, frozen=True):
-    """Credentials of a caller, as read models show them. The query selects `log_columns` first."""
+    """Credentials of a caller, as read models show them. The query selects the columns of `log_positions` first."""
 
     head: int
     """Position of the end of the log when the credentials were read."""
     shown: int
-    """Position of the read models from which the credentials were read."""
+    """Position up to which the read models show all losses of rights."""
 
     losses: ClassVar[tuple[type[Event], ...]]
     """Types of the events that may take rights from such a caller."""

@@ -9,7 +9,7 @@ import msgspec
 from domain import nodes
 from domain.builds import BuildAssigned, BuildFinished, BuildRequeued
 from domain.core.events import Event, Recorded, copy_fields
-from projections.auth_changes import ReadCredentials, log_columns
+from projections.auth_changes import ReadCredentials, log_positions
 from projections.engine.model import Change, Delete, Key, Projection, Row, Rows, Table, changed_columns
 from projections.engine.queries import Window, fetch_all, fetch_one, find_row
 from store.postgres.queries import Source
@@ -202,7 +202,7 @@ class AgentCredentials(ReadCredentials, frozen=True):
         return isinstance(event, nodes.NodeTokenRotated) and event.old_until is None
 
 
-_LOG = log_columns([("nodes", VERSION)])
+_LOG = log_positions([("nodes", VERSION)], AgentCredentials.losses)
 
 
 async def find_by_token(source: Source, token_hash: bytes) -> AgentCredentials | None:
@@ -210,7 +210,7 @@ async def find_by_token(source: Source, token_hash: bytes) -> AgentCredentials |
     it is still accepted.
     """
     query = (
-        f"SELECT {_LOG}, %(hash)s::bytea, id, token_hash, old_token_hash FROM {NodeRow.table}"
+        f"SELECT head, shown, %(hash)s::bytea, id, token_hash, old_token_hash FROM {_LOG}, {NodeRow.table}"
         " WHERE token_hash = %(hash)s OR (old_token_hash = %(hash)s AND old_token_until > now())"
     )
     return await fetch_one(source, AgentCredentials, query, {"hash": token_hash})
