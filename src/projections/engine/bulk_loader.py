@@ -96,7 +96,7 @@ async def is_load_unfinished(connection: AsyncConnection, projections: Sequence[
     """Returns True if a load of these projections was interrupted before `finish` had ended. Then some deletes may
     still be deferred.
     """
-    tables = [str(row.table) for projection in projections for row in projection.rows if row.table.append_only]
+    tables = [str(row.table) for projection in projections for row in projection.rows]
     cursor = await connection.execute(
         "SELECT FROM pg_class WHERE oid = ANY (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name)"
         " AND 'autovacuum_enabled=off' = ANY (reloptions)",
@@ -186,9 +186,9 @@ class BulkLoader:
             for buffered in self._buffered.values():
                 await buffered.writer.load_highest()
         self._blocked = await blocked_streams(self._connection, self._projections)
-        for row, table in self._append_only.items():
-            # Hardly anything is deleted before `finish`, which turns autovacuum on again.
-            await self._connection.execute(f"ALTER TABLE {row.table} SET (autovacuum_enabled = off)".encode())
+        # Autovacuum would go through the tables while they grow, although `finish` collects their statistics.
+        await self._alter_tables("SET (autovacuum_enabled = off)")
+        for table in self._append_only.values():
             await table.load_deferred()
 
     async def apply(self, events: Sequence[Recorded]) -> None:
@@ -229,9 +229,12 @@ class BulkLoader:
                 analyze = [f"ANALYZE {row.table}"] if with_statistics else []
                 for statement in (*statements.create(row), *analyze):
                     await self._connection.execute(_with_memory(statement).encode())
-            for row in self._append_only:
-                await self._connection.execute(f"ALTER TABLE {row.table} RESET (autovacuum_enabled)".encode())
+            await self._alter_tables("RESET (autovacuum_enabled)")
             await self._connection.execute("RESET maintenance_work_mem")
+
+    async def _alter_tables(self, change: str) -> None:
+        tables = (row.table for row in (*self._append_only, *self._buffered))
+        await self._connection.execute("; ".join(f"ALTER TABLE {table} {change}" for table in tables).encode())
 
     def _is_full(self) -> bool:
         """Returns whether the transaction has so many changes that it should be committed."""
