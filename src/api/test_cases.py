@@ -25,6 +25,7 @@ from domain.core.errors import Invalid, NotFound
 from domain.results import STATUSES, ResultStatus
 from domain.run_histories import RunHistory
 from projections import jobs, results_history, test_cases, test_health
+from projections.missed_builds import count_newer_builds
 from projections.results_cases import TestCaseRow
 from projections.test_health import MAX_SUSPECTS
 
@@ -70,6 +71,12 @@ class TestCaseItem(msgspec.Struct):
     failing_since: int | None
     """Id of the build with which these failures began; null if the newest run passed, or if the test may have begun to
     fail before the window.
+    """
+    last_failed_build: int | None
+    """Id of the build of the newest run, if that failed; null if it passed."""
+    missed_builds: int
+    """Number of builds of its job since `last_failed_build`, on the default branch and up to 100, in which the failing
+    test did not run: it may have been removed, or is skipped. From 3 on it is not listed as `newly_failing`.
     """
     duration_ms: int | None
     """Duration of the newest result; null if the test was skipped. In a project, the longest of those of its jobs."""
@@ -237,7 +244,9 @@ async def read_activity(
             found[case_id] = sum_up(case_id, history, all_runs.get(case_id, runs), duration, of_job)
         return found
 
-    return Activity(cases, await asyncio.to_thread(sum_up_all))
+    activity = Activity(cases, await asyncio.to_thread(sum_up_all))
+    activity.mark_missed(await count_newer_builds(connection, activity.find_failing_builds()))
+    return activity
 
 
 def to_case_item(case: CaseActivity, row: TestCaseRow, failed: set[int]) -> TestCaseItem:

@@ -3,7 +3,7 @@ are sorted and filtered by it.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from heapq import nsmallest
 from itertools import chain, islice
 from typing import Literal
@@ -16,6 +16,8 @@ from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, OUTAGE, RETRI
 Sort = Literal["failures", "flaky", "newly_failing", "cost", "slowest", "runs", "id"]
 Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
 NO_DURATION = -1
+GONE_AFTER = 3
+"""Number of builds of its job that a failing test must have missed, so that it is not listed as a new failure."""
 
 
 class CaseActivity(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +43,11 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     """
     failing_since: int | None = None
     """Build with which the streak began; None if the newest run passed, or if the streak began before the window."""
+    last_failed_build: int | None = None
+    """Build of the newest run, if it failed."""
+    missed_builds: int = 0
+    """Number of newer builds of the job in which the failing test did not run. It may have been removed, or is skipped.
+    """
     duration_ms: int | None = None
     """Duration of the newest result; None if that was skipped."""
 
@@ -54,6 +61,11 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
         """Whether the outcome changed back and forth, or a run passed on a retry only."""
         return self.flips > 1 or self.retried_runs > 0
 
+    @property
+    def is_newly_failing(self) -> bool:
+        """Whether the test began to fail within the window, and still runs."""
+        return self.failing_since is not None and self.missed_builds < GONE_AFTER
+
     def key(self, sort: Sort) -> tuple[int, int]:
         """Returns a key by which lists are sorted in ascending order, so that the most striking test comes first."""
         match sort:
@@ -63,7 +75,7 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
                 return -self.flips - self.retried_runs, self.id
             case "newly_failing":
                 # The shortest streak is the newest. Tests that do not fail come last.
-                return self.failing_streak if self.failing_since is not None else 2**31, self.id
+                return self.failing_streak if self.is_newly_failing else 2**31, self.id
             case "cost":
                 return -self.time_lost_ms, self.id
             case "slowest":
@@ -82,7 +94,7 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
             case "flaky":
                 return self.is_flaky
             case "newly_failing":
-                return self.failing_since is not None
+                return self.is_newly_failing
             case "never_failing":
                 return self.failed_runs + self.retried_runs + self.outages + self.failing_streak == 0
 
@@ -108,6 +120,7 @@ def sum_up(
     others = streak = newest = 0
     is_counted = False
     since: int | None = None
+    last_failed: int | None = None
     for run in history.notable:
         is_own = builds is None or run.build_id in builds
         noted += is_own
@@ -116,7 +129,7 @@ def sum_up(
             if run.number - others > newest + 1:
                 streak, since = 0, None
             if is_own:
-                streak, since = streak + 1, since or run.build_id
+                streak, since, last_failed = streak + 1, since or run.build_id, run.build_id
             newest = run.number - others
         if run.flags & BROKEN_BUILD:
             skipped += 1
@@ -155,6 +168,7 @@ def sum_up(
         flips=flips - (is_counted and last >= history.runs - skipped),
         failing_streak=streak if is_failing else 0,
         failing_since=since if has_begun else None,
+        last_failed_build=last_failed if is_failing else None,
         duration_ms=duration_ms,
     )
 
@@ -205,6 +219,16 @@ class Activity:
         """The runs of the others; 0 for test cases that do not belong to the list, or are notable."""
         for case_id in notable:
             self._others[cases.index_of(case_id)] = 0
+
+    def find_failing_builds(self) -> set[int]:
+        """Returns the builds of the newest runs that failed."""
+        return {case.last_failed_build for case in self._notable.values() if case.last_failed_build is not None}
+
+    def mark_missed(self, newer: Mapping[int, int]) -> None:
+        """Sets the builds that failing tests missed. `newer` is build -> number of newer builds of its job."""
+        for case in list(self._notable.values()):
+            if case.last_failed_build is not None and (missed := newer.get(case.last_failed_build)):
+                self._notable[case.id] = msgspec.structs.replace(case, missed_builds=missed)
 
     def keep(self, case_ids: Set[int]) -> None:
         """Drops all test cases but these."""

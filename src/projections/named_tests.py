@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator, Collection, Iterator
 
+import msgspec
 from psycopg import AsyncConnection
 
 from domain.assistant.chat_mentions import find_names_of_tests, names_test
 from domain.assistant.named_tests import NamedTest, make_named_test
 from domain.test_health import FAILED, LEFT_OUT
+from projections.missed_builds import count_newer_builds
 from projections.results_cases import TestCaseRow
 from projections.search import TestDocument
 from projections.search_queries import SearchQuery
@@ -36,7 +38,13 @@ async def fetch_named_tests(
     async for case_id, name in find_cases(source, project_id, message, failed=False):
         found.setdefault(case_id, name)
     histories = await fetch_histories(source, list(found)[:MAX_TESTS], asked=asked) if found else []
-    return tuple(make_named_test(case.id, case.node_id, case.history) for case in histories)
+    tests = [make_named_test(case.id, case.node_id, case.history) for case in histories]
+    failing = {test.failed_build for test in tests if test.is_failing and test.failed_build is not None}
+    newer = await count_newer_builds(source, failing)
+    return tuple(
+        msgspec.structs.replace(test, missed_builds=newer.get(test.failed_build or 0, 0)) if test.is_failing else test
+        for test in tests
+    )
 
 
 async def find_cases(

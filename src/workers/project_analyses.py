@@ -35,6 +35,7 @@ from domain.test_health import FAILED, OUTAGE, Assessment, assess
 from projections import first_failures, jobs, project_analyses, quarantine, results_history, test_health, trends
 from projections.job_states import fetch_job_states
 from projections.known_causes import fetch_known_causes
+from projections.missed_builds import count_newer_builds
 from projections.results_days import day_of
 from projections.results_queries import fetch_equal_failures, fetch_reports
 from projections.test_health import CaseHistory
@@ -168,8 +169,11 @@ class ProjectAnalyst:
         failed = [(case, run) for case in cases if (run := case.history.find_failing()) is not None]
         newest = sorted(failed, key=lambda pair: (-pair[1].minute, pair[0].id))[:MAX_SCANNED]
         await take_step("failing_tests", f"{len(newest):,} tests failed in their newest run on a default branch.")
+        newer = await count_newer_builds(self.pool, {run.build_id for _, run in newest})
         failing = [
-            found for case, run in newest if (found := await self._find_first_failure(case, run.build_id)) is not None
+            msgspec.structs.replace(found, last_build=run.build_id, missed_builds=newer.get(run.build_id, 0))
+            for case, run in newest
+            if (found := await self._find_first_failure(case, run.build_id)) is not None
         ]
         regressions = find_regressions(failing)
         await take_step("first_failures", f"{len(regressions):,} of them fail since a commit or their first run.")
@@ -179,7 +183,8 @@ class ProjectAnalyst:
         await take_step("jobs", f"{red:,} of {len(states):,} jobs are red by their newest builds.")
         answer = summarize_regressions(project_id, regressions, len(failing), states)
         result = {"regressions": msgspec.to_builtins(regressions), "tests_checked": len(failing)}
-        return _to_findings(answer, failing, result, regressions[0].result_id if regressions else None)
+        present = [one.result_id for one in regressions if not one.missed_builds]
+        return _to_findings(answer, failing, result, present[0] if present else None)
 
     async def _find_first_failure(self, case: CaseHistory, build_id: int) -> FailingTest | None:
         """Returns where a test began to fail that failed in a build; None if the build was deleted."""

@@ -84,6 +84,23 @@ def test_a_test_that_failed_in_a_broken_build_only_is_never_failing(server: Serv
     assert {result["has_failed"] for result in found[1:]} == {False}
 
 
+def test_a_failing_test_that_newer_builds_did_not_run_is_not_new(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    given_results(server, job, gone="passed", steady="passed")
+    failed = given_results(server, job, gone="timeout", steady="passed")
+    given_results(server, job, steady="passed")
+    given_results(server, job, "other", steady="passed")
+    server.wait_until_projected()
+    assert listed(server, project_id=project, only="newly_failing") == ["gone"]
+    given_results(server, job, steady="passed")
+    given_results(server, job, steady="passed")
+    server.wait_until_projected()
+    assert listed(server, project_id=project, only="newly_failing") == []
+    (gone,) = server.admin.fetch("/test-cases", job_id=job, only="failing")["results"]
+    assert (gone["last_failed_build"], gone["missed_builds"]) == (failed, 3)
+
+
 def test_a_skipped_test_has_no_duration(server: Server) -> None:
     project = given_project(server)
     job = given_job(server, project)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from hypothesis import strategies as st
 
-from domain.case_activity import NO_DURATION, Activity, CaseActivity, CaseRuns, JobRuns, Only, Sort, sum_up
+from domain.case_activity import GONE_AFTER, NO_DURATION, Activity, CaseActivity, CaseRuns, JobRuns, Only, Sort, sum_up
 from domain.run_histories import NotableRun, RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, OUTAGE, RETRIED
 
@@ -43,6 +43,20 @@ def test_a_test_that_failed_in_all_runs_of_the_window_may_have_begun_before() ->
     notable = [NotableRun(number, number, 0, FAILED) for number in (8, 9)]
     found = sum_up(7, RunHistory(notable, 9), 2, None)
     assert (found.failing_streak, found.failing_since, found.flips) == (2, None, 0)
+
+
+def test_a_failing_test_that_does_not_run_any_more_is_not_new() -> None:
+    failing = activity(0, 0, FAILED, FAILED)
+    assert failing.last_failed_build == 4
+    assert activity(FAILED, 0).last_failed_build is None
+    cases = CaseRuns([0], 10, [0] * 7 + [4, 0, 0], [NO_DURATION] * 10)
+    for missed, is_new in ((0, True), (GONE_AFTER - 1, True), (GONE_AFTER, False)):
+        found = Activity(cases, {7: failing})
+        assert found.find_failing_builds() == {4}
+        found.mark_missed({4: missed, 5: 99})
+        (shown,) = found.select("newly_failing", "failing", None, 9)[1]
+        assert shown.missed_builds == missed
+        assert found.select("newly_failing", "newly_failing", None, 9)[0] == is_new
 
 
 @pytest.mark.parametrize("reason", [BROKEN_BUILD, OUTAGE])

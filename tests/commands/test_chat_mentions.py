@@ -235,6 +235,13 @@ def named(runs: str, name: str = "tests/test_cart.py::test_discount") -> NamedTe
     return make_named_test(3, name, RunHistory(notable, len(flags)))
 
 
+def test_a_test_that_newer_builds_did_not_run_does_not_fail_now() -> None:
+    gone = msgspec.structs.replace(named("P*2 F*3"), missed_builds=6)
+    text = ask("Does test_discount still fail?", tests=(gone,)).claims[0].text
+    assert "failed in its newest run that counts, in build 5: 6 newer builds of the job did not run it" in text
+    assert "fails now" not in text
+
+
 @pytest.mark.parametrize(
     ("runs", "sentence"),
     [

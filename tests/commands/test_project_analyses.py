@@ -193,3 +193,16 @@ def test_only_tests_that_fail_for_good_since_a_commit_are_regressions() -> None:
     for number, named in ((3, "t_1, t_2, t_3 fail since"), (4, "t_1, t_2, t_3 and 1 more test fail since")):
         same = find_regressions(failing(case_id, good, bad, 2) for case_id in range(1, number + 1))
         assert summarize_regressions(12, same, number).text.startswith(named)
+
+
+def test_a_regression_that_does_not_run_any_more_is_of_the_past() -> None:
+    good, bad = BuildOutcome(4, "c4", False), BuildOutcome(9, "c9", True)
+    gone = msgspec.structs.replace(failing(1, good, bad, 2), last_build=10, missed_builds=6)
+    found = find_regressions([gone, failing(2, BuildOutcome(2, "c2", False), BuildOutcome(3, "c3", True), 2)])
+    assert [one.test_case_id for one in found] == [2, 1]
+    claim = summarize_regressions(12, found[1:], 1).claims[0]
+    assert claim.text == (
+        "t_1 failed since build 9, which ran on commit c9. Build 4 was the last good one. The last run was in build 10:"
+        " 6 newer builds of the job did not run it: it may have been removed, or is skipped."
+    )
+    assert claim.sources[-1] == "build:10"

@@ -36,6 +36,8 @@ class NamedTest(msgspec.Struct, frozen=True):
     left_out_build: int | None = None
     """Build of the newest run, if it failed but does not count."""
     left_out_reason: str = ""
+    missed_builds: int = 0
+    """Newer builds of the job in which the test did not run, if its newest run that counts failed."""
 
     @property
     def ref(self) -> str:
@@ -69,6 +71,11 @@ def make_named_test(case_id: int, name: str, history: RunHistory) -> NamedTest:
 def describe_state(test: NamedTest) -> str:
     """Returns sentences that say whether a test fails now, and since when it does not."""
     name, others = test.name, _count_left_out(test)
+    if test.is_failing and test.missed_builds:
+        return (
+            f"{name} failed in its newest run that counts, in build {test.failed_build}:"
+            f" {describe_missed(test.missed_builds)}{others}"
+        )
     if test.is_failing:
         return f"{name} fails now: its newest run that counts, in build {test.failed_build}, failed.{others}"
     if test.left_out_build is not None:
@@ -86,6 +93,14 @@ def describe_state(test: NamedTest) -> str:
         return f"{name} has not failed: {runs}{which} passed{retried}.{others}"
     since = f" {count(test.passed_since, 'run')} since then passed." if test.passed_since else ""
     return f"{name} passes now. It failed last in build {test.failed_build}.{since}{others}"
+
+
+def describe_missed(missed: int, *, is_one: bool = True) -> str:
+    """Says in how many newer builds of its job a failing test, or several ones, did not run."""
+    why = (
+        "it: it may have been removed, or is skipped" if is_one else "them: they may have been removed, or are skipped"
+    )
+    return f"{count(missed, 'newer build')} of the job did not run {why}."
 
 
 def _count_left_out(test: NamedTest) -> str:

@@ -6,6 +6,7 @@ import msgspec
 
 from domain.assistant.answers import Answer, AnswerClaim
 from domain.assistant.job_states import JobState, describe_jobs, is_red
+from domain.assistant.named_tests import describe_missed
 from domain.failures.first_failures import FirstFailure
 from domain.phrases import count
 from domain.test_health import FLAKY_FROM
@@ -31,6 +32,10 @@ class FailingTest(msgspec.Struct, frozen=True):
     """Whether any run of the test has passed, on whatever branch."""
     failing_runs: int = 0
     """Runs that count and failed, or passed on a retry only."""
+    last_build: int = 0
+    """Build of the newest run."""
+    missed_builds: int = 0
+    """Newer builds of the job in which the test did not run."""
 
 
 class Regression(msgspec.Struct, frozen=True):
@@ -49,10 +54,14 @@ class Regression(msgspec.Struct, frozen=True):
     """Builds in a row in which the test failed."""
     has_passed: bool = True
     """Whether any run of the test has passed, on whatever branch."""
+    last_failed_build: int = 0
+    missed_builds: int = 0
+    """Builds of the job since then in which the test did not run: it may have been removed, or is skipped."""
 
 
 def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
-    """Returns the regressions among tests: those with the newest first bad build first. Leaves out flaky tests, and
+    """Returns the regressions among tests: those with the newest first bad build first, and tests
+    that do not run any more last. Leaves out flaky tests, and
     tests that passed and failed on one commit. One that has failed since its first run is a regression, too: it was
     broken with the commit that added it.
     """
@@ -77,9 +86,11 @@ def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
                 first.first_bad.commit_sha,
                 first.failed_builds,
                 test.has_passed,
+                test.last_build,
+                test.missed_builds,
             )
         )
-    return sorted(found, key=lambda one: (-one.first_bad_build, one.test_case_id))
+    return sorted(found, key=lambda one: (one.missed_builds > 0, -one.first_bad_build, one.test_case_id))
 
 
 def summarize_regressions(
@@ -105,19 +116,24 @@ def summarize_regressions(
 
 
 def _describe(regressions: Sequence[Regression]) -> Iterator[AnswerClaim]:
-    by_build: dict[tuple[int, int | None, bool], list[Regression]] = {}
+    groups: dict[tuple[int, int | None, bool, int, int], list[Regression]] = {}
     for one in regressions:
-        by_build.setdefault((one.first_bad_build, one.last_good_build, one.has_passed), []).append(one)
-    for (bad, good, has_passed), group in by_build.items():
+        last = one.last_failed_build if one.missed_builds else 0
+        key = (one.first_bad_build, one.last_good_build, one.has_passed, last, one.missed_builds)
+        groups.setdefault(key, []).append(one)
+    for (bad, good, has_passed, last, missed), group in groups.items():
         names = ", ".join(one.test for one in group[:MAX_NAMED])
         more = f" and {count(len(group) - MAX_NAMED, 'more test')}" if len(group) > MAX_NAMED else ""
         commit = next((one.commit for one in group if one.commit), None)
         on = f", which ran on commit {commit[:12]}" if commit else ""
-        verb = "fails" if len(group) == 1 else "fail"
+        verb = "failed" if missed else "fails" if len(group) == 1 else "fail"
         refs = [f"build:{bad}", *([] if good is None else [f"build:{good}"])]
         refs += [*(f"test:{one.result_id}" for one in group[:MAX_NAMED]), *([f"commit:{commit}"] if commit else [])]
         text = f"{names}{more} {verb} since build {bad}{on}. Build {good} was the last good one."
         if good is None:
             first = "the first run" if not has_passed else "the first run on its branch and combination of the matrix"
             text = f"{names}{more} {verb} since {first}, in build {bad}{on}."
-        yield AnswerClaim(text, tuple(refs))
+        if missed:
+            text += f" The last run was in build {last}: {describe_missed(missed, is_one=len(group) == 1)}"
+            refs.append(f"build:{last}")
+        yield AnswerClaim(text, tuple(dict.fromkeys(refs)))

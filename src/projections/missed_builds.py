@@ -1,0 +1,28 @@
+"""Query for the builds in which a failing test did not run any more: it may have been removed, or is skipped."""
+
+from collections.abc import Collection
+
+from projections.builds import BuildRow
+from projections.results_runs import BuildOutcomeRow
+from store.postgres.queries import Source, fetch_rows
+
+MAX_MISSED = 100
+"""Largest number of builds that are counted."""
+
+
+async def count_newer_builds(source: Source, build_ids: Collection[int]) -> dict[int, int]:
+    """Returns build -> number of newer builds of the same job and combination with results, on the default branch, up
+    to MAX_MISSED. A test whose newest run is in the build did not run in these. Leaves out builds that have not ended,
+    and those of some tests only. Builds on other branches have 0.
+    """
+    newer = (
+        f"SELECT FROM {BuildOutcomeRow.table} n LEFT JOIN {BuildRow.table} b ON b.id = n.build_id"
+        " WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0 AND n.build_id > o.build_id"
+        " AND (b.id IS NULL OR b.status IN ('passed', 'failed') AND b.selected_tests IS NULL)"
+        f" LIMIT {MAX_MISSED}"
+    )
+    query = (
+        f"SELECT o.build_id, (SELECT count(*) FROM ({newer}) newer) FROM {BuildOutcomeRow.table} o"
+        " WHERE o.build_id = ANY (%(builds)s)"
+    )
+    return dict(await fetch_rows(source, query, {"builds": list(build_ids)})) if build_ids else {}
