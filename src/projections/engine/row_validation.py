@@ -73,38 +73,60 @@ def check_rows(rows: Sequence[Row]) -> None:
 
 
 def _are_plain(rows: Sequence[Row]) -> bool:
-    """Returns whether PostgreSQL can certainly store these rows. The answer is no for rows with arrays of numbers, or
-    with characters outside of ASCII.
-
-    It encodes equal texts once, and also a value that several rows share: most rows are versions of a few.
-    """
-    row = type(rows[0])
-    texts: set[str] = set()
-    documents: dict[int, Any] = {}
+    """Returns whether PostgreSQL can certainly store these rows. The answer is no for rows with arrays of numbers."""
+    columns = zip(*map(astuple, rows), strict=True)
     try:
-        for column, values in zip(columns_of(row), zip(*map(astuple, rows), strict=True), strict=True):
-            given = filter(None, values) if column.nullable else values
-            if not column.nullable and None in values:
-                return False
-            match column.sql_type:
-                case "smallint" | "integer" | "bigint":
-                    array(INTEGERS[column.sql_type], given)
-                case "double precision":
-                    if not all(map(math.isfinite, given)):
-                        return False
-                case "text" | "tsvector":
-                    words = set(given)
-                    if _is_indexed(row, column.name) and max(map(len, words), default=0) > INDEXED_BYTES:
-                        return False
-                    texts |= words
-                case "jsonb":
-                    documents.update(zip(map(id, values), values, strict=True))
-                case "smallint[]" | "integer[]":
-                    return False
-        encoded = msgspec.json.encode([*texts, *documents.values()])
+        return all(is_plain(values) for is_plain, values in zip(_plain_checks(type(rows[0])), columns, strict=True))
     except (TypeError, OverflowError, UnicodeEncodeError):
         return False
-    return encoded.isascii() and b"\\u0000" not in encoded
+
+
+@cache
+def _plain_checks(row: type[Row]) -> list[Callable[[Sequence[Any]], bool]]:
+    return [_plain_check(row, column) for column in columns_of(row)]
+
+
+def _plain_check(row: type[Row], column: TableColumn) -> Callable[[Sequence[Any]], bool]:
+    """Returns a function that returns whether a column can certainly hold some values. Instead of returning False, it
+    may raise TypeError, OverflowError or UnicodeEncodeError.
+
+    It looks at equal texts once, and at a document that several rows share: most rows are versions of a few.
+    """
+    nullable = column.nullable
+
+    def are_numbers(values: Sequence[Any]) -> bool:
+        array(INTEGERS[column.sql_type], filter(None, values) if nullable else values)
+        return True
+
+    def are_texts(values: Sequence[Any]) -> bool:
+        different = set(values)
+        if nullable:
+            different.discard(None)
+        text, limit = "".join(different), INDEXED_BYTES
+        if not text.isascii():
+            text.encode()  # raises for half of a surrogate pair
+            limit //= 4
+        is_short = len(text) <= limit or not _is_indexed(row, column.name) or max(map(len, different)) <= limit
+        return is_short and "\0" not in text
+
+    def are_documents(values: Sequence[Any]) -> bool:
+        different = dict(zip(map(id, values), values, strict=True))
+        encoded = msgspec.json.encode(list(different.values()))
+        return b"\\u0000" not in encoded and (nullable or id(None) not in different)
+
+    match column.sql_type:
+        case "smallint" | "integer" | "bigint":
+            return are_numbers
+        case "text" | "tsvector":
+            return are_texts
+        case "jsonb":
+            return are_documents
+        case "double precision":
+            return lambda values: all(map(math.isfinite, filter(None, values) if nullable else values))
+        case "smallint[]" | "integer[]":
+            return lambda values: False
+        case _:
+            return lambda values: nullable or type(None) not in set(map(type, values))
 
 
 @cache
