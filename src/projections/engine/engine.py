@@ -36,6 +36,7 @@ from projections.engine.model import (
 from projections.engine.parking import WAITS, Parked, blocked_streams, park
 from projections.engine.row_writer import write_rows
 from store.postgres.notifications import PROJECTED
+from store.postgres.queries import text_array
 
 log = structlog.get_logger()
 
@@ -244,7 +245,7 @@ class Engine:
             [
                 str(new),
                 *by_id,
-                statements.array(f"{item.name} {item.version} {self._generations[item.name]}" for item in projections),
+                text_array(f"{item.name} {item.version} {self._generations[item.name]}" for item in projections),
                 str(old),
             ],
         )

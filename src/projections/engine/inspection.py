@@ -11,11 +11,11 @@ from functools import cache
 
 from psycopg import AsyncConnection
 
-from projections.engine import statements
 from projections.engine.engine import ensure_tables
 from projections.engine.model import Projection, columns_of
 from projections.engine.schemas import LIVE, Schema
 from store.log.ids import LAST_POSITION
+from store.postgres.queries import text_array
 
 _POSITIONS = """
     SELECT head, last, name, version, position, broken
@@ -131,7 +131,7 @@ def _expected(projections: tuple[Projection, ...]) -> dict[str, str]:
     the arrays anew for each inspection would take most of the inspection's time in Python.
     """
     columns = zip(*_list_columns(projections), strict=True)
-    return dict(zip(("names", "tables", "columns", "types"), map(statements.array, columns), strict=True))
+    return dict(zip(("names", "tables", "columns", "types"), map(text_array, columns), strict=True))
 
 
 def _list_columns(projections: Sequence[Projection]) -> Iterator[tuple[str, str, str | None, str | None]]:
