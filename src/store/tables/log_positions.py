@@ -72,16 +72,23 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
 
 
 async def find_behind(source: Source, events: Mapping[str, str], min_skip: int) -> list[str]:
-    """Returns the workers that have an event to read, or more than `min_skip` positions to skip. `events` maps each
-    worker to the name of the events that it reads.
+    """Returns the workers that have an event to read. `events` maps each worker to the name of the events that it reads.
+
+    Moves the positions of the other workers to the end of the log, where this skips more than `min_skip` positions.
     """
     rows = await fetch_rows(
         source,
-        f"WITH log AS MATERIALIZED (SELECT {LAST_POSITION} AS last)"
-        " SELECT reaction FROM unnest(%s::text[], %s::text[]) AS wanted (reaction, event)"
-        " JOIN reaction_positions p USING (reaction) CROSS JOIN log"
-        " WHERE last - p.position > %s OR EXISTS (SELECT FROM stored_events"
-        "  WHERE notification_id > p.position AND notification_id <= last AND topic = wanted.event)",
+        "WITH log AS MATERIALIZED ("
+        f"  SELECT coalesce(max(notification_id), 0) AS last FROM stored_events WHERE notification_id <= {LAST_POSITION}"
+        " ), found AS MATERIALIZED ("
+        "  SELECT reaction, p.position, last, EXISTS (SELECT FROM stored_events"
+        "   WHERE notification_id > p.position AND notification_id <= last AND topic = wanted.event) AS is_behind"
+        "  FROM unnest(%s::text[], %s::text[]) AS wanted (reaction, event)"
+        "  JOIN reaction_positions p USING (reaction) CROSS JOIN log"
+        " ), skipped AS ("
+        "  UPDATE reaction_positions p SET position = last FROM found WHERE p.reaction = found.reaction"
+        "  AND p.position = found.position AND NOT is_behind AND last - p.position > %s"
+        " ) SELECT reaction FROM found WHERE is_behind",
         (list(events), list(events.values()), min_skip),
     )
     return [name for (name,) in rows]

@@ -146,7 +146,7 @@ class ReactionDispatcher:
                 cancelled = await self._log.load_state(REACTION.at(reaction.name))
                 found = {position: project_id for position, project_id in found.items() if position not in cancelled}
                 await reactions.add_due(connection, reaction.name, found)
-            if batch.events or batch.position - position > self._min_skip:
+            if batch.events:
                 await log_positions.move_position(connection, reaction.name, batch.position)
         due = [Due(reaction.name, position, 1) for position in choose_first(found)]
         return Noted(due, batch.is_full) if batch.events else None
