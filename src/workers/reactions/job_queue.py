@@ -25,10 +25,8 @@ from store.tables.reactions import Due
 log = structlog.get_logger()
 
 JOB = "run_reaction"
-POLL_INTERVAL_S = 0.5
-"""Seconds between two polls of the queue by a process that runs none of its jobs. A job that another process has added
-starts at most this much later.
-"""
+WATCH_INTERVAL_S = 0.5
+"""Seconds between two looks for jobs that other processes have added. Such a job starts at most this much later."""
 BUSY_POLL_INTERVAL_S = 0.05
 """Seconds between two polls by a process that runs jobs of the queue, and may soon have room for others."""
 JOB_TIMEOUT_S = 86_400
@@ -46,21 +44,21 @@ class JobQueue:
         self, name: str, redis_url: str, run: Callable[[Due], Awaitable[None]], *, slots: int, redis_timeout_s: float
     ) -> None:
         self._name, self._url, self._timeout_s = name, redis_url, redis_timeout_s
-        self._redis = self._open()
+        self.redis = self._open()
         self._run = run
         self._slots = slots
         self._added = asyncio.Event()
 
     async def enqueue(self, tries: Iterable[Due]) -> bool:
         """Adds a job for each try that has none. Returns False if Redis does not answer."""
-        queue, now = self._redis.default_queue_name, timestamp_ms()
+        queue, now = self.redis.default_queue_name, timestamp_ms()
         try:
             # One round trip for all, whereas arq's `enqueue_job` takes four for each.
-            async with self._redis.pipeline(transaction=False) as pipe:
+            async with self.redis.pipeline(transaction=False) as pipe:
                 for due in tries:
                     job_id = ":".join(map(str, due))
                     job = serialize_job(JOB, tuple(due), {}, None, now, serializer=msgspec.msgpack.encode)
-                    pipe.set(f"{job_key_prefix}{job_id}", job, px=self._redis.expires_extra_ms, nx=True)
+                    pipe.set(f"{job_key_prefix}{job_id}", job, px=self.redis.expires_extra_ms, nx=True)
                     pipe.zadd(queue, {job_id: now}, nx=True)
                 await pipe.execute()
         except (RedisError, OSError):
@@ -95,12 +93,16 @@ class JobQueue:
                 await outlast(asyncio.create_task(_close(worker, redis)))
             await asyncio.sleep(RESTART_DELAY_S)
 
+    def notify(self) -> None:
+        """Lets the worker of this queue look for jobs."""
+        self._added.set()
+
     async def ping(self) -> None:
         """Raises RedisError or OSError if Redis does not answer."""
-        await self._redis.ping()
+        await self.redis.ping()
 
     async def disconnect(self) -> None:
-        await self._redis.aclose(close_connection_pool=True)
+        await self.redis.aclose(close_connection_pool=True)
 
     def _open(self) -> ArqRedis:
         """Returns a client with connections of its own. It connects when it is first used, and again whenever the
@@ -118,10 +120,28 @@ class JobQueue:
         )
 
 
-class PromptWorker(Worker):
-    """A worker of arq that polls the queue as soon as this process has added jobs. Therefore it can poll rarely while
-    it is idle.
+async def watch(queues: Sequence[JobQueue]) -> None:
+    """Notifies the queues while one of them has jobs, and while Redis does not answer, so that their workers notice it.
+    Runs for ever.
+
+    One command looks at all queues. If each worker polled its own, that would take a good part of the CPU time of an
+    idle `testhide work`.
     """
+    redis = queues[0].redis
+    names = [queue.redis.default_queue_name for queue in queues]
+    while True:
+        await asyncio.sleep(WATCH_INTERVAL_S)
+        try:
+            is_idle = not await redis.exists(*names)
+        except (RedisError, OSError):
+            is_idle = False
+        if not is_idle:
+            for queue in queues:
+                queue.notify()
+
+
+class PromptWorker(Worker):
+    """A worker of arq that polls the queue when it is notified, and often while it has jobs under way."""
 
     def __init__(self, added: asyncio.Event, functions: Sequence[Function], **options: Any) -> None:
         super().__init__(functions, **options)
@@ -131,7 +151,10 @@ class PromptWorker(Worker):
         while True:
             self._added.clear()
             await self._poll_iteration()
-            await wait_for(self._added, BUSY_POLL_INTERVAL_S if self.job_counter else POLL_INTERVAL_S)
+            if self.tasks:
+                await wait_for(self._added, BUSY_POLL_INTERVAL_S)
+            else:
+                await self._added.wait()
 
 
 async def _close(worker: Worker, redis: ArqRedis) -> None:

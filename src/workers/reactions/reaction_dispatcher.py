@@ -23,7 +23,7 @@ from store.tables import log_positions, reactions
 from store.tables.alarms import set_alarm
 from store.tables.reactions import Due
 from workers.loops.outages import tolerate_outages
-from workers.reactions.job_queue import JobQueue
+from workers.reactions.job_queue import JobQueue, watch
 from workers.reactions.reaction import QUEUES, QUEUES_WITH_TURNS, Queue, Reaction, Tools
 from workers.reactions.tries import RENEWAL_INTERVAL_S, TryRunner
 from workers.reactions.turns import Turns, choose_first
@@ -108,7 +108,7 @@ class ReactionDispatcher:
         """Finds and runs due reactions until cancelled. Any number of dispatchers may run."""
         tasks = Tasks()
         tasks.start(self._cursor.follow(self._note_due), self._keep_sweeping())
-        tasks.start(*(queue.work() for queue in self._queues.values()))
+        tasks.start(*(queue.work() for queue in self._queues.values()), watch(list(self._queues.values())))
         try:
             await tasks.run()
         finally:
