@@ -9,7 +9,7 @@ Rows of results are never updated. In events of older releases, a result may rep
 `superseded_results` lists the replaced results.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import reduce
 from itertools import compress, repeat
@@ -48,7 +48,7 @@ from projections.results_cases import (
     remove_result,
 )
 from projections.results_days import CaseDayRow, CaseRunsRow, chunk_keys
-from projections.results_passes import count_passes, find_stretches
+from projections.results_passes import NOT_FINAL, Stretches, count_passes, find_stretches
 from projections.results_ranges import find_ranges
 from projections.results_runs import (
     BuildOutcomeRow,
@@ -181,7 +181,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for number, (node_id, suite) in enumerate(zip(event.node_ids, event.suites, strict=True)):
                 yield TestCaseRow(event.first_case_id + number, event.project_id, node_id, suite)
         case ResultsRecorded():
-            stretches = list(find_stretches(event.case_ids))
+            stretches = find_stretches(event.case_ids)
             yield BlockRow(
                 first_result_id=event.first_result_id,
                 job_id=event.job_id,
@@ -287,7 +287,7 @@ _ATTEMPTS = (
     bytes(attempt * ATTEMPT >> 8 for attempt in range(256)),
 )
 _INVERTED = bytes([0xFF]) + bytes(255)
-_RETRIED = bytes([4]) + bytes(255)
+_RETRIED = bytes([NOT_FINAL]) + bytes(255)
 _IS_FLAKY = bytes(1) + b"\1" * 255
 
 
@@ -311,28 +311,29 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
         yield OutputsRow(event.first_result_id, event.job_id, outputs)
 
 
-def _stats(event: ResultsRecorded, stretches: Sequence[tuple[int, int]], rows: Rows) -> Iterator[Change]:
+def _stats(event: ResultsRecorded, stretches: Stretches, rows: Rows) -> Iterator[Change]:
     build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     flaky_rows = find_flaky(event)
     outages = set(compress(range(len(event.outages)), event.outages))
     columns = map(int.from_bytes, (event.statuses, flaky_rows, event.finals.translate(_RETRIED)))
     marks = bytearray(reduce(or_, columns).to_bytes(len(flaky_rows)))
-    """0 for the rows that passed, are not flaky, were not retried, and replace no other result."""
+    """0 for the rows that passed, are not flaky, were not retried, and replace no other result (`count_passes`)."""
     for row in replaced:
         marks[row] |= 1
     passes = count_passes(event, stretches, bytes(marks), rows)
     yield from passes.changes
-    left = [row for row in passes.left if event.finals[row]]
-    case_ids = [event.case_ids[row] for row in left]
+    case_ids = [event.case_ids[row] for row in passes.left]
     after: dict[int, CaseStatsRow] = {}
     notes = RunNotes(event, rows)
-    for case_id, stats, row in zip(case_ids, rows.get_many(CaseStatsRow, case_ids), left, strict=True):
+    notes.count_all(passes.counted)
+    for case_id, stats, row in zip(case_ids, rows.get_many(CaseStatsRow, case_ids), passes.left, strict=True):
         # Does the work of `add_result` for nearly all results: those of tests that always pass, and of new tests.
         # Such a run is never notable.
         if not marks[row] and case_id not in after:
             if stats is None:
                 after[case_id] = CaseStatsRow(case_id, build_id, job_id, commit, runs=1, passed=1)
+                notes.count(row, 1)
                 continue
             if stats.last_build_id != build_id and stats.job_id == job_id and stats.passed and not stats.failed:
                 after[case_id] = CaseStatsRow(
@@ -350,6 +351,7 @@ def _stats(event: ResultsRecorded, stretches: Sequence[tuple[int, int]], rows: R
                     PASSED,  # outcome_before
                     stats.commit,  # commit_before
                 )
+                notes.count(row, 1)
                 continue
         # One block may contain results of the same test in several suites.
         known = after.get(case_id) or stats
@@ -358,7 +360,6 @@ def _stats(event: ResultsRecorded, stretches: Sequence[tuple[int, int]], rows: R
             continue
         stats = known or CaseStatsRow(case_id)
         is_other = stats.last_build_id != build_id
-        is_first = case_id not in after
         if row in replaced and is_other:
             after[case_id] = changed = correct_run(stats, replaced[row], status)
             notes.correct(case_id, build_id, changed.runs, status)
@@ -370,10 +371,9 @@ def _stats(event: ResultsRecorded, stretches: Sequence[tuple[int, int]], rows: R
                 stats, build_id, job_id, commit, status, flaky=flaky == 1, outage=row in outages
             )
             notes.note(known, changed, retried=event.flaky[row] == 1, status=status)
-        # `notes.changes` counts one run for each test case.
-        notes.count(case_id, changed.runs - (known.runs if known is not None else 0) - is_first)
+        notes.count(row, changed.runs - (known.runs if known is not None else 0))
     yield RowsByKey(CaseStatsRow, after)
-    yield from notes.changes([*passes.case_ids, *after], stretches)
+    yield from notes.changes(stretches)
 
 
 def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
@@ -381,13 +381,13 @@ def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
     notes = RunNotes(event, rows)
     outages = event.outages or bytes(len(event.case_ids))
     columns = (rows.get_many(CaseStatsRow, event.case_ids), event.statuses, event.flaky, outages)
-    for case_id, stats, status, flaky, outage in zip(event.case_ids, *columns, strict=True):
+    for row, (case_id, stats, status, flaky, outage) in enumerate(zip(event.case_ids, *columns, strict=True)):
         stats = after.get(case_id) or stats or CaseStatsRow(case_id)
         after[case_id] = changed = remove_result(stats, event.build_id, status, flaky=flaky == 1, outage=outage == 1)
         if stats.last_build_id == event.build_id:
             notes.note(stats, changed, retried=False, status=SKIPPED)
         else:
             notes.correct(case_id, event.build_id, changed.runs, SKIPPED)
-        notes.count(case_id, changed.runs - stats.runs)
+        notes.count(row, changed.runs - stats.runs)
     yield RowsByKey(CaseStatsRow, after)
-    yield from notes.changes((), ())
+    yield from notes.changes(find_stretches(event.case_ids))

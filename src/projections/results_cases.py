@@ -70,6 +70,11 @@ class CaseStatsRow(Row, frozen=True):
     """Number of results of the last run that an outage made fail, or pass on a retry only."""
 
     @property
+    def is_ordinary(self) -> bool:
+        """Whether all that counts of the last run are passes, so that `results_passes` may count the next ones."""
+        return self.passed > 0 and not (self.failed or self.flaky or self.outages)
+
+    @property
     def outcome(self) -> int:
         """Outcome of the last run. NO_RUN if all its results were replaced."""
         if self.failed:

@@ -7,8 +7,9 @@ None of these rows contains a text. They stay when a build, a job or a project i
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from domain.case_activity import NO_DURATION
@@ -16,9 +17,11 @@ from domain.core.columns import Int32s
 from domain.results import SKIPPED, ResultsRecorded, ResultsReplaced
 from projections.engine.model import Int, Key, Row, Rows, Table
 from projections.results_cases import VERSION
+from projections.results_passes import Stretches
 
 CHUNK = 128
 """Number of test cases whose runs are counted in one row."""
+NO_DAY = -(1 << 31)
 _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=UTC).toordinal()
 
 
@@ -65,82 +68,49 @@ def chunk_keys(event: ResultsRecorded | ResultsReplaced) -> Iterator[tuple[type[
 
 
 def count_runs(
-    event: ResultsRecorded | ResultsReplaced,
-    case_ids: Iterable[int],
-    more: Mapping[int, int],
-    stretches: Sequence[tuple[int, int]],
-    rows: Rows,
+    event: ResultsRecorded | ResultsReplaced, stretches: Stretches, added: bytes | bytearray, rows: Rows
 ) -> Iterator[Row]:
-    """Adds one run for each of `case_ids`, and the numbers of `more`, on the day of the event. `stretches` are those of
-    the event's test cases with consecutive ids.
+    """Adds runs on the day of the event. `added` has Int32s: the number of runs that each result of the event adds,
+    which may be negative. `stretches` are those of the event's test cases with consecutive ids.
 
-    The numbers of a row are the digits of one long integer, to which those of a report are added at once.
+    The numbers of all these chunks are the digits of one long integer, to which those of the event are added at once.
     """
-    known: dict[int, CaseRunsRow | None] = {}
-    counted: dict[int, int] = {}
-
-    def read(chunk: int) -> int:
-        if chunk not in counted:
-            known[chunk] = row = rows.get(CaseRunsRow, chunk, event.job_id)
-            counted[chunk] = 0 if row is None else int.from_bytes(row.runs, "little")
-        return counted[chunk]
-
-    # Most reports have the same tests in the same order, so few chunks have many tests each, without gaps.
-    ids = sorted(case_ids)
-    start = 0
-    while start < len(ids):
-        chunk = ids[start] // CHUNK
-        end = bisect_left(ids, (chunk + 1) * CHUNK, start)
-        first, last, runs = ids[start] % CHUNK, ids[end - 1] % CHUNK, read(chunk)
-        if runs & _SIGNS:  # a carry from a negative number would change the next one
-            for case_id in ids[start:end]:
-                runs = _add(runs, case_id % CHUNK, 1)
-        elif last - first == end - 1 - start:
-            runs += (_ONES & (1 << 32 * (end - start)) - 1) << 32 * first
-        else:
-            added = bytearray(4 * CHUNK)
-            for case_id in ids[start:end]:
-                added[case_id % CHUNK * 4] = 1
-            runs += int.from_bytes(added, "little")
-        counted[chunk] = runs
-        start = end
-    for case_id, number in more.items():
-        if number:
-            counted[case_id // CHUNK] = _add(read(case_id // CHUNK), case_id % CHUNK, number)
-    durations = _newest_durations(event, stretches) if isinstance(event, ResultsRecorded) else {}
-    for chunk in durations:
-        read(chunk)
-    day = day_of(event.at)
-    for chunk, runs in counted.items():
-        before = known[chunk]
-        if before is None or before.day < day:
-            yield CaseDayRow(chunk, event.job_id, day, bytes(4 * CHUNK) if before is None else before.runs)
-        newest = _NO_DURATIONS if before is None else before.durations_ms
-        for index, changed in durations.get(chunk, ()):
-            newest = b"".join((newest[: 4 * index], changed, newest[4 * index + len(changed) :]))
-        newest_day = day if before is None else max(day, before.day)
-        yield CaseRunsRow(chunk, event.job_id, newest_day, runs.to_bytes(4 * CHUNK, "little"), newest)
+    ids, job_id, day = event.case_ids, event.job_id, day_of(event.at)
+    chunks = sorted(
+        {chunk for start, end in stretches for chunk in range(ids[start] // CHUNK, ids[end - 1] // CHUNK + 1)}
+    )
+    before = [
+        rows.get(CaseRunsRow, chunk, job_id) or CaseRunsRow(chunk, job_id, NO_DAY, bytes(4 * CHUNK), _NO_DURATIONS)
+        for chunk in chunks
+    ]
+    total = _signed(b"".join([row.runs for row in before]))
+    durations = bytearray().join([row.durations_ms for row in before])
+    newest = _durations(event) if isinstance(event, ResultsRecorded) else b""
+    for start, end in stretches:
+        chunk, index = divmod(ids[start], CHUNK)
+        first = 4 * (bisect_left(chunks, chunk) * CHUNK + index)
+        total += _signed(added[4 * start : 4 * end]) << 8 * first
+        if newest:  # a later attempt of a test comes later, and its duration counts
+            durations[first : first + 4 * (end - start)] = newest[4 * start : 4 * end]
+    runs = _unsigned(total, len(chunks) * CHUNK)
+    for number, row in enumerate(before):
+        part = slice(number * 4 * CHUNK, (number + 1) * 4 * CHUNK)
+        if newest or runs[part] != row.runs:
+            if row.day < day:
+                yield CaseDayRow(row.chunk, job_id, day, row.runs)
+            yield CaseRunsRow(row.chunk, job_id, max(day, row.day), runs[part], bytes(durations[part]))
 
 
-def _newest_durations(
-    event: ResultsRecorded, stretches: Sequence[tuple[int, int]]
-) -> dict[int, list[tuple[int, bytes]]]:
-    """Returns chunk -> for each part of a stretch the index of its first test case in the chunk, and the durations."""
+def _durations(event: ResultsRecorded) -> bytes:
+    """Returns the duration of each result, as Int32s."""
+    if SKIPPED not in event.statuses:
+        return event.durations_ms.stored
     columns = Int32s(event.durations_ms)
     row = event.statuses.find(SKIPPED)
     while row >= 0:
         columns[row] = NO_DURATION
         row = event.statuses.find(SKIPPED, row + 1)
-    stored = columns.stored
-    found: dict[int, list[tuple[int, bytes]]] = {}
-    for start, end in stretches:
-        while start < end:
-            chunk, index = divmod(event.case_ids[start], CHUNK)
-            following = min(end, start + CHUNK - index)
-            # A later attempt of a test comes later, and its duration counts.
-            found.setdefault(chunk, []).append((index, stored[4 * start : 4 * following]))
-            start = following
-    return found
+    return columns.stored
 
 
 class RunTotals:
@@ -156,25 +126,24 @@ class RunTotals:
 
     def of_chunks(self) -> dict[int, Int32s]:
         """Returns chunk -> the numbers of runs of its test cases."""
-        # With the signs added, no digit of a total is negative.
-        return {
-            chunk: Int32s.of(((total + _SIGNS) ^ _SIGNS).to_bytes(4 * CHUNK, "little"))
-            for chunk, total in self._totals.items()
-        }
+        return {chunk: Int32s.of(_unsigned(total, CHUNK)) for chunk, total in self._totals.items()}
 
 
-def _signed(stored: bytes) -> int:
-    runs = int.from_bytes(stored, "little")
+def _signed(stored: bytes | bytearray) -> int:
+    numbers = int.from_bytes(stored, "little")
     # A negative number takes one from the next digit, as it does in a sum.
-    return runs - ((runs & _SIGNS) << 1)
+    return numbers - ((numbers & _signs(len(stored) // 4)) << 1)
 
 
-def _add(runs: int, index: int, number: int) -> int:
-    """Adds a number, which may be negative, to the digit with this index."""
-    digit = runs >> 32 * index & 0xFFFF_FFFF
-    return runs + ((digit + number & 0xFFFF_FFFF) - digit << 32 * index)
+def _unsigned(total: int, count: int) -> bytes:
+    """Returns the `count` digits of a total as Int32s."""
+    # With the signs added, no digit of a total is negative.
+    return ((total + _signs(count)) ^ _signs(count)).to_bytes(4 * count, "little")
 
 
-_ONES = int.from_bytes(b"\1\0\0\0" * CHUNK, "little")
-_SIGNS = _ONES << 31
+@lru_cache(5_000)
+def _signs(count: int) -> int:
+    return int.from_bytes(b"\0\0\0\x80" * count, "little")
+
+
 _NO_DURATIONS = array("i", [NO_DURATION] * CHUNK).tobytes()

@@ -8,113 +8,129 @@ and all results that the live tables get, are counted one by one (`results_cases
 
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from itertools import compress, pairwise
 from typing import NamedTuple
 
+from domain.core.columns import Int32s
 from domain.results import PASSED, SKIPPED, ResultsRecorded
-from projections.engine.model import ColumnsByKey, Rows
+from projections.engine.model import ORDINARY, PRESENT, Columns, ColumnsByKey, Rows
 from projections.results_cases import CaseStatsRow
 
-MIN_CASES = 24
-"""Number of consecutive test cases from which on it is faster to count in columns."""
+MIN_CASES = 12
+"""Number of passes of consecutive test cases from which on it is faster to count in columns."""
+NOT_FINAL = 4
+"""Mark of a result that does not count, since its test was retried."""
 MAX_NUMBER = (1 << 31) - 1
 """Largest number of a column of type Int."""
+_IS_ZERO = b"\1" + bytes(255)
+
+Stretches = list[tuple[int, int]]
+"""The stretches of rows whose test cases have consecutive ids: the first row and the one after the last."""
 
 
 class Passes(NamedTuple):
     changes: list[ColumnsByKey]
-    case_ids: list[int]
-    """The test cases whose passes are counted as a new run."""
+    counted: bytearray
+    """One byte for each result: 1 if it is counted as a new run of its test case, else 0."""
     left: list[int]
-    """The rows of the other results."""
+    """The rows of the results that have to be counted one by one."""
 
 
-def count_passes(event: ResultsRecorded, stretches: Sequence[tuple[int, int]], others: bytes, rows: Rows) -> Passes:
-    """Counts the passes that can be counted in columns. `stretches` are those of the event (`find_stretches`). `others`
-    has one byte for each result: 0 for a pass that counts and is neither flaky nor replaces another result, and SKIPPED
-    for such a result of a skipped test.
+def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, rows: Rows) -> Passes:
+    """Counts the passes that can be counted in columns. `marks` has one byte for each result: 0 for a pass that counts
+    and is neither flaky nor replaces another result, SKIPPED for such a result of a skipped test, and NOT_FINAL or more
+    for a result that does not count.
     """
-    passes = Passes([], [], [])
-    has_each_once = len(stretches) == 1 or len(set(compress(event.case_ids, event.finals))) == sum(event.finals)
+    passes = Passes([], bytearray(len(marks)), [])
+    ids = event.case_ids
+    has_each_once = all(ids[start - 1] < ids[start] for start, _ in stretches[1:]) or (
+        len(set(compress(ids, event.finals))) == sum(event.finals)
+    )
+    is_countable = has_each_once and 0 <= event.job_id <= MAX_NUMBER
     for start, end in stretches:
-        if not (has_each_once and _count(event, others[start:end], rows, start, passes)):
-            passes.left.extend(range(start, end))
+        before = None
+        if is_countable and end - start >= MIN_CASES:
+            before = rows.get_columns(CaseStatsRow, ids[start], end - start)
+        if before is None:
+            passes.left.extend(row for row in range(start, end) if marks[row] < NOT_FINAL)
+        else:
+            _count(event, marks[start:end], before, start, passes)
     return passes
 
 
-def _count(event: ResultsRecorded, others: bytes, rows: Rows, start: int, passes: Passes) -> bool:
-    """Counts the passes among the results from row `start` on, which belong to consecutive test cases. Returns False if
-    they have to be counted one by one.
+def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, passes: Passes) -> None:
+    """Counts the passes among the results from row `start` on. They have these marks, and belong to consecutive test
+    cases, whose counters are `before`.
     """
-    first, count = event.case_ids[start], len(others)
-    if count < MIN_CASES or not 0 <= event.job_id <= MAX_NUMBER:
-        return False
-    before = rows.get_columns(CaseStatsRow, first, count)
-    if before is None:
-        return False
-    # The numbers of a column are the digits of one long integer.
-    ones = _ones(count)
-    signs = ones << 31
-    have_passed = _join(before["passed"]) + (signs - ones)  # has the sign bit of each number that is not 0
-    odd = (have_passed & signs ^ signs) | _join(before["failed"])
-    seen = before["last_build_id"].count(event.build_id)
+    count = len(marks)
+    odd = bytearray((int.from_bytes(marks) | int.from_bytes(before.states)).to_bytes(count))
+    """0 for the results that can be counted in columns."""
+    builds = before["last_build_id"]
+    seen = builds.count(event.build_id)
     is_new_run = 2 * seen <= count
-    if is_new_run:
-        odd |= _join(before["job_id"]) ^ event.job_id * ones
-        after = {
-            "last_build_id": array("q", [event.build_id]) * count,
-            "commit": array("q", [event.commit]) * count,
-            "runs": _split(_join(before["runs"]) + ones, count),
-            "passed": array("i", [1]) * count,
-            "flaky": array("i", [0]) * count,
-            "outcome_before": array("h", [PASSED]) * count,
-            "commit_before": before["commit"],
-            "outages": array("i", [0]) * count,
-        }
-    else:  # another result in the same run
-        odd |= _join(before["flaky"])
-        after = {"passed": _split(_join(before["passed"]) + ones, count)}
-    left = set(compress(range(count), others))
-    if odd:  # the last run of some test did not just pass, or in another job
-        left.update(compress(range(count), _split(odd, count)))
     if 0 < seen < count:
-        left.update(n for n, build in enumerate(before["last_build_id"]) if (build != event.build_id) != is_new_run)
-    if not is_new_run:  # a run may be notable that comes after a failure
-        left.update(n for n, outcome in enumerate(before["outcome_before"]) if outcome > PASSED)
-        left.update(compress(range(count), event.outages[start : start + count]))
-    for name, column in after.items():
-        unchanged = before[name]
-        for index in left:
-            column[index] = unchanged[index]
-    passes.changes.append(ColumnsByKey(CaseStatsRow, first, after))
+        for index, build in enumerate(builds):
+            odd[index] |= (build == event.build_id) == is_new_run
     if is_new_run:
-        counted = bytearray(b"\1") * count
-        for index in left:
-            counted[index] = 0
-        passes.case_ids.extend(compress(range(first, first + count), counted))
-    passes.left.extend(start + index for index in sorted(left) if others[index] != SKIPPED)
-    return True
+        jobs = before["job_id"]
+        for index in compress(range(count), odd):
+            jobs[index] = event.job_id
+        if jobs != array("i", [event.job_id]) * count:
+            for index, job in enumerate(jobs):
+                odd[index] |= job != event.job_id
+    else:  # another result in the same run, which may be notable if it comes after a failure
+        for index, outcome in enumerate(before["outcome_before"]):
+            odd[index] |= outcome > PASSED
+        for index in compress(range(count), event.outages[start : start + count]):
+            odd[index] |= 1
+    others = list(compress(range(count), odd))
+    if count - len(others) < MIN_CASES:
+        others = list(range(count))
+    else:
+        passes.changes.append(
+            ColumnsByKey(CaseStatsRow, event.case_ids[start], count, _after(event, before, is_new_run), others)
+        )
+        if is_new_run:
+            passes.counted[start : start + count] = odd.translate(_IS_ZERO)
+    for index in others:
+        is_skipped = marks[index] == SKIPPED and before.states[index] in (ORDINARY, PRESENT)
+        if marks[index] < NOT_FINAL and not is_skipped:
+            passes.left.append(start + index)
 
 
-def find_stretches(case_ids: "array[int]") -> Iterator[tuple[int, int]]:
-    """Yields the stretches of a column in which each id follows the one before: the first index and the one after the
-    last.
-    """
-    start, count = 0, len(case_ids)
-    if count and _join(case_ids) != case_ids[0] * _ones(count) + _counting_up(count):
-        for index, (one, following) in enumerate(pairwise(case_ids), 1):
-            if following != one + 1:
-                yield start, index
-                start = index
-    if count:
-        yield start, count
+def _after(event: ResultsRecorded, before: Columns, is_new_run: bool) -> "Mapping[str, int | array[int]]":
+    """Returns the columns that a pass of each test case changes."""
+    count = len(before.states)
+    if not is_new_run:
+        return {"passed": _split(_join(before["passed"]) + _ones(count), count)}
+    return {
+        "last_build_id": event.build_id,
+        "commit": event.commit,
+        "runs": _split(_join(before["runs"]) + _ones(count), count),
+        "passed": 1,
+        "outcome_before": PASSED,
+        "commit_before": before["commit"],
+    }
+
+
+def find_stretches(case_ids: Int32s) -> Stretches:
+    """Returns the stretches of a column of ids."""
+    if not case_ids:
+        return []
+    # Ids follow each other if they are equal once their rows are subtracted.
+    digits = int.from_bytes(case_ids.stored, "little") + _less_rows(len(case_ids))
+    differing = (digits ^ digits >> 32).to_bytes(4 * len(case_ids), "little")[:-4]
+    return list(pairwise([0, *compress(range(1, len(case_ids)), Int32s.of(differing)), len(case_ids)]))
 
 
 @lru_cache(5_000)
-def _counting_up(count: int) -> int:
-    return _join(array("i", range(count)))
+def _less_rows(count: int) -> int:
+    """Returns a long integer with the digits `2**31 - row` for each row from 0 on. Because of the 2**31, no digit of
+    ids less their rows is negative.
+    """
+    return (_ones(count) << 31) - int.from_bytes(Int32s(range(count)).stored, "little")
 
 
 @lru_cache(5_000)
@@ -123,6 +139,7 @@ def _ones(count: int) -> int:
 
 
 def _join(column: "array[int]") -> int:
+    """Returns a long integer whose digits are the numbers of a column."""
     return int.from_bytes(column.tobytes(), sys.byteorder)
 
 

@@ -5,23 +5,21 @@ than by each id. A range of n ids begins at a multiple of n. So each test is in 
 these finds exactly the blocks with results of the test.
 """
 
-from array import array
-from collections.abc import Sequence
-
-from projections.results_passes import find_stretches
+from domain.core.columns import Int32s
+from projections.results_passes import Stretches, find_stretches
 
 MAX_SIZE = 512
 """Number of ids of the largest ranges. A block has at most a thousand results."""
 
 
-def find_ranges(case_ids: "array[int]", stretches: Sequence[tuple[int, int]]) -> list[int]:
+def find_ranges(case_ids: Int32s, stretches: Stretches) -> list[int]:
     """Returns the numbers of the ranges that these ids consist of. `stretches` are those of `find_stretches`.
 
     The number of a range is the id in its middle, and is negative if the range has more than one id.
     """
     if len(stretches) > 1:  # tests in another order, or several results of a test
-        case_ids = array("i", sorted(set(case_ids)))
-        stretches = list(find_stretches(case_ids))
+        case_ids = Int32s(sorted(set(case_ids)))
+        stretches = find_stretches(case_ids)
     found: list[int] = []
     for start, end in stretches:
         first, left = case_ids[start], end - start

@@ -8,7 +8,7 @@ None of these rows contains a text. They stay when a build, a job or a project i
 `results_cases`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -22,6 +22,7 @@ from domain.test_health import FAILED, OUTAGE, RETRIED, SAME_COMMIT
 from projections.engine.model import Change, Delete, DeleteRange, Int, Row, Rows, SmallInt, Table
 from projections.results_cases import MIXED, NO_RUN, VERSION, CaseStatsRow
 from projections.results_days import count_runs
+from projections.results_passes import Stretches
 
 _BUILD_BITS = 32
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -109,7 +110,7 @@ class RunNotes:
         self._runs: dict[int, NotableRunRow | Delete] = {}
         self._suspects: dict[int, SuspectRow] = {}
         self._outdated: list[DeleteRange] = []
-        self._counts: dict[int, int] = {}
+        self._counts = bytearray(4 * len(event.case_ids))
 
     def note(self, before: CaseStatsRow | None, after: CaseStatsRow, *, retried: bool, status: int) -> None:
         """Notes a result that changed the last run of a test case: the counters before and after, whether the result
@@ -138,18 +139,20 @@ class RunNotes:
         else:
             self._runs[run] = Delete(NotableRunRow, run)
 
-    def count(self, case_id: int, runs: int) -> None:
-        """Adds a number to the runs of a test case on the day of the event."""
-        self._counts[case_id] = self._counts.get(case_id, 0) + runs
+    def count(self, row: int, runs: int) -> None:
+        """Sets the number of runs that a result of the event adds to its test case."""
+        self._counts[4 * row : 4 * row + 4] = runs.to_bytes(4, "little", signed=True)
 
-    def changes(self, case_ids: Iterable[int], stretches: Sequence[tuple[int, int]]) -> Iterator[Change]:
-        """Returns the changes. Each of the test cases `case_ids` has one more run on the day of the event. No id may
-        occur twice. `stretches` are those of the event's test cases with consecutive ids.
-        """
+    def count_all(self, runs: bytes | bytearray) -> None:
+        """Sets the numbers of runs that all results of the event add to their test cases, one byte each."""
+        self._counts[::4] = runs
+
+    def changes(self, stretches: Stretches) -> Iterator[Change]:
+        """Returns the changes. `stretches` are those of the event's test cases with consecutive ids."""
         yield from self._outdated
         yield from self._runs.values()
         yield from self._suspects.values()
-        yield from count_runs(self._event, case_ids, self._counts, stretches, self._rows)
+        yield from count_runs(self._event, stretches, self._counts, self._rows)
 
     def _notable(self, run: int, number: int, flags: int) -> NotableRunRow:
         return NotableRunRow(run, self._event.project_id, number, minute_of(self._event.at), flags)

@@ -20,6 +20,7 @@ from domain.test_health import FAILED, OUTAGE, RETRIED, SAME_COMMIT
 from projections.results import PROJECTION
 from projections.results_cases import CaseStatsRow
 from projections.results_days import CHUNK, CaseDayRow, CaseRunsRow, RunTotals, day_of
+from projections.results_passes import find_stretches
 from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow, build_of, minute_of, run_id
 from tests.projections.test_results import NOW, block, replaced
 from tests.support.memory_rows import MemoryRows
@@ -212,6 +213,13 @@ def test_runs_of_a_chunk_are_added_up(rows: list[tuple[int, list[int], list[int]
         columns = zip(expected.get(chunk, [0] * CHUNK), runs, before, strict=True)
         expected[chunk] = [total + number - earlier for total, number, earlier in columns]
     assert {chunk: list(numbers) for chunk, numbers in totals.of_chunks().items()} == expected
+
+
+@hypothesis.given(st.lists(st.one_of(st.integers(0, 2), st.integers(0, 2**31 - 1)), max_size=9))
+def test_stretches_have_consecutive_ids(steps: list[int]) -> None:
+    ids = Int32s(step if step > 2 else row + step for row, step in enumerate(steps))
+    starts = [row for row in range(len(ids)) if row == 0 or ids[row] != ids[row - 1] + 1]
+    assert find_stretches(ids) == list(zip(starts, [*starts[1:], len(ids)], strict=False))
 
 
 def test_a_test_that_always_passes_has_only_counts() -> None:

@@ -16,9 +16,8 @@ applies these events.
 
 import contextlib
 import time
-from array import array
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -33,6 +32,7 @@ from projections.engine.column_table import ColumnTable
 from projections.engine.engine import REFUSALS, LostLeadership, error_message
 from projections.engine.model import (
     Change,
+    Columns,
     ColumnsByKey,
     Delete,
     DeleteRange,
@@ -161,7 +161,7 @@ class BulkLoader:
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
         return self._buffered[row].get_many(keys)  # type: ignore[return-value]
 
-    def get_columns(self, row: type[Row], first: int, count: int) -> "Mapping[str, array[int]] | None":
+    def get_columns(self, row: type[Row], first: int, count: int) -> Columns:
         return self._in_columns(row).get_columns(first, count)
 
     def _in_columns(self, row: type[Row]) -> ColumnTable:
@@ -295,7 +295,7 @@ class BulkLoader:
         self._buffered[change.row].store_many(change.rows)
 
     def _store_columns(self, change: ColumnsByKey) -> None:
-        self._in_columns(change.row).put_columns(change.first, change.columns)
+        self._in_columns(change.row).put_columns(change)
 
     def _delete(self, change: Delete) -> None:
         table = self._buffered[change.row]

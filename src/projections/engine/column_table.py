@@ -5,15 +5,16 @@ the bytes of its numbers, a fifth of what a row object takes.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
 from operator import itemgetter
+from typing import Any
 
 import msgspec
 
 from projections.engine import binary_copy, statements
 from projections.engine.buffers import LoadConnection, NotInMemory
-from projections.engine.model import DeleteRange, Key, Row, columns_of
+from projections.engine.model import ABSENT, ORDINARY, PRESENT, UNKNOWN, ColumnsByKey, DeleteRange, Key, Row, columns_of
 from projections.engine.row_writer import LoadRefused, RowWriter
 
 SPAN = 4_096
@@ -24,8 +25,7 @@ MIN_REWRITTEN = 0.3
 """Share of changed rows at which the whole table is written anew. A changed row takes several times as long as a new
 one.
 """
-UNKNOWN, ABSENT, PRESENT = range(3)
-"""States of a key: not known, known to have no row in the table, or known with its row."""
+_IS_PRESENT = bytes(state in (ORDINARY, PRESENT) for state in range(256))
 
 
 class _Span:
@@ -33,6 +33,7 @@ class _Span:
 
     def __init__(self, codes: Mapping[str, str], state: int) -> None:
         self.states = bytearray([state]) * SPAN
+        """ORDINARY, PRESENT, ABSENT or UNKNOWN for each key."""
         self.changed = bytearray(SPAN)
         """1 for each row that has to be written, else 0."""
         self.columns = {name: array(code, bytes(array(code).itemsize * SPAN)) for name, code in codes.items()}
@@ -45,6 +46,29 @@ class _Span:
         if self.changed.count(1) == end - first:
             return [column[first:end] for column in columns]
         return [array(column.typecode, compress(column, self.changed)) for column in columns]
+
+
+class _Stretch:
+    """Rows with consecutive keys. Implements `Columns`: copies a column when it is asked for."""
+
+    def __init__(self, pieces: Sequence[tuple[_Span, int, int]]) -> None:
+        self._pieces = pieces
+        self.states = bytearray().join(span.states[start:end] for span, start, end in pieces)
+
+    def __getitem__(self, name: str) -> "array[int]":
+        (span, start, end), *others = self._pieces
+        column = span.columns[name][start:end]
+        for span, start, end in others:
+            column += span.columns[name][start:end]
+        return column
+
+
+def _replace(column: Any, start: int, numbers: Any, others: Sequence[int]) -> None:
+    """Replaces the numbers of a column from an index on, except at the indexes `others`."""
+    kept = [column[index] for index in others]
+    column[start : start + len(numbers)] = numbers
+    for index, number in zip(others, kept, strict=True):
+        column[index] = number
 
 
 class ColumnTable:
@@ -78,7 +102,7 @@ class ColumnTable:
 
     def get(self, key: int) -> Row | None:
         span, index = self._span_of(key), key % SPAN
-        if span.states[index] == PRESENT:
+        if span.states[index] <= PRESENT:
             return self._make(key, *map(itemgetter(index), span.columns.values()))
         if span.states[index] == UNKNOWN:
             raise NotInMemory
@@ -87,15 +111,9 @@ class ColumnTable:
     def get_many(self, keys: Iterable[int]) -> list[Row | None]:
         return [self.get(key) for key in keys]
 
-    def get_columns(self, first: int, count: int) -> "dict[str, array[int]] | None":
-        """Returns copies of the columns of the rows with `count` consecutive keys; None unless all are in memory."""
-        found: dict[str, array[int]] = {name: array(code) for name, code in self._codes.items()}
-        for span, start, end in self._pieces(first, count):
-            if span.states.count(PRESENT, start, end) < end - start:
-                return None
-            for name, column in span.columns.items():
-                found[name] += column[start:end]
-        return found
+    def get_columns(self, first: int, count: int) -> _Stretch:
+        """Returns the rows with `count` consecutive keys."""
+        return _Stretch(self._pieces(first, count))
 
     def store(self, item: Row) -> None:
         """Raises LoadRefused for a value that does not fit its column."""
@@ -113,15 +131,25 @@ class ColumnTable:
     def check(self) -> None:
         """Does nothing: the columns take only values that fit."""
 
-    def put_columns(self, first: int, columns: "Mapping[str, array[int]]") -> None:
-        """Replaces these columns of rows with consecutive keys, which must be in memory."""
+    def put_columns(self, change: ColumnsByKey) -> None:
+        """Raises LoadRefused for a value that does not fit its column."""
         done = 0
-        for span, start, end in self._pieces(first, len(next(iter(columns.values())))):
+        for span, start, end in self._pieces(change.first, change.count):
             size = end - start
-            for name, column in columns.items():
-                span.columns[name][start:end] = column[done : done + size]
-            span.changed[start:end] = b"\1" * size
+            others = [start + index - done for index in change.others if done <= index < done + size]
+            for name, column in change.columns.items():
+                if isinstance(column, array):
+                    _replace(span.columns[name], start, column[done : done + size], others)
+                else:
+                    _replace(span.columns[name], start, self._repeat(name, column, size), others)
+            _replace(span.changed, start, b"\1" * size, others)
             done += size
+
+    def _repeat(self, name: str, number: int, count: int) -> "array[int]":
+        try:
+            return array(self._codes[name], [number]) * count
+        except OverflowError as error:
+            raise LoadRefused(f"{self.row.table}: {error}") from error
 
     def delete(self, key: int) -> None:
         raise AssertionError("rows of a table in columns are never deleted")
@@ -143,11 +171,11 @@ class ColumnTable:
         """Writes all changes to the table. Then drops the oldest spans from memory if there are too many."""
         changed_count = sum(span.changed.count(1) for span in self._spans.values())
         if self.is_complete and changed_count >= MIN_REWRITTEN * sum(
-            span.states.count(PRESENT) for span in self._spans.values()
+            span.states.translate(_IS_PRESENT).count(1) for span in self._spans.values()
         ):
             await self.writer.truncate()
             for span in self._spans.values():
-                span.changed = bytearray(state == PRESENT for state in span.states)
+                span.changed = span.states.translate(_IS_PRESENT)
         for number, span in sorted(self._spans.items()):  # new rows have the highest keys
             if 1 in span.changed:
                 changed = span.changed_columns(number)
@@ -163,7 +191,7 @@ class ColumnTable:
     def _set(self, item: Row) -> None:
         key, *values = msgspec.structs.astuple(item)
         span, index = self._span_of(key), key % SPAN
-        span.states[index] = PRESENT
+        span.states[index] = ORDINARY if item.is_ordinary else PRESENT
         for column, value in zip(span.columns.values(), values, strict=True):
             column[index] = value
 
@@ -173,10 +201,11 @@ class ColumnTable:
             span = self._spans[number] = _Span(self._codes, ABSENT if self.is_complete else UNKNOWN)
         return span
 
-    def _pieces(self, first: int, count: int) -> Iterator[tuple[_Span, int, int]]:
-        """Yields the spans of `count` consecutive keys, and the index of the first key and after the last in each."""
-        key, end = first, first + count
+    def _pieces(self, first: int, count: int) -> list[tuple[_Span, int, int]]:
+        """Returns the spans of `count` consecutive keys, and the index of the first key and after the last in each."""
+        pieces, key, end = [], first, first + count
         while key < end:
             stop = min(end, (key // SPAN + 1) * SPAN)
-            yield self._span_of(key), key % SPAN, (stop - 1) % SPAN + 1
+            pieces.append((self._span_of(key), key % SPAN, (stop - 1) % SPAN + 1))
             key = stop
+        return pieces

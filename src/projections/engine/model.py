@@ -41,6 +41,11 @@ Ints = Annotated[Sequence[int], "integer[]"]
 TsVector = Annotated[str, "tsvector"]
 """Words for full-text search, in the syntax of PostgreSQL. A row that was read has them sorted, each once."""
 
+ORDINARY, PRESENT, ABSENT, UNKNOWN = range(4)
+"""States of a key in `Columns`: known with its row, which is ordinary (`Row.is_ordinary`) or not; known to have no row
+in the table; or not known.
+"""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -77,6 +82,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     @property
     def row_key(self) -> Key:
         return _get_key(type(self))(self)
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether the row may be changed by a ColumnsByKey. Only a table in columns has such rows."""
+        return False
 
 
 @cache
@@ -125,12 +135,20 @@ class RowsByKey:
 
 
 class ColumnsByKey:
-    """A change that replaces some columns of rows with consecutive keys, of which `first` is the first. Only for rows
-    that `Rows.get_columns` has returned.
+    """A change that replaces some columns of rows with `count` consecutive keys, of which `first` is the first. A
+    number stands for a column of equal numbers. The rows with the indexes `others` stay as they are; all others must be
+    ordinary before and after.
     """
 
-    def __init__(self, row: type[Row], first: int, columns: "Mapping[str, array[int]]") -> None:
-        self.row, self.first, self.columns = row, first, columns
+    def __init__(
+        self,
+        row: type[Row],
+        first: int,
+        count: int,
+        columns: "Mapping[str, int | array[int]]",
+        others: Sequence[int],
+    ) -> None:
+        self.row, self.first, self.count, self.columns, self.others = row, first, count, columns, others
 
 
 Change = Row | Delete | DeleteRange | RowsByKey | ColumnsByKey
@@ -146,6 +164,17 @@ def changed_columns(row: Row, event: Event) -> dict[str, Any]:
     return {column: value for column, value in changes.items() if column in row.__struct_fields__}
 
 
+class Columns(Protocol):
+    """Rows with consecutive keys, in columns."""
+
+    states: bytearray
+    """The state of each key: ORDINARY, PRESENT, ABSENT or UNKNOWN."""
+
+    def __getitem__(self, name: str) -> "array[int]":
+        """Returns a copy of a column. Its numbers mean nothing for keys without a known row."""
+        ...
+
+
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
         """Returns the row with this key, as earlier events have left it; None if there is none. `keys` must have named
@@ -157,9 +186,9 @@ class Rows(Protocol):
         """Returns for each of these keys the row or None. The table's key must be a single column."""
         ...
 
-    def get_columns(self, row: type[Row], first: int, count: int) -> "Mapping[str, array[int]] | None":
-        """Returns the rows with `count` consecutive keys, of which `first` is the first: for each column except the key
-        an array. Returns None if they have to be read by `get_many`: nearly always, except in a bulk load.
+    def get_columns(self, row: type[Row], first: int, count: int) -> Columns | None:
+        """Returns the rows with `count` consecutive keys, of which `first` is the first. Returns None if they have to
+        be read by `get_many`: always, except in a bulk load.
         """
         ...
 
