@@ -27,6 +27,16 @@ def test_failures_at_one_place_are_one_cause() -> None:
     assert causes[0].signatures == [failure.signature for failure in failures[1:3]]
 
 
+def test_tests_whose_names_differ_in_numbers_are_different_places() -> None:
+    failures = [
+        _failure(1, "AssertionError: price is negative", ("test_1",)),
+        _failure(2, "AssertionError: list of countries is empty", ("test_2",)),
+        _failure(3, "AssertionError: no tax", ("check", "lambda$sum$1")),
+        _failure(4, "AssertionError: no name", ("check", "lambda$sum$2")),
+    ]
+    assert [cause.result_ids for cause in find_causes(failures)] == [[3, 4], [1], [2]]
+
+
 def test_without_a_trace_messages_of_one_statement_are_one_cause() -> None:
     names = ["ann", "bob", "cleo", "dora", "emil", "fred"]
     messages = [f"no cart for {name} after {len(name)}.5 s" for name in names] + ["no cart for sale", "page not found"]

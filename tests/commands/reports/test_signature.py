@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commands.reports.parser.signature import frames, signature
+from commands.reports.parser.signature import find_functions, frames, signature
 
 WORDS = st.text(st.sampled_from("abcdefgh "), min_size=1, max_size=20)
 MOMENTS = st.datetimes(min_value=datetime(1000, 1, 1))
@@ -111,6 +111,13 @@ def test_own_frames_count_without_their_lines(trace: str, names: list[str]) -> N
     assert frames(trace.format(1, 2)) == names
     assert signature("E", "m", trace.format(1, 2)) == signature("E", "m", trace.format(30, 40))
     assert signature("E", "m", trace.format(1, 2)) != signature("E", "m", "")
+
+
+def test_signatures_leave_out_the_numbers_of_names() -> None:
+    trace = '  File "/src/test_x.py", line 1, in test_{}\n'
+    assert frames(trace.format(1)) == ["test_"]
+    assert signature("E", "m", trace.format(1)) == signature("E", "m", trace.format(2))
+    assert [find_functions(trace.format(number)) for number in (1, 2)] == [["test_1"], ["test_2"]]
 
 
 @pytest.mark.parametrize(

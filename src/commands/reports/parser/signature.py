@@ -43,6 +43,8 @@ _FOREIGN_CODE = re.compile(
     r"(?:java|javax|jdk|sun|com\.sun|kotlin|scala|groovy|junit|org\.(?:junit|testng|assertj|hamcrest|mockito"
     r"|opentest4j|gradle|apache\.maven)|System|Microsoft|Xunit|NUnit|Shouldly|FluentAssertions)[.$/]"
 )
+_NUMBER = re.compile(r"\d{1,20}")
+_GENERATED = re.compile(r"[$<>`]|[Ll]ambda")
 
 
 def signature(exception_type: str, message: str, trace: str = "") -> str:
@@ -52,10 +54,10 @@ def signature(exception_type: str, message: str, trace: str = "") -> str:
 
 
 def frames(trace: str) -> list[str]:
-    """Returns the names of up to three functions of a stack trace, the innermost first. Skips functions of libraries
-    and test runners.
+    """Returns the names of up to three functions of a stack trace without numbers, the innermost first. Skips functions
+    of libraries and test runners.
     """
-    return find_functions(trace)[:FRAMES]
+    return [_NUMBER.sub("", function) for function in find_functions(trace)[:FRAMES]]
 
 
 def find_functions(trace: str) -> list[str]:
@@ -81,5 +83,7 @@ def find_functions(trace: str) -> list[str]:
 
 
 def _plain(function: str) -> str:
-    """Returns the function's name without the numbers that compilers give to lambdas and generated classes."""
-    return re.sub(r"\d{1,20}", "", function)
+    """Returns the function's name without the numbers that compilers give to lambdas and generated classes. Other names
+    with different numbers, such as `test_1` and `test_2`, are different functions.
+    """
+    return _NUMBER.sub("", function) if _GENERATED.search(function) else function
