@@ -200,18 +200,18 @@ def struct_members(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
 
 
-def alternatives(expected: Any) -> Iterator[Any]:
-    """Yields the types that an annotation allows: the members of a union, or the type itself, without `Annotated`."""
+@cache
+def alternatives(expected: Any) -> tuple[Any, ...]:
+    """Returns the types that an annotation allows: the members of a union, or the type itself, without `Annotated`."""
     origin = get_origin(expected)
     if origin is Annotated:
-        yield from alternatives(get_args(expected)[0])
-    elif origin is Union or origin is types.UnionType:
-        for member in get_args(expected):
-            yield from alternatives(member)
-    else:
-        yield expected
+        return alternatives(get_args(expected)[0])
+    if origin is Union or origin is types.UnionType:
+        return tuple(chain.from_iterable(map(alternatives, get_args(expected))))
+    return (expected,)
 
 
+@cache
 def struct_of(expected: Any) -> type[msgspec.Struct] | None:
     plain = (item for item in alternatives(expected) if isinstance(item, type))
     return next((item for item in plain if issubclass(item, msgspec.Struct)), None)
