@@ -32,6 +32,8 @@ CLOCK_SKEW = timedelta(minutes=5)
 has signed.
 """
 ALGORITHM = "HS256"
+MAX_READ_HEADERS = 100
+"""Number of headers of session tokens that a process remembers. All tokens that one key signed have the same."""
 MAX_READ_TOKENS = 1_000
 """Number of session tokens with a valid signature that a process remembers."""
 PUBLIC = {"public": True}
@@ -151,7 +153,7 @@ async def _use(services: Services, session: SessionToken, used_at: datetime | No
 def _session_of(secrets: Secrets, token: str) -> SessionToken:
     now = utcnow()
     try:
-        key_id = jwt.get_unverified_header(token).get("kid")
+        key_id = _find_key_id(token.partition(".")[0])
         # A session may have begun under the previous key, and clocks of processes differ a little. Tokens of older
         # releases, which had no key for each week, name no key: their sessions go on for 8 hours after the upgrade.
         weeks = {session_week(at) for at in (now - SESSION_LIFETIME, now, now + CLOCK_SKEW)}
@@ -165,6 +167,13 @@ def _session_of(secrets: Secrets, token: str) -> SessionToken:
     if session.opened_at + SESSION_LIFETIME <= now:
         raise Unauthenticated("The session has expired; sign in again.")
     return session
+
+
+@lru_cache(MAX_READ_HEADERS)
+def _find_key_id(header: str) -> str | None:
+    """Returns the id of the key in the header of a session token, None without one. Raises jwt.InvalidTokenError."""
+    key_id: str | None = jwt.get_unverified_header(f"{header}..").get("kid")
+    return key_id
 
 
 @lru_cache(MAX_READ_TOKENS)
