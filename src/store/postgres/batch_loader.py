@@ -1,7 +1,7 @@
 """A data loader: one query answers the lookups of many callers.
 
-Lookups that arrive while queries run wait, and the next query answers all of them. A query always begins after its
-lookups, so no result is older than its lookup.
+Lookups that arrive while MAX_CONCURRENT_QUERIES run wait, and the next query answers all of them. A query always begins
+after its lookups, so no result is older than its lookup.
 """
 
 import asyncio
@@ -38,16 +38,23 @@ class BatchLoader(Generic[K, V]):
         self._tasks: set[asyncio.Task[None]] = set()  # keeps running tasks from being garbage-collected
 
     async def __call__(self, key: K) -> V:
-        value: asyncio.Future[V] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, value))
-        if self._queries < MAX_CONCURRENT_QUERIES:
-            self._queries += 1
-            task = asyncio.create_task(self._run())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await value
+        if self._queries == MAX_CONCURRENT_QUERIES:
+            value: asyncio.Future[V] = asyncio.get_running_loop().create_future()
+            self._waiting.append((key, value))
+            return await value
+        self._queries += 1
+        try:
+            return (await self._query([key]))[0]
+        finally:
+            if self._waiting:
+                task = asyncio.create_task(self._run())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                self._queries -= 1
 
     async def _run(self) -> None:
+        """Answers the lookups that came while queries ran, whose callers wait."""
         try:
             while self._waiting:
                 size = min(len(self._waiting), MAX_BATCH_SIZE)
@@ -70,8 +77,11 @@ class BatchLoader(Generic[K, V]):
                 value.cancel()  # no effect on those that have a result
 
     async def _load_together(self, batch: Sequence[tuple[K, asyncio.Future[V]]]) -> None:
-        async with self._pool.connection() as connection:
-            found = await self._fetch(connection, [key for key, _ in batch])
+        found = await self._query([key for key, _ in batch])
         for (_, value), result in zip(batch, found, strict=True):
             if not value.done():
                 value.set_result(result)
+
+    async def _query(self, keys: Sequence[K]) -> Sequence[V]:
+        async with self._pool.connection() as connection:
+            return await self._fetch(connection, keys)
