@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from domain.registry import EVENTS, UPCASTERS
@@ -29,6 +28,7 @@ from store.postgres.cancellation import cancel_and_wait
 from store.postgres.connection_settings import with_keepalive
 from store.postgres.notifications import AGENT_NOTIFICATIONS, BUILD_LOGS, POLLS, PROJECTED, ROOT_KEYS, SEALS, Listener
 from store.postgres.notifications import EVENTS as EVENTS_CHANNEL
+from store.postgres.queries import QueryConnection
 from testhide import runtime
 from testhide.adapters import (
     blob_store,
@@ -83,8 +83,15 @@ async def core(
     conninfo = with_keepalive(settings.database_url)
     commit = GroupCommit(conninfo)
     ring = KeyRing(conninfo, settings.secret_keys, commit.wait_until_written)
-    async with AsyncConnectionPool[AsyncConnection[TupleRow]](
-        conninfo, min_size=1, max_size=pool_size, kwargs={"autocommit": True}, timeout=5, open=False, name="queries"
+    async with AsyncConnectionPool[AsyncConnection](
+        conninfo,
+        connection_class=QueryConnection,
+        min_size=1,
+        max_size=pool_size,
+        kwargs={"autocommit": True},
+        timeout=5,
+        open=False,
+        name="queries",
     ) as pool:
         log = EventLog(pool, commit, mapper, ring.secrets)
         try:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def pool(database: str) -> AsyncIterator[AsyncConnectionPool]:
-    opened: AsyncConnectionPool = AsyncConnectionPool(database, min_size=1, open=False)
+    opened: AsyncConnectionPool = AsyncConnectionPool(database, min_size=1, kwargs={"autocommit": True}, open=False)
     async with opened:
         yield opened
 

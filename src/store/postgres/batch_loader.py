@@ -83,5 +83,8 @@ class BatchLoader(Generic[K, V]):
                 value.set_result(result)
 
     async def _query(self, keys: Sequence[K]) -> Sequence[V]:
-        async with self._pool.connection() as connection:
+        connection = await self._pool.getconn()
+        try:
             return await self._fetch(connection, keys)
+        finally:
+            await self._pool.putconn(connection)
