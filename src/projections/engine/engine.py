@@ -21,7 +21,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from domain.core.events import Recorded
+from domain.core.events import Damaged, Event, Recorded
 from projections.engine import row_validation, statements
 from projections.engine.batch import RowBatch, RowCache
 from projections.engine.model import (
@@ -106,6 +106,8 @@ class Engine:
         """
         self._generations: dict[str, int] = {}
         self._blocked: set[tuple[str, str]] = set()
+        self._handling: dict[type[Event], Sequence[Projection]] = {}
+        """Class of an event -> the projections that handle it."""
         self._keys: dict[int, Sequence[tuple[type[Row], Key]]] = {}
         """Position of an event that is being applied -> rows that all projections need for it."""
 
@@ -143,13 +145,23 @@ class Engine:
         weight, self._keys = 0, {}
         for event in events:
             part.append(event)
-            self._keys[event.position] = keys = find_keys(self._projections, event)
+            self._keys[event.position] = keys = find_keys(self._find_handling(event.event), event)
             weight += 1 + len(keys)
             if weight >= MAX_BATCH_ROWS:
                 yield part
                 part, weight, self._keys = [], 0, {}
         if part:
             yield part
+
+    def _find_handling(self, event: Event) -> Sequence[Projection]:
+        """Returns the projections that handle an event. Returns all for a damaged event, which stands for another."""
+        kind = type(event)
+        if kind is Damaged:
+            return self._projections
+        if (handling := self._handling.get(kind)) is None:
+            handling = [item for item in self._projections if item.handles is None or issubclass(kind, item.handles)]
+            self._handling[kind] = handling
+        return handling
 
     async def _apply_part(self, events: Sequence[Recorded], position: int) -> int:
         self._written = position
@@ -191,7 +203,11 @@ class Engine:
         await self._prefetch(batch, events, projections)
         for event in events:
             changes: list[Change] = []
-            for projection in projections:
+            asked = projections
+            # Of a blocked stream, a projection also parks the events that it does not handle.
+            if projections is self._projections and not self._blocked and not blocked:
+                asked = self._find_handling(event.event)
+            for projection in asked:
                 blocked_key = (projection.name, event.stream)
                 if blocked_key in self._blocked or blocked_key in blocked:
                     parked.append((projection, event, WAITS))
