@@ -69,6 +69,8 @@ class BufferedTable:
         """Column -> value -> flat keys of the rows in memory that have this value, or had it before. Contains the
         columns by which a bulk delete has searched since rows were last dropped from memory.
         """
+        self._unindexed: set[Any] = set()
+        """Flat keys of the rows that the next search adds to `_keys_by_value`: those stored since the last one."""
         self.has_single_key = len(row.table.key) == 1
         self.writer = RowWriter(db.connection, row)
         self._cached = CACHED_NUMERIC_ROWS if self.writer.is_numeric else CACHED_ROWS
@@ -110,7 +112,7 @@ class BufferedTable:
         self.rows[flat_key] = self.changed[flat_key] = item
         self._unchecked.append(item)
         if self._keys_by_value:
-            self._index({flat_key: item})
+            self._unindexed.add(flat_key)
 
     def store_many(self, rows: Mapping[Any, Row]) -> None:
         """Stores the rows of a `RowsByKey`."""
@@ -118,7 +120,7 @@ class BufferedTable:
         self.changed.update(rows)
         self._unchecked += islice(rows.values(), 1)
         if self._keys_by_value:
-            self._index(rows)
+            self._unindexed.update(rows)
 
     def check(self) -> None:
         """Raises InvalidValue if one of the rows that were stored since the last check has a value that its column
@@ -128,11 +130,12 @@ class BufferedTable:
             check_rows(self._unchecked)
             self._unchecked = []
 
-    def _index(self, rows: Mapping[Any, Row | None]) -> None:
-        for column, keys in self._keys_by_value.items():
-            for flat_key, item in rows.items():
-                if item is not None:
+    def _index(self) -> None:
+        for flat_key in self._unindexed:
+            if (item := self.rows.get(flat_key)) is not None:
+                for column, keys in self._keys_by_value.items():
                     keys[getattr(item, column)].add(flat_key)
+        self._unindexed.clear()
 
     def bulk_delete(self, deletion: DeleteRange) -> None:
         self._bulk_deletes.append(deletion)
@@ -152,7 +155,8 @@ class BufferedTable:
             return self.rows
         if column not in self._keys_by_value:
             self._keys_by_value[column] = defaultdict(set)
-            self._index(self.rows)
+            self._unindexed.update(self.rows)
+        self._index()
         return self._keys_by_value[column].get(deletion.first, ())
 
     async def fetch(self, keys: Iterable[Key]) -> None:
@@ -166,7 +170,8 @@ class BufferedTable:
         found = [self.row(*values) for values in await cursor.fetchall()]
         fetched = {self.flat_key_of(item): item for item in found}
         self.rows.update(fetched)
-        self._index(fetched)
+        if self._keys_by_value:
+            self._unindexed.update(fetched)
 
     async def write(self) -> None:
         """Writes all changes to the table. Then drops the oldest rows from memory if there are too many, or all rows if
@@ -181,7 +186,7 @@ class BufferedTable:
         limit = self._cached if self.is_read else 0
         if len(self.rows) > limit:
             self.rows = dict(islice(self.rows.items(), len(self.rows) - limit, None))
-            self._keys_by_value = {}
+            self._keys_by_value, self._unindexed = {}, set()
             self.is_complete = False
 
     async def _write_bulk_deletes(self) -> None:
