@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 
 import psycopg
 from eventsourcing.persistence import IntegrityError, StoredEvent
-from psycopg import AsyncConnection
 from psycopg.sql import SQL, Identifier
 
 from store.log.append_function import function_name
-from store.postgres.queries import int_array, text_array
+from store.postgres.queries import QueryConnection, int_array, text_array
 
 MAX_BATCH_EVENTS = 5_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -124,10 +123,10 @@ class GroupCommit:
             " %b::bytea[], %s::int[], %s::text[], %s::bigint[], %s::int[], %s::text[], %b::bytea[], %s::int[],"
             " %s::text[], %s::text[], %s::int[], %b::bytea[], %b::bytea[])"
         )
-        self._call = call.format(Identifier(schema), Identifier(function_name(table))).as_bytes()
+        self._call = call.format(Identifier(schema), Identifier(function_name(table))).as_string()
         find = SQL("SELECT notification_id, state FROM {}.{} WHERE originator_id = %s AND originator_version = %s")
         self._find = find.format(Identifier(schema), Identifier(table)).as_bytes()
-        self._connection: AsyncConnection | None = None
+        self._connection: QueryConnection | None = None
         self._queue: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
         """The requests that are being written."""
@@ -243,9 +242,9 @@ class GroupCommit:
         waiting.succeed(positions)
         return True
 
-    async def _connected(self) -> AsyncConnection:
+    async def _connected(self) -> QueryConnection:
         if self._connection is None or self._connection.closed:
-            self._connection = await AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=5)
+            self._connection = await QueryConnection.connect(self._conninfo, autocommit=True, connect_timeout=5)
             # Keeps plans that were made for a small table from scanning a large one. As a setting of the function it
             # would cost time at every call.
             await self._connection.execute("SET enable_seqscan = off")
@@ -260,7 +259,7 @@ class GroupCommit:
             (n, key) for n, request in enumerate(requests) if (key := request.idempotency_key) is not None
         ]
         connection = await self._connected()
-        cursor = await connection.execute(
+        answer = await connection.fetch(
             self._call,
             (
                 int_array([n for n, _ in events]),
@@ -281,12 +280,8 @@ class GroupCommit:
                 [key.scope for _, key in idempotency_keys],
                 [key.body for _, key in idempotency_keys],
             ),
-            prepare=True,
-            binary=True,
         )
-        row = await cursor.fetchone()
-        assert row is not None, "the append function returns one row"
-        position, conflicts, done = row
+        ((position, conflicts, done),) = answer
         for n, waiting in enumerate(batch):
             if n in (done or ()):
                 waiting.fail(AlreadyDone("this idempotency key was used before"))
