@@ -28,9 +28,9 @@ class TrustedProxies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (peer := scope.get("client")) is not None:  # None for the start and end of the server
-            proxy = parse_address(peer[0])
             forwarded = read_header(scope, b"x-forwarded-for")
-            if forwarded and proxy is not None and is_in(proxy, self._trusted):
+            proxy = parse_address(peer[0]) if forwarded else None
+            if proxy is not None and is_in(proxy, self._trusted):
                 scope["client"] = (str(self._find_caller(proxy, forwarded)), 0)
                 if (scheme := read_header(scope, b"x-forwarded-proto").partition(",")[0].strip()) in ("http", "https"):
                     scope["scheme"] = scheme

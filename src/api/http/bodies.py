@@ -84,6 +84,8 @@ async def refuse_unexpected_body(request: Request[Any, Any, Any]) -> None:
     handler = request.route_handler
     if handler.parsed_data_field is not None or handler.opt.get("agents") or "content" in handler.opt:
         return
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return
     if (await request.body()).strip() not in (b"", b"{}", b"null"):
         raise Invalid.field("body", "is not taken by this operation; leave it out")
 

@@ -77,7 +77,7 @@ class RequestContext:
         `once` identifies work that a client may request again without an `Idempotency-Key`, such as an upload. Raises
         AlreadyDone if an earlier request with this `once` has done the work.
         """
-        receipt = await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
+        receipt = await self._execute(command, self._caller(actor, once))
         if receipt.position is not None:
             await self.wait_until_shown(receipt.position, receipt.events[0].position)
         else:
@@ -90,13 +90,13 @@ class RequestContext:
         """Executes a command whose events no caller will look for, such as the record of a read. Does not wait for the
         read models, and adds no position to the response. For `once`, see `__call__`.
         """
-        return await self._execute(command, dataclasses.replace(self._caller(actor), once=once))
+        return await self._execute(command, self._caller(actor, once))
 
     async def prepare(self, command: Command) -> Receipt:
         """Executes a command that must come before the main command of the request. It does not register the
         `Idempotency-Key`, so a repeated request executes it again. Does not wait for the read models.
         """
-        return await self.services.handler.execute(command, self._caller(None))
+        return await self.services.handler.execute(command, self._caller())
 
     async def wait_until_shown(self, position: int, first: int | None = None) -> None:
         """Adds `position` to the response's headers. Then waits until the read models show the events from `first` to
@@ -242,11 +242,10 @@ class RequestContext:
         idempotent.is_carried_out = receipt.position is not None
         return receipt
 
-    def _caller(self, actor: str | None) -> CommandContext:
+    def _caller(self, actor: str | None = None, once: IdempotencyKey | None = None) -> CommandContext:
         user: User | Agent | None = self.request.scope.get("user")
-        return CommandContext(
-            actor or (user.actor if user is not None else "anonymous"), self.request.scope["state"][REQUEST_ID]
-        )
+        by = actor or (user.actor if user is not None else "anonymous")
+        return CommandContext(by, self.request.scope["state"][REQUEST_ID], once=once)
 
 
 def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
