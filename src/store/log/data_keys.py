@@ -14,7 +14,8 @@ from domain.core.errors import Erased
 from domain.core.events import Event
 from store.crypto.secrets import SecretMismatch, Secrets
 from store.log.codec import KeyOf, UnreadableEvent
-from store.postgres.queries import Source, fetch_rows, text_array
+from store.log.selects import is_among
+from store.postgres.queries import Source, fetch_rows
 
 MAX_CACHED_KEYS = 5_000
 """Number of data keys above which a process empties its cache of them. They take 12 MB."""
@@ -63,8 +64,9 @@ class DataKeys:
             self.clear_cache()
         keys = {name: self._cache[name] for name in wanted if name in self._cache}
         if missing := list(dict.fromkeys(name for name in wanted if name not in keys)):
-            query = "SELECT name, wrapped FROM stored_events_keys WHERE name = ANY (%s::text[])"
-            stored: dict[str, bytes | None] = dict(await fetch_rows(self._source, query, (text_array(missing),)))
+            condition, values = is_among("name", missing)
+            query = f"SELECT name, wrapped FROM stored_events_keys WHERE {condition}"
+            stored: dict[str, bytes | None] = dict(await fetch_rows(self._source, query, values))
             for name in filter(stored.__contains__, missing):
                 above, _, _ = name.rpartition("/")
                 if (wrapped := stored[name]) is None:
