@@ -257,8 +257,8 @@ class BulkLoader:
 
     async def _apply_to(self, projection: Projection, events: Sequence[Recorded]) -> None:
         """Applies events of a batch to one projection, or parks them. Raises LoadRefused."""
-        # `changes` also looks for damaged and dismissed events, which are rare.
-        is_plain = not projection.dismissed and not any(type(event.event) is Damaged for event in events)
+        # `changes` also looks for dismissed and damaged events, of which most logs have none.
+        is_plain = not projection.dismissed and Damaged not in self._queues_of
         find_changes = projection.apply if is_plain else projection.changes
         blocked, store = self._blocked, self._store
         for number, event in enumerate(events):

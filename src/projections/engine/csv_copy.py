@@ -7,7 +7,7 @@ backslashes. All other characters stand for themselves, also line breaks.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,8 +17,10 @@ from psycopg import AsyncConnection
 
 from projections.engine.model import Row, columns_of
 
-CHUNK_ROWS = 5_000
-"""Number of rows that are packed together. It limits the memory that packing needs."""
+CHUNK_ROWS = 500
+"""Number of rows that are packed together. So few are packed in the caches of the processor, which takes a tenth less
+time than 5,000.
+"""
 CONTROL_CHARACTERS = ((rb"\n", b"\n"), (rb"\r", b"\r"), (rb"\t", b"\t"), (rb"\b", b"\b"), (rb"\f", b"\f"))
 """Pairs of a control character as JSON writes it, and the character. JSON writes all others as `\\u001b`."""
 
@@ -27,11 +29,14 @@ _encoder = msgspec.json.Encoder()
 
 def pack_rows(rows: Sequence[Row]) -> bytes:
     """Returns `rows` in CSV format. Pass at least one row, and only rows of one table."""
-    columns = list(zip(*map(astuple, rows), strict=True))
-    for index, convert in _conversions(type(rows[0])):
-        columns[index] = tuple(map(convert, columns[index]))
+    values: Iterable[tuple[Any, ...]] = map(astuple, rows)
+    if conversions := _conversions(type(rows[0])):
+        columns: list[Sequence[Any]] = list(zip(*values, strict=True))
+        for index, convert in conversions:
+            columns[index] = convert(columns[index])
+        values = zip(*columns, strict=True)
     # JSON never contains a line break within a string.
-    lines = _encoder.encode_lines(zip(*columns, strict=True))[1:-2].replace(b"]\n[", b"\n") + b"\n"
+    lines = _encoder.encode_lines(values)[1:-2].replace(b"]\n[", b"\n") + b"\n"
     if b"\\" in lines:
         lines = lines.replace(rb"\\", b"\0")  # no text in PostgreSQL contains NUL
         for escaped, character in CONTROL_CHARACTERS:
@@ -52,21 +57,26 @@ async def copy_rows(connection: AsyncConnection, row: type[Row], rows: Sequence[
 
 
 @cache
-def _conversions(row: type[Row]) -> list[tuple[int, Callable[[Any], str | None]]]:
-    """Returns the indexes of the columns whose values the encoder cannot write, and a function for each that converts a
-    value.
+def _conversions(row: type[Row]) -> list[tuple[int, Callable[[Sequence[Any]], Sequence[str | None]]]]:
+    """Returns the indexes of the columns whose values the encoder cannot write, and a function for each that converts
+    the values.
     """
     converted = [(index, _conversion(column.sql_type)) for index, column in enumerate(columns_of(row))]
     return [(index, convert) for index, convert in converted if convert is not None]
 
 
-def _conversion(sql_type: str) -> Callable[[Any], str | None] | None:
+def _conversion(sql_type: str) -> Callable[[Sequence[Any]], Sequence[str | None]] | None:
     match sql_type:
         case "jsonb":
-            return lambda value: None if value is None else _encoder.encode(value).decode()
+            return _jsons
         case "bytea":
-            return lambda value: None if value is None else f"\\x{value.hex()}"
+            return lambda values: [None if value is None else f"\\x{value.hex()}" for value in values]
         case "smallint[]" | "integer[]":
-            return lambda value: f"{{{','.join(map(str, value))}}}"
+            return lambda values: [f"{{{','.join(map(str, value))}}}" for value in values]
         case _:
             return None
+
+
+def _jsons(values: Sequence[Any]) -> Sequence[str | None]:
+    lines = _encoder.encode_lines(values).decode().split("\n")
+    return [None if value is None else line for value, line in zip(values, lines, strict=False)]
