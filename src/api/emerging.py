@@ -15,9 +15,10 @@ from api.http.request_context import RequestContext
 from api.http.types import MAX_ID
 from api.projects import find_visible_project
 from api.test_health import first_day
+from api.test_health_views import MAX_ASSESSED_RUNS
 from domain.core.errors import NotFound
 from domain.run_histories import MINUTES_OF_DAY, RunHistory, count_failing, follow
-from domain.test_health import FAILED, LEFT_OUT, RETRIED
+from domain.test_health import BROKEN_FROM, FAILED, LEFT_OUT, RETRIED, assess
 from projections import emerging, test_health
 from projections.emerging import Emergence, EmergenceRow
 from projections.test_health import MAX_SUSPECTS, CaseHistory
@@ -47,6 +48,12 @@ class EmergingTest(msgspec.Struct):
     """Number of the last runs that count: `window`, without those of broken builds."""
     recent_failing: int
     """Number of these runs that failed or passed on a retry only."""
+    flaky_probability: float
+    """Probability that the test is flaky: that it fails now and then although the code is good."""
+    broken_probability: float
+    """Probability that the newest run failed because the code is broken. From 0.5 on, the rise is a regression rather
+    than flakiness.
+    """
     detected: bool
     """Whether the server has noticed a lasting rise, which is unlikely to be an accident, and recorded it. Never within
     the first 100 runs of a test, since its usual rate is not known yet.
@@ -57,7 +64,7 @@ class EmergingTest(msgspec.Struct):
 
 class EmergingList(msgspec.Struct):
     emerging: list[EmergingTest]
-    """Tests by the size of the rise; first those whose rise was recorded."""
+    """Tests by the size of the rise; first those whose rise was recorded. Those that are rather broken come last."""
 
 
 class Detection(msgspec.Struct):
@@ -118,7 +125,7 @@ class EmergingController(Controller):
         compared = await asyncio.to_thread(lambda: [compare(case, window, detected.get(case.id)) for case in cases])
         items = [item for item in compared if item is not None]
         found = [item for item in items if item.delta > 0 and item.delta >= threshold]
-        return EmergingList(sorted(found, key=lambda item: (not item.detected, -item.delta, item.test_id)))
+        return EmergingList(sorted(found, key=sort_key))
 
     @get("/history", guards=[CAN_READ])
     async def list_emerging_history(
@@ -152,6 +159,10 @@ class EmergingController(Controller):
         return Response([to_detection(row) for row in found], headers=headers)
 
 
+def sort_key(item: EmergingTest) -> tuple[bool, bool, float, int]:
+    return item.broken_probability >= BROKEN_FROM, not item.detected, -item.delta, item.test_id
+
+
 def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> EmergingTest | None:
     """Compares the last `window` runs of a test with those before. Returns None if there are none before, or if none of
     the last ones failed. `detected` is the recorded rise, which may have begun before these runs.
@@ -163,6 +174,7 @@ def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> Em
     if not failing or runs_before <= 0:
         return None
     rate, rate_before = failing / runs, failing_before / runs_before
+    assessment = assess(case.history.newest(MAX_ASSESSED_RUNS).to_bytes())
     return EmergingTest(
         test_id=case.id,
         name=case.node_id,
@@ -174,6 +186,8 @@ def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> Em
         baseline_runs=runs_before,
         recent_runs=runs,
         recent_failing=failing,
+        flaky_probability=assessment.flaky_probability,
+        broken_probability=assessment.broken_probability,
         detected=detected is not None,
         detected_at=None if detected is None else detected.detected_at,
     )

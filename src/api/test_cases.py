@@ -143,7 +143,13 @@ class TestCaseController(Controller):
             int | None, Parameter(ge=1, le=MAX_ID, description="Only test cases that ran in this job")
         ] = None,
         sort: Annotated[Sort, Parameter(description="What comes first: the most of it, or the lowest id")] = "failures",
-        only: Annotated[Only | None, Parameter(description="Only test cases that do this in the window")] = None,
+        only: Annotated[
+            Only | None,
+            Parameter(
+                description="Only test cases that do this in the window. `flaky`: the outcome changed at least twice,"
+                " or a run passed on a retry only; whether the test is flaky is `is_flaky` of its health"
+            ),
+        ] = None,
         search: Annotated[
             str | None, Parameter(min_length=1, max_length=SEARCH_LENGTH, description="Part of the node id")
         ] = None,

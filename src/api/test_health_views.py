@@ -1,5 +1,6 @@
 """Answers about the health of tests: the rows of lists, and the sentence that says what to do about a test."""
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -31,6 +32,9 @@ MAX_PATTERNS = 20
 MAX_PATTERN_LENGTH = 300
 MAX_MASKED_LENGTH = 1_000
 """Number of characters of a message's first line that are read for a pattern."""
+_TICKET = re.compile(r"(?<![\w/\\.:-])[A-Z][A-Z0-9]{1,9}-\d{1,7}(?![\w/\\-])")
+_TICKET_MARK = "\ue000"
+"""Character in place of a ticket's key while numbers are masked. Messages have none, or lose it."""
 
 SENTENCES: Mapping[Action, str] = {
     "none": "Nothing to do",
@@ -63,7 +67,9 @@ class HealthItem(msgspec.Struct):
     flaky_probability: float
     """Probability that the test is flaky."""
     is_flaky: bool
-    """Whether the test counts as flaky: by `flaky_probability`, and unless a known issue explains its failures."""
+    """Whether the test counts as flaky: by `flaky_probability`, and unless a known issue explains its failures. A test
+    that broke and was mended is in lists of test cases with `only=flaky`, too, but is not flaky.
+    """
     broken_probability: float
     """Probability that the newest run failed because the code is broken."""
     transitions: float
@@ -205,9 +211,20 @@ def group_failures(texts: Sequence[FailureText]) -> list[FailurePattern]:
 
 
 def mask_line(message: str) -> str:
-    """Returns the first line of a message, with placeholders for parts that change from run to run."""
+    """Returns the first line of a message, with placeholders for parts that change from run to run. Keys of tickets,
+    such as `XK-77`, stay.
+    """
     lines = message.strip().splitlines() or ["(no message)"]
-    return mask(lines[0][:MAX_MASKED_LENGTH])[:MAX_PATTERN_LENGTH] or "(no message)"
+    tickets: list[str] = []
+
+    def keep(match: re.Match[str]) -> str:
+        tickets.append(match.group())
+        return _TICKET_MARK
+
+    masked = mask(_TICKET.sub(keep, lines[0][:MAX_MASKED_LENGTH].replace(_TICKET_MARK, "")))
+    for ticket in tickets:
+        masked = masked.replace(_TICKET_MARK, ticket, 1)
+    return masked[:MAX_PATTERN_LENGTH] or "(no message)"
 
 
 def find_counting(history: RunHistory) -> set[int]:

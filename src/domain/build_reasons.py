@@ -23,3 +23,11 @@ Reason = Literal[
     "pull_request_closed",
     "reported",
 ]
+
+_PLAIN: tuple[Reason, ...] = ("tests_failed", "reported")
+"""Reasons that say no more than the status of a build and its tests."""
+
+
+def describe_reason(reason: str | None) -> str:
+    """Returns the reason of a build's end in brackets, after a space, if it says more than the status of the build."""
+    return f" ({reason.replace('_', ' ')})" if reason and reason not in _PLAIN else ""

@@ -97,11 +97,12 @@ async def _read_log(connection: AsyncConnection, project_id: int, lookup: Lookup
     logs = BuildLogs(connection)
     count = await logs.count_lines(build.id, build.attempt)
     explanation = await builds.find_explanation(connection, build.id)
+    excerpts = [] if explanation is None else explanation.excerpts
     first = last = count
     if lines:
         first, last = map(int, lines[0].split("-"))
-    elif explanation is not None and explanation.excerpts:
-        first, last = int(explanation.excerpts[0]["first_line"]), int(explanation.excerpts[0]["last_line"])
+    elif excerpts:
+        first, last = int(excerpts[0]["first_line"]), int(excerpts[0]["last_line"])
     offset = max(0, first - 1 - AROUND)
     read = await logs.read(build.id, build.attempt, offset, min(MAX_LINES, last + AROUND - offset))
     texts = [clean(line.text, keep_time=True) for line in read]
@@ -110,7 +111,10 @@ async def _read_log(connection: AsyncConnection, project_id: int, lookup: Lookup
         return LookedUp(lookup, f"The log of build {build.id} {which}.")
     numbered = list(enumerate((text.strip() for text in texts), offset + 1))
     marked = [item for item in numbered[first - 1 - offset : last - offset] if item[1]] or numbered[-1:]
-    text = f"Line {marked[0][0]} of the log of build {build.id} says: {marked[0][1][:MAX_LINE] or 'nothing'}"
+    quoted = f"“{marked[0][1][:MAX_LINE]}{'...' if len(marked[0][1]) > MAX_LINE else ''}”"
+    text = f"Line {marked[0][0]} of the log of build {build.id} says: {quoted}."
+    if not lines and not excerpts:
+        text = f"No line of the log of build {build.id} is known to explain it. The last line says: {quoted}."
     ref = f"log:{build.id}:{offset + 1}-{offset + len(texts)}"
     return LookedUp(lookup, text, (Source(ref, "\n".join(texts)),))
 

@@ -10,10 +10,12 @@ from psycopg import AsyncConnection
 
 from domain.assistant.evidence import FailurePatternFacts, FlakyTestFacts, ProjectFacts
 from domain.failures.message_masks import find_shared_message
+from domain.health_advice import find_newest_failures
 from domain.phrases import first_line
 from domain.run_histories import RunHistory, count_failing
 from domain.test_health import FAILED, assess
 from projections import test_health, trends
+from projections.known_causes import fetch_known_causes
 from projections.results_days import day_of
 from projections.test_health import CaseHistory, FailureText
 from store.clock import utcnow
@@ -40,6 +42,9 @@ async def fetch_project_facts(connection: AsyncConnection, project_id: int, days
     suspects = await test_health.fetch_suspects(connection, project_id, since, MAX_CASES)
     runs = await test_health.count_runs(connection, [case.id for case in suspects], since)
     histories = [(case, case.history.since_day(since, runs[case.id])) for case in suspects]
+    flaky = await asyncio.to_thread(_find_flaky, histories)
+    newest = {case.id: find_newest_failures(history) for case, history in histories}
+    known = await fetch_known_causes(connection, {test.case_id: newest[test.case_id] for test in flaky})
     texts: list[FailureText] = []
     cut: set[int] = set()
     """Failures of tests that failed in more builds than were looked at."""
@@ -56,19 +61,20 @@ async def fetch_project_facts(connection: AsyncConnection, project_id: int, days
         failed=sum(day.failed for day in now),
         passed_before=sum(day.passed for day in before),
         failed_before=sum(day.failed for day in before),
-        flaky_tests=await asyncio.to_thread(_find_flaky, histories),
+        flaky_tests=tuple([test for test in flaky if test.case_id not in known][:MAX_FLAKY_TESTS]),
         patterns=await asyncio.to_thread(group_failures, texts, cut, is_cut=len(suspects) > PATTERN_CASES),
     )
 
 
-def _find_flaky(histories: list[tuple[CaseHistory, RunHistory]]) -> tuple[FlakyTestFacts, ...]:
+def _find_flaky(histories: list[tuple[CaseHistory, RunHistory]]) -> list[FlakyTestFacts]:
+    """Returns the tests that are flaky by their history, those with the highest flake rates first."""
     found: list[FlakyTestFacts] = []
     for case, history in histories:
         assessment = assess(history.to_bytes())
         if assessment.is_flaky:
             failing, runs = count_failing(history)
             found.append(FlakyTestFacts(case.id, case.node_id, round(assessment.flake_rate, 4), runs, failing))
-    return tuple(sorted(found, key=lambda test: (-test.flake_rate, test.case_id))[:MAX_FLAKY_TESTS])
+    return sorted(found, key=lambda test: (-test.flake_rate, test.case_id))
 
 
 def group_failures(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from api.emerging import compare
-from api.test_health_views import FailurePattern, find_counting, recommend, to_item
+from api.emerging import EmergingTest, compare, sort_key
+from api.test_health_views import FailurePattern, find_counting, mask_line, recommend, to_item
 from commands.flakiness import RecordChangedFlakiness
 from commands.handler import CommandContext, Handler
 from domain.flakiness import FlakinessEmerged, FlakinessSettled
@@ -357,6 +357,24 @@ def test_a_rise_begins_where_the_evidence_for_it_does() -> None:
     known = compare(case, 10, recorded)
     assert known is not None
     assert (known.first_seen_build, known.detected_at) == (1_104, recorded.detected_at)
+
+
+def test_a_rise_is_told_from_a_regression() -> None:
+    def rise(case_id: int, *numbers: int) -> EmergingTest:
+        failing = [NotableRun(number, number, 0, FAILED) for number in numbers]
+        found = compare(CaseHistory(case_id, 1, "t::late", "s", RunHistory(failing, 120)), 10, None)
+        assert found is not None
+        return found
+
+    broken, flaky = rise(7, *range(111, 121)), rise(8, 40, 112, 114, 117, 119)
+    assert broken.broken_probability > 0.9 > 0.5 > flaky.broken_probability
+    assert flaky.flaky_probability > 0.9
+    assert sorted((broken, flaky), key=sort_key) == [flaky, broken], "a regression comes last, however large"
+
+
+def test_patterns_keep_the_keys_of_tickets() -> None:
+    assert mask_line("assert 3 == 4 (see XK-77 and PROJ-1204)") == "assert <n> == <n> (see XK-77 and PROJ-1204)"
+    assert mask_line("gone: /tmp/AB-12/x at -12") == "gone: <path> at <n>"
 
 
 def test_a_recommendation_names_a_failure_that_counts() -> None:

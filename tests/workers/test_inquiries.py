@@ -299,4 +299,7 @@ async def test_a_look_up_quotes_the_line_that_it_names(house: House) -> None:  #
     await house.shown()
     found = await look_up(house.parts.pool, 1, Lookup("log_lines", "log:1:2-3"))
     assert found is not None
-    assert found.text == "Line 3 of the log of build 1 says: boom"
+    assert found.text == "Line 3 of the log of build 1 says: “boom”."
+    found = await look_up(house.parts.pool, 1, Lookup("log_lines", "build:1"))
+    assert found is not None
+    assert found.text == "No line of the log of build 1 is known to explain it. The last line says: “end”."

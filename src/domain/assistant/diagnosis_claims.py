@@ -22,6 +22,7 @@ from domain.assistant.evidence import (
 )
 from domain.assistant.failure_causes import DECIDED, ProbableCause
 from domain.assistant.failure_starts import has_flaky_record
+from domain.build_reasons import describe_reason
 from domain.failures.log_signals import drop_commands
 from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
@@ -34,8 +35,6 @@ MAX_OTHER = 120
 """Number of characters of another cause that are shown."""
 CERTAIN, PROBABLE = 0.85, 0.6
 """Confidence from which a cause is called by far the most likely, and from which it is called likely."""
-_PLAIN = ("tests_failed", "reported")
-"""Reasons of a build's end that say no more than its status and its tests."""
 _IGNORED = re.compile(r"(?:^|(?<=\. ))\d[\d,]* [^.]+ (?:was|were) ignored\.")
 """Sentence of a build's `detail` about the failures that do not count."""
 NAMES = {
@@ -52,14 +51,13 @@ def describe_build(build: BuildFacts) -> AnswerClaim:
     total = build.passed + build.failed + build.skipped
     after = f" after {build.duration_s} s" if build.duration_s else ""
     ended = {"passed": "passed", "failed": "failed", "aborted": "was aborted"}.get(build.status, f"is {build.status}")
-    reason = f" ({build.reason.replace('_', ' ')})" if build.reason and build.reason not in _PLAIN else ""
     if total:
         skipped = f", {build.skipped:,} {_were(build.skipped)} skipped" if build.skipped else ""
         tests = f"It ran {count(total, 'test')}, {build.failed:,} failed{skipped}."
     else:
         tests = "It reported no tests."
     return AnswerClaim(
-        f"Build {build.id} of job {build.job} {ended}{reason}{after}. {tests}",
+        f"Build {build.id} of job {build.job} {ended}{describe_reason(build.reason)}{after}. {tests}",
         (build_ref(build.id),),
     )
 

@@ -12,6 +12,7 @@ from domain.assistant import named_tests
 from domain.assistant.answers import MAX_SOURCE_TEXT, Question, Source
 from domain.assistant.job_states import JobState, describe_state
 from domain.assistant.named_tests import NamedTest
+from domain.build_reasons import describe_reason
 from domain.failures.log_explanations import explain
 from domain.failures.log_signals import clean
 from domain.triage import Classification
@@ -381,18 +382,17 @@ def _describe_change(change: ChangeFacts) -> str:
 
 def describe_summary(build: BuildSummary) -> str:
     """Returns how a build ended, as a sentence."""
-    reason = f" ({build.reason})" if build.reason else ""
     on = f" on commit {build.commit_sha}" if build.commit_sha else ""
-    return f"Build {build.id} {build.status}{reason}{on}: {build.passed} tests passed, {build.failed} failed."
+    ended = f"{build.status}{describe_reason(build.reason)}{on}"
+    return f"Build {build.id} {ended}: {build.passed} tests passed, {build.failed} failed."
 
 
 def _describe_build(build: BuildFacts) -> str:
-    reason = f" ({build.reason})" if build.reason else ""
     on = f" on branch {build.branch}" if build.branch else ""
     after = f" after {build.duration_s} s" if build.duration_s else ""
     code = f" Exit code {build.exit_code}." if build.exit_code is not None else ""
     detail = f" {build.detail}" if build.detail else ""
     return (
-        f"Build {build.id} of job {build.job} {build.status}{reason}{on}{after}:"
+        f"Build {build.id} of job {build.job} {build.status}{describe_reason(build.reason)}{on}{after}:"
         f" {build.passed} tests passed, {build.failed} failed, {build.skipped} were skipped.{code}{detail}"
     )
