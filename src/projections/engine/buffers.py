@@ -150,7 +150,7 @@ class BufferedTable:
         if self.row.table.key == (column,):
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
-                return keys
+                return filter(self.rows.__contains__, keys)
         if deletion.first != deletion.last:
             return self.rows
         if column not in self._keys_by_value:
