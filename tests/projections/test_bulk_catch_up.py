@@ -274,9 +274,10 @@ async def happen(parts: Core, *numbers: int) -> None:
 
 
 async def waiting(connection: AsyncConnection) -> tuple[list[Any], list[Any]]:
-    """Deletions that wait, and what is set for the table of pieces."""
+    """Deletions that wait, and what is set for the tables of pieces and toys."""
     deletions = await query(connection, "SELECT table_name, column_name, first, last FROM waiting_deletions")
-    return deletions, await query(connection, "SELECT reloptions FROM pg_class WHERE oid = 'pieces_v1'::regclass")
+    tables = "SELECT reloptions FROM pg_class WHERE relname IN ('pieces_v1', 'toys_v1') ORDER BY relname"
+    return deletions, [option for (options,) in await query(connection, tables) for option in options]
 
 
 async def test_deletions_that_wait_outlast_what_does_not_fit(
@@ -289,7 +290,7 @@ async def test_deletions_that_wait_outlast_what_does_not_fit(
     await anew(staging, [NUMBERED])
     await bulk_catch_up.bulk_catch_up(staging, parts.log, [NUMBERED])
     assert await table(staging, PieceRow) == [(3, 0), (4, 5), (6, 6)]
-    assert await waiting(staging) == ([], [(["fillfactor=100"],)])
+    assert await waiting(staging) == ([], ["fillfactor=100", "fillfactor=90"])
 
 
 async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
@@ -303,10 +304,11 @@ async def test_a_load_that_was_ended_at_its_end_is_finished_by_the_next(
         with pytest.raises(LoadRefused):
             await load(staging, await parts.log.read(0, 10), [], 9, NUMBERED)
     assert [values for _, *values in await query(staging, "SELECT name, position FROM projection_positions")] == [[4]]
-    assert await waiting(staging) == ([("pieces_v1", "id", 0, 2)], [(["fillfactor=100", "autovacuum_enabled=off"],)])
+    off = "autovacuum_enabled=off"
+    assert await waiting(staging) == ([("pieces_v1", "id", 0, 2)], ["fillfactor=100", off, "fillfactor=90", off])
     await bulk_catch_up.bulk_catch_up(staging, parts.log, [NUMBERED])
     assert await table(staging, PieceRow) == [(3, 0), (4, 5)]
-    assert await waiting(staging) == ([], [(["fillfactor=100"],)])
+    assert await waiting(staging) == ([], ["fillfactor=100", "fillfactor=90"])
 
 
 @pytest.mark.parametrize(
