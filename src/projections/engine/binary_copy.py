@@ -32,6 +32,9 @@ ERRORS = (OverflowError, TypeError, struct.error)
 class _Number(NamedTuple):
     name: str
     code: str
+    size: int
+    pack: Callable[[int, int], bytes]
+    """Packs the size and a number."""
 
 
 class _Array(NamedTuple):
@@ -42,12 +45,14 @@ class _Array(NamedTuple):
 
 @cache
 def _fields(row: type[Row]) -> list[_Number | _Array]:
-    return [
-        _Array(column.name, *ELEMENTS[column.sql_type])
-        if column.sql_type in ELEMENTS
-        else _Number(column.name, CODES[column.sql_type])
-        for column in columns_of(row)
-    ]
+    return [_field(column.name, column.sql_type) for column in columns_of(row)]
+
+
+def _field(name: str, sql_type: str) -> _Number | _Array:
+    if sql_type in ELEMENTS:
+        return _Array(name, *ELEMENTS[sql_type])
+    code = CODES[sql_type]
+    return _Number(name, code, struct.calcsize(code), struct.Struct(f">i{code}").pack)
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
@@ -58,7 +63,15 @@ def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
     numbers = [field for field in fields if isinstance(field, _Number)]
     if len(numbers) == len(fields):
         return _pack_numbers(rows, numbers)
-    return b"".join(part for row in rows for part in _parts(row, fields))
+    parts: list[bytes | array[int]] = []
+    for row in rows:
+        parts.append(struct.pack(">h", len(fields)))
+        for field, value in zip(fields, astuple(row), strict=True):
+            if isinstance(field, _Number):
+                parts.append(field.pack(field.size, value))
+            else:
+                parts += _array(value, field)
+    return b"".join(parts)
 
 
 def pack_columns(columns: "Sequence[array[int]]") -> bytearray:
@@ -75,8 +88,8 @@ def pack_columns(columns: "Sequence[array[int]]") -> bytearray:
 def _pack_numbers(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
     columns = zip(*map(astuple, rows), strict=True)
     packed = [
-        (struct.calcsize(code), _packing(code, len(rows))(*column))
-        for (_, code), column in zip(numbers, columns, strict=True)
+        (number.size, _packing(number.code, len(rows))(*column))
+        for number, column in zip(numbers, columns, strict=True)
     ]
     return _interleave(packed, len(rows))
 
@@ -95,30 +108,25 @@ def _interleave(columns: Sequence[tuple[int, bytes]], count: int) -> bytearray:
     return packed
 
 
-def _parts(row: Row, fields: Sequence[_Number | _Array]) -> list[bytes]:
-    parts = [struct.pack(">h", len(fields))]
-    for field in fields:
-        value = getattr(row, field.name)
-        if isinstance(field, _Number):
-            parts.append(struct.pack(f">i{field.code}", struct.calcsize(field.code), value))
-        else:
-            parts.append(_array(value, field))
-    return parts
-
-
-def _array(values: Sequence[int], field: _Array) -> bytes:
-    count = len(values)
-    if count == 0:
-        return struct.pack(">iiiI", 12, 0, 0, field.element)
+def _array(values: Sequence[int], field: _Array) -> "tuple[bytes, array[int]]":
+    """Returns the header and the elements of an array."""
     numbers = array(field.code, values)
     if sys.byteorder == "little":
         numbers.byteswap()
-    size = numbers.itemsize
-    # Each element follows its length.
-    elements = bytearray((struct.pack(">i", size) + bytes(size)) * count)
-    with memoryview(elements).cast(field.code) as slots:
-        slots[4 // size :: 1 + 4 // size] = memoryview(numbers)
-    return struct.pack(">iiiIii", 20 + len(elements), 1, 0, field.element, count, 1) + elements
+    header, empty = _empty_array(field.code, field.element, len(values))
+    elements = empty[:]
+    elements[4 // numbers.itemsize :: 1 + 4 // numbers.itemsize] = numbers
+    return header, elements
+
+
+@lru_cache(2_000)
+def _empty_array(code: Literal["h", "i"], element: int, count: int) -> "tuple[bytes, array[int]]":
+    """Returns the header of an array, and its elements without their numbers. Each follows its length."""
+    size = struct.calcsize(code)
+    elements = array(code, (struct.pack(">i", size) + bytes(size)) * count)
+    dimensions = (1, 0, element, count, 1) if count else (0, 0, element)
+    header = struct.pack(f">{len(dimensions)}i", *dimensions)
+    return struct.pack(">i", len(header) + 4 * count + size * count) + header, elements
 
 
 def unpack_array(sent: bytes, code: Literal["h", "i"]) -> "array[int]":
