@@ -15,7 +15,7 @@ from typing import Any
 from domain.case_activity import NO_DURATION
 from domain.core.columns import Int32s
 from domain.results import SKIPPED, ResultsRecorded, ResultsReplaced
-from projections.engine.model import Int, Key, Row, Rows, Table
+from projections.engine.model import Change, Int, Key, Row, Rows, RowsByKey, Table
 from projections.results_cases import VERSION
 from projections.results_passes import Stretches
 
@@ -69,7 +69,7 @@ def chunk_keys(event: ResultsRecorded | ResultsReplaced) -> Iterator[tuple[type[
 
 def count_runs(
     event: ResultsRecorded | ResultsReplaced, stretches: Stretches, added: bytes | bytearray, rows: Rows
-) -> Iterator[Row]:
+) -> Iterator[Change]:
     """Adds runs on the day of the event. `added` has Int32s: the number of runs that each result of the event adds,
     which may be negative. `stretches` are those of the event's test cases with consecutive ids.
 
@@ -93,12 +93,15 @@ def count_runs(
         if newest:  # a later attempt of a test comes later, and its duration counts
             durations[first : first + 4 * (end - start)] = newest[4 * start : 4 * end]
     runs = _unsigned(total, len(chunks) * CHUNK)
+    after: dict[Key, Row] = {}
     for number, row in enumerate(before):
         part = slice(number * 4 * CHUNK, (number + 1) * 4 * CHUNK)
         if newest or runs[part] != row.runs:
             if row.day < day:
                 yield CaseDayRow(row.chunk, job_id, day, row.runs)
-            yield CaseRunsRow(row.chunk, job_id, max(day, row.day), runs[part], bytes(durations[part]))
+            newest_day = max(row.day, day)
+            after[row.chunk, job_id] = CaseRunsRow(row.chunk, job_id, newest_day, runs[part], bytes(durations[part]))
+    yield RowsByKey(CaseRunsRow, after)
 
 
 def _durations(event: ResultsRecorded) -> bytes:

@@ -45,9 +45,7 @@ def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, row
     """
     passes = Passes([], bytearray(len(marks)), [])
     ids = event.case_ids
-    has_each_once = all(ids[start - 1] < ids[start] for start, _ in stretches[1:]) or (
-        len(set(compress(ids, event.finals))) == sum(event.finals)
-    )
+    has_each_once = are_ascending(ids, stretches) or len(set(compress(ids, event.finals))) == sum(event.finals)
     is_countable = has_each_once and 0 <= event.job_id <= MAX_NUMBER
     for start, end in stretches:
         before = None
@@ -121,8 +119,15 @@ def find_stretches(case_ids: Int32s) -> Stretches:
         return []
     # Ids follow each other if they are equal once their rows are subtracted.
     digits = int.from_bytes(case_ids.stored, "little") + _less_rows(len(case_ids))
+    if digits == (case_ids[0] + (1 << 31)) * _ones(len(case_ids)):
+        return [(0, len(case_ids))]
     differing = (digits ^ digits >> 32).to_bytes(4 * len(case_ids), "little")[:-4]
     return list(pairwise([0, *compress(range(1, len(case_ids)), Int32s.of(differing)), len(case_ids)]))
+
+
+def are_ascending(case_ids: Int32s, stretches: Stretches) -> bool:
+    """Returns whether each id of a column with these stretches is higher than the one before."""
+    return all(case_ids[start - 1] < case_ids[start] for start, _ in stretches[1:])
 
 
 @lru_cache(5_000)

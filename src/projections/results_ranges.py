@@ -6,7 +6,7 @@ these finds exactly the blocks with results of the test.
 """
 
 from domain.core.columns import Int32s
-from projections.results_passes import Stretches, find_stretches
+from projections.results_passes import Stretches, are_ascending, find_stretches
 
 MAX_SIZE = 512
 """Number of ids of the largest ranges. A block has at most a thousand results."""
@@ -17,7 +17,7 @@ def find_ranges(case_ids: Int32s, stretches: Stretches) -> list[int]:
 
     The number of a range is the id in its middle, and is negative if the range has more than one id.
     """
-    if len(stretches) > 1:  # tests in another order, or several results of a test
+    if not are_ascending(case_ids, stretches):  # tests in another order, or several results of a test
         case_ids = Int32s(sorted(set(case_ids)))
         stretches = find_stretches(case_ids)
     found: list[int] = []

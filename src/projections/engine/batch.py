@@ -97,9 +97,8 @@ class RowBatch:
                 case Row():
                     self._dirty[type(change)][change.row_key] = change
                 case RowsByKey():
-                    self._dirty[change.row].update(
-                        zip(zip(change.rows, strict=True), change.rows.values(), strict=True)
-                    )
+                    row_keys = zip(change.rows, strict=True) if len(change.row.table.key) == 1 else change.rows
+                    self._dirty[change.row].update(zip(row_keys, change.rows.values(), strict=True))
                 case Delete():
                     self._dirty[change.row][change.key] = None
                 case DeleteRange():

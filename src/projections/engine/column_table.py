@@ -118,11 +118,10 @@ class ColumnTable:
     def store(self, item: Row) -> None:
         """Raises LoadRefused for a value that does not fit its column."""
         try:
-            self._set(item)
+            span, index = self._set(item)
         except (OverflowError, TypeError) as error:
             raise LoadRefused(f"{self.row.table}: {error}") from error
-        key = self.flat_key_of(item)
-        self._span_of(key).changed[key % SPAN] = 1
+        span.changed[index] = 1
 
     def store_many(self, rows: Mapping[int, Row]) -> None:
         for item in rows.values():
@@ -188,12 +187,14 @@ class ColumnTable:
             del self._spans[number]
             self.is_complete = False
 
-    def _set(self, item: Row) -> None:
+    def _set(self, item: Row) -> tuple[_Span, int]:
+        """Keeps a row. Returns its span, and its index there."""
         key, *values = msgspec.structs.astuple(item)
         span, index = self._span_of(key), key % SPAN
         span.states[index] = ORDINARY if item.is_ordinary else PRESENT
         for column, value in zip(span.columns.values(), values, strict=True):
             column[index] = value
+        return span, index
 
     def _span_of(self, key: int) -> _Span:
         number = key // SPAN

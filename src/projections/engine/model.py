@@ -124,8 +124,8 @@ class DeleteWhere(DeleteRange):
 
 
 class RowsByKey:
-    """A change that inserts or replaces many rows of one table. `rows` maps the key to the row; the table's key must be
-    a single column.
+    """A change that inserts or replaces many rows of one table. `rows` maps the key to the row. If the table's key is a
+    single column, the key is its value, otherwise a tuple.
 
     Only one of the rows is validated, so they must be equal except for keys and counters.
     """
