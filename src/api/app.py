@@ -36,7 +36,7 @@ from api.health import HealthController, ProjectionController, ReactionControlle
 from api.hooks import ChangeController, HookController, ProjectHookController
 from api.http import problems
 from api.http.authentication import Authentication
-from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, require_storable
+from api.http.bodies import JsonRequest, refuse_compressed_body, refuse_unexpected_body, refuse_unstorable
 from api.http.body_limits import MAX_BYTES, PublicBodies, limit_body
 from api.http.head import answer_head
 from api.http.idempotency import IdempotencyMiddleware
@@ -149,6 +149,7 @@ CONTROLLERS = (
 
 
 async def before_request(request: Request[Any, Any, Any]) -> Response[None] | None:
+    refuse_unstorable(request)
     if request.method == "OPTIONS":
         return document.answer_options(request)
     if request.scope.get("user") is None:  # also if the operation needs no credentials
@@ -227,7 +228,6 @@ def make_app(version: str) -> Application:
         ],
         state=State({}),
         request_class=JsonRequest,
-        guards=[require_storable],
         dependencies={
             "ctx": Provide(provide_request_context, sync_to_thread=False),
             "paged": Provide(provide_paged, sync_to_thread=False),

@@ -27,7 +27,6 @@ from api.description.components import (
 from api.description.examples import complete, load_examples
 from api.description.fields import FIELDS
 from api.description.schemas import Schemas, adapt, unwrap
-from api.http.bodies import require_storable
 from api.http.idempotency import REPLAYED
 from api.http.query_parameters import find_bounds, query_parameters
 from api.http.request_context import AS_OF, POSITION, PROJECTED
@@ -175,7 +174,7 @@ class OperationForm:
             statuses.add(429)
         if not self.is_public:
             statuses.add(401)
-        if set(self.handler.resolve_guards()) - {require_storable}:
+        if self.handler.resolve_guards():
             statuses.add(403)
         if self.writes and not self.is_public:
             statuses |= {403, 409, 410}
@@ -202,10 +201,10 @@ def _answer_types(handler: HTTPRouteHandler) -> dict[int, list[Any]]:
     """Returns HTTP status -> types of the answers with that status. An answer that can have several forms has several
     types.
     """
-    found = {
-        status: list(alternatives(spec.data_container or NoneType))
-        for status, spec in (handler.responses or {}).items()
-    }
+    found: dict[int, list[Any]] = {}
+    for status, spec in (handler.responses or {}).items():
+        answered: Any = spec.data_container or NoneType
+        found[status] = list(alternatives(answered))
     annotation = handler.parsed_fn_signature.return_type.annotation
     plain = get_args(annotation)[0] if get_origin(annotation) is Response else annotation
     declared = {kind for kinds in found.values() for kind in kinds}

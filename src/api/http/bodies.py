@@ -1,8 +1,8 @@
 """Reads request bodies, and refuses texts that PostgreSQL cannot store: NUL characters and half surrogate pairs, which
 JSON allows.
 
-`JsonRequest`, the application's `request_class`, checks every body. `require_storable`, a Litestar guard of the
-application, checks every path and query string.
+`JsonRequest`, the application's `request_class`, checks every body. `refuse_unstorable` checks every path and query
+string.
 """
 
 import json
@@ -14,9 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Request
-from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException, SerializationException
-from litestar.handlers import BaseRouteHandler
 
 from api.http.types import MAX_ID
 from commands.validation import MAX_ERRORS, convert_body, drop_read_only, shorten
@@ -187,18 +185,18 @@ def replace_nul(value: Any) -> Any:
             return value
 
 
-async def require_storable(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-    """Guard of Litestar that checks the path and the query string. Raises NotFound for an id that cannot exist, and for
-    a path that cannot be stored. Raises Invalid for a query string that cannot be stored.
+def refuse_unstorable(request: Request[Any, Any, Any]) -> None:
+    """Raises NotFound for an id in the path that cannot exist, and for a path that cannot be stored. Raises Invalid for
+    a query string that cannot be stored.
     """
-    segments = connection.scope["path"].split("/")
-    for value in connection.path_params.values():
+    segments = request.scope["path"].split("/")
+    for value in request.path_params.values():
         # Only one path leads to an id: Litestar also reads `+7`, `007` and digits of other scripts as 7.
         if isinstance(value, int) and not (0 < value <= MAX_ID and str(value) in segments):
-            raise NotFound(f"There is nothing at {connection.url.path}.")
-    if not is_text(connection.scope["path"].encode("utf-8", "surrogatepass")):
+            raise NotFound(f"There is nothing at {request.url.path}.")
+    if not is_text(request.scope["path"].encode("utf-8", "surrogatepass")):
         raise NotFound("There is nothing at this path.")
-    if not is_text(unquote_to_bytes(connection.scope["query_string"])):
+    if not is_text(unquote_to_bytes(request.scope["query_string"])):
         raise Invalid("The query string must be UTF-8 and without the character U+0000.")
 
 

@@ -86,7 +86,7 @@ def limit_body(scope: Scope, receive: Receive, count_public: Callable[[int], Non
 
     Without credentials, passes the size of each part of the body to `count_public`, which may raise, too.
     """
-    receive_http = cast(Callable[[], Awaitable[HTTPRequestEvent | HTTPDisconnectEvent]], receive)
+    receive_http = cast("Callable[[], Awaitable[HTTPRequestEvent | HTTPDisconnectEvent]]", receive)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + BODY_TIMEOUT_S
     is_complete = False

@@ -4,8 +4,8 @@ CORS.
 
 import re
 from collections.abc import Collection, Iterable
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from litestar.types import HTTPScope, Message, Send
 
@@ -48,7 +48,7 @@ def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]
     """
     given, origin = _find(scope["headers"])
     state = scope.setdefault("state", {})
-    request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else uuid4().hex.encode()
+    request_id = given if given is not None and _REQUEST_ID.fullmatch(given) else token_hex(16).encode()
     state[REQUEST_ID] = request_id.decode()
     added: RawHeaders = [(b"x-request-id", request_id)]
     if scope["scheme"] == "https":

@@ -251,7 +251,7 @@ class Secrets:
         return f"{self.newest}.{period}" if self.newest else period, self._session_key(self.newest, period)
 
     def _session_key(self, root_id: int, period: str) -> bytes:
-        return hmac.new(self._derive(root_id, SESSIONS), period.encode(), hashlib.sha256).digest()
+        return hmac.digest(self._derive(root_id, SESSIONS), period.encode(), "sha256")
 
     def find_session_key(self, key_id: str | None, lifetime: timedelta) -> bytes | None:
         """Returns the session key with this id. None stands for the key of tokens without an id, which an older release
