@@ -72,14 +72,15 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
 
 
 async def find_behind(source: Source, events: Mapping[str, str], min_skip: int) -> list[str]:
-    """Returns the workers that have an event to read. `events` maps each worker to the name of the events that it reads.
+    """Returns the workers that have an event to read. `events` maps each worker to the name of the events it reads.
 
     Moves the positions of the other workers to the end of the log, where this skips more than `min_skip` positions.
     """
     rows = await fetch_rows(
         source,
         "WITH log AS MATERIALIZED ("
-        f"  SELECT coalesce(max(notification_id), 0) AS last FROM stored_events WHERE notification_id <= {LAST_POSITION}"
+        "  SELECT coalesce(max(notification_id), 0) AS last FROM stored_events"
+        f"  WHERE notification_id <= {LAST_POSITION}"
         " ), found AS MATERIALIZED ("
         "  SELECT reaction, p.position, last, EXISTS (SELECT FROM stored_events"
         "   WHERE notification_id > p.position AND notification_id <= last AND topic = wanted.event) AS is_behind"
