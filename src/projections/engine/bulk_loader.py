@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 MAX_CHANGED_ROWS = 300_000
 """Number of changed rows at which a transaction is committed. It limits the memory that a load needs."""
-MAX_UNREAD_ROWS = 20_000
+MAX_UNREAD_ROWS = 50_000
 """Like MAX_CHANGED_ROWS, of a table that no projection reads: its rows may have long texts."""
 MAX_PACKED_BYTES = 32 << 20
 """Like MAX_CHANGED_ROWS, in bytes of packed rows of append-only tables."""
