@@ -31,6 +31,7 @@ from domain.run_histories import RunHistory, count_failing
 from domain.test_health import FAILED, RETRIED
 from projections import jobs, quarantine, test_health
 from projections.known_causes import fetch_known_causes
+from projections.missed_builds import count_newer_builds
 from projections.results_days import day_of
 from projections.test_health import MAX_SUSPECTS, CaseHistory
 
@@ -116,6 +117,8 @@ class TestHealthController(Controller):
             found_decisions = await fetch_decisions(
                 connection, row.project_id, [item], {id: history}, ctx.effective_time
             )
+            last = history.find_failing()
+            newer = await count_newer_builds(connection, () if last is None else (last.build_id,))
         decisions = found_decisions[id]
         item = apply_decisions(item, decisions)
         patterns = await asyncio.to_thread(group_failures, texts)
@@ -125,7 +128,7 @@ class TestHealthController(Controller):
             failure_patterns=[pattern.message for pattern in patterns],
             failures=patterns,
             correlated_builds=[build for build in newest if build in builds][:MAX_BUILDS],
-            recommendation=recommend(item, patterns, find_counting(history), days, decisions),
+            recommendation=recommend(item, patterns, find_counting(history), days, decisions, sum(newer.values())),
             evidence=to_evidence(history),
         )
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from api.http.types import to_view
+from domain.assistant.named_tests import describe_missed
 from domain.failures.message_masks import mask
 from domain.health_advice import NO_DECISIONS, Decisions, describe_decisions, settle_action
 from domain.run_histories import RunHistory
@@ -238,12 +239,16 @@ def recommend(
     counting: set[int],
     days: int,
     decisions: Decisions = NO_DECISIONS,
+    missed_builds: int = 0,
 ) -> str:
-    """Returns what to do about a test, and on which evidence."""
+    """Returns what to do about a test, and on which evidence. `missed_builds` is the number of newer builds of the job
+    in which the failing test did not run.
+    """
     what = SENTENCES[item.recommended_action]
     if item.recommended_action == "fix" and decisions.known is not None:
         what = "Mend the bug"
-    return f"{what}: {_describe_runs(item, days)}{describe_decisions(decisions)}{_quote(patterns, counting)}"
+    missed = f" {describe_missed(missed_builds)}" if missed_builds else ""
+    return f"{what}: {_describe_runs(item, days)}{missed}{describe_decisions(decisions)}{_quote(patterns, counting)}"
 
 
 def _describe_runs(item: HealthItem, days: int) -> str:

@@ -99,6 +99,8 @@ def test_a_failing_test_that_newer_builds_did_not_run_is_not_new(server: Server)
     assert listed(server, project_id=project, only="newly_failing") == []
     (gone,) = server.admin.fetch("/test-cases", job_id=job, only="failing")["results"]
     assert (gone["last_failed_build"], gone["missed_builds"]) == (failed, 3)
+    health = server.admin.fetch(f"/ai/tests/{gone['id']}/health")
+    assert "failed. 3 newer builds of the job did not run it: it may have been removed" in health["recommendation"]
 
 
 def test_a_skipped_test_has_no_duration(server: Server) -> None:
