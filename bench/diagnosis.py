@@ -19,7 +19,7 @@ from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from commands.evaluation.cases import DiagnosisCase, load_cases
 from projections.builds import BuildRow
-from projections.results import BlockRow
+from projections.results_blocks import BlockRow
 
 EVENTS, RESULTS = 1_000_000, 1_000_000
 REQUESTS = 200

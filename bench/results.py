@@ -20,7 +20,8 @@ from bench.rebuild import fetch_head, fetch_projected
 from bench.support.report import Report, percentile
 from bench.support.stack import Stack, running_stack
 from domain.core.events import EventMetadata, Recorded
-from projections.results import PROJECTION, BlockRow
+from projections.results import PROJECTION
+from projections.results_blocks import BlockRow
 from projections.time_travel.historical_tables import HistoricalTables
 from store.clock import utcnow
 

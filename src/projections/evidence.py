@@ -48,7 +48,8 @@ from projections.log_evidence import fetch_excerpts
 from projections.named_tests import fetch_named_tests
 from projections.past_failures import fetch_past, find_earlier_builds
 from projections.project_evidence import fetch_project_facts
-from projections.results import FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, BlockRow, ResultTextRow
+from projections.results import ResultTextRow
+from projections.results_blocks import FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, BlockRow, case_at
 from projections.results_cases import TestCaseRow
 from projections.results_queries import FACTS, ReportRanges
 from projections.triage import CLASSIFICATION, CLASSIFIED_BY, LINKED_ISSUE, TRIAGE_JOINS
@@ -183,14 +184,15 @@ async def _fetch_failed_tests(
     the build, unless there are no others or the question is about them.
     """
     block = f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= wanted.id ORDER BY first_result_id DESC LIMIT 1"
+    index = "wanted.id - b.first_result_id + 1"
     query = (
         f"SELECT t.id, t.case_id, c.node_id, {FACTS}::int, t.suite::int, left(coalesce(x.message, ''), %(message)s),"
         " coalesce(x.trace, ''), coalesce(x.signature, ''),"
         f" {CLASSIFICATION}, {CLASSIFIED_BY}, {LINKED_ISSUE}"
         " FROM unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place)"
         f" CROSS JOIN LATERAL ({block}) b"
-        " CROSS JOIN LATERAL (SELECT wanted.id, b.case_ids[wanted.id - b.first_result_id + 1],"
-        "  b.facts[wanted.id - b.first_result_id + 1], b.suites[wanted.id - b.first_result_id + 1]"
+        f" CROSS JOIN LATERAL (SELECT wanted.id, {case_at(index)}, b.facts[{index}],"
+        f"  coalesce(b.suites[{index}], b.suite)"
         " ) t (id, case_id, facts, suite)"
         f" JOIN {TestCaseRow.table} c ON c.id = t.case_id LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
         f"{TRIAGE_JOINS} WHERE wanted.id < b.first_result_id + b.results AND wanted.id >= %(low)s"

@@ -9,9 +9,9 @@ from domain.failures.first_failures import FirstFailure, find_first_failure
 from domain.results import FAILED, PASSED
 from projections.builds import MAX_ON_COMMIT, BuildRow
 from projections.engine.queries import fetch_value
-from projections.results import STATUS, BlockRow, ReportRow, SupersededRow
+from projections.results import ReportRow, SupersededRow
+from projections.results_blocks import STATUS, BlockRow, has_case, positions_of
 from projections.results_queries import FACTS, IS_CURRENT
-from projections.results_ranges import has_case
 from projections.test_health import find_broken_builds, find_outages
 from store.postgres.queries import Source, fetch_rows
 
@@ -45,7 +45,7 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
         f" SELECT b.id, b.commit_sha, {FACTS} & {STATUS}, (SELECT count(*) FROM newest) FROM comparable b"
         f" JOIN {BlockRow.table} block USING (first_result_id)"
         " JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place]"
-        "  FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
+        f"  FROM unnest({positions_of('%(case)s::int')}) AS place OFFSET 0"
         " ) t (id, facts) ON t.facts >= 0"
         f" WHERE (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL"
         f" ORDER BY b.first_result_id DESC, t.id DESC LIMIT {MAX_RESULTS}"
@@ -80,7 +80,7 @@ async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> i
     query = (
         f"SELECT b.id FROM ({others}) b JOIN {ReportRow.table} r ON r.build_id = b.id AND {IS_CURRENT}"
         f" CROSS JOIN LATERAL (SELECT block.facts[at] AS facts FROM ({blocks}) block"
-        "  CROSS JOIN LATERAL unnest(array_positions(block.case_ids, %(case)s::int)) AS at) t"
+        f"  CROSS JOIN LATERAL unnest({positions_of('%(case)s::int')}) AS at) t"
         f" WHERE t.facts >= 0 GROUP BY b.id HAVING bool_and({FACTS} & {STATUS} <> {FAILED})"
         f" AND bool_or({FACTS} & {STATUS} = {PASSED}) ORDER BY b.id DESC LIMIT 1"
     )

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from domain.health_advice import KnownCause, find_known_cause
 from domain.results import FAILED
 from projections.builds import BuildRow
-from projections.results import STATUS, BlockRow, ReportRow
+from projections.results import ReportRow
+from projections.results_blocks import STATUS, BlockRow, positions_of
 from projections.results_queries import FACTS, IS_CURRENT
 from projections.triage import CLASSIFICATION, TRIAGE_JOINS, RuleMatchRow, TriageRow
 from store.postgres.queries import Source, fetch_rows
@@ -37,7 +38,7 @@ async def fetch_known_causes(
         f" JOIN {ReportRow.table} r ON r.build_id = w.build_id JOIN {BuildRow.table} b ON b.id = r.build_id"
         f"  AND {IS_CURRENT}"
         " CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1 AS id, block.facts[at] AS facts"
-        f"  FROM ({blocks}) block CROSS JOIN LATERAL unnest(array_positions(block.case_ids, w.case_id)) AS at) t"
+        f"  FROM ({blocks}) block CROSS JOIN LATERAL unnest({positions_of('w.case_id')}) AS at) t"
         f"{TRIAGE_JOINS} WHERE {FACTS} & {STATUS} = {FAILED} AND (t.facts >= 0 OR w.retried)"
         " ORDER BY w.build_id DESC, t.id DESC"
     )

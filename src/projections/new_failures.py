@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 
 from domain.results import FAILED, PASSED, SKIPPED
 from projections.builds import BuildRow
-from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
+from projections.results import ReportRow, ResultTextRow
+from projections.results_blocks import STATUS, BlockRow, has_case, positions_of
 from projections.results_queries import IS_CURRENT, ReportRanges, fetch_statuses
-from projections.results_ranges import has_case
 from store.postgres.queries import Source, fetch_rows
 
 MAX_BLOCKS = 1_000
@@ -30,7 +30,7 @@ async def find_failed_before(
         f"  newest AS MATERIALIZED (SELECT * FROM found ORDER BY first_result_id DESC LIMIT {MAX_BLOCKS})"
         f"  SELECT t.id, t.facts FROM newest JOIN {BlockRow.table} block USING (first_result_id)"
         "   CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1, block.facts[at]"
-        "    FROM unnest(array_positions(block.case_ids, c.case_id)) AS at) t (id, facts)"
+        f"    FROM unnest({positions_of('c.case_id')}) AS at) t (id, facts)"
         f"  JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
         f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND NOT b.untrusted AND {IS_CURRENT}"
         "   AND (%(group)s::bigint IS NULL OR b.group_id IS DISTINCT FROM %(group)s)"

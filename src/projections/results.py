@@ -2,7 +2,7 @@
 in `results_cases`, tables of their runs in `results_runs` and `results_days`.
 
 A row of `result_blocks` stores up to a thousand results as arrays, in the order of the report (docs/decisions/0010). A
-result takes about 12 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
+result takes about 9 bytes, with indexes. The results of a report have contiguous ids: the report's row in `reports`
 has the first id and the number of results. Texts are in another table, since a passed test has none.
 
 Rows of results are never updated. In events of older releases, a result may replace another result. The table
@@ -18,7 +18,6 @@ from operator import or_
 import msgspec
 
 from domain.builds import BuildDeleted, BuildRequeued, ReportRecorded
-from domain.core.columns import Int16s
 from domain.core.events import Recorded, copy_fields
 from domain.jobs import JobDeleted
 from domain.projects import ProjectDeleted
@@ -29,15 +28,14 @@ from projections.engine.model import (
     DeleteRange,
     DeleteWhere,
     Int,
-    Ints,
     Key,
     Projection,
     Row,
     Rows,
     RowsByKey,
-    SmallInts,
     Table,
 )
+from projections.results_blocks import BlockRow, make_block
 from projections.results_cases import (
     VERSION,
     CaseStatsRow,
@@ -49,7 +47,6 @@ from projections.results_cases import (
 )
 from projections.results_days import CaseDayRow, CaseRunsRow, chunk_keys
 from projections.results_passes import NOT_FINAL, Stretches, count_passes, find_stretches
-from projections.results_ranges import find_ranges
 from projections.results_runs import (
     BuildOutcomeRow,
     NotableRunRow,
@@ -59,40 +56,6 @@ from projections.results_runs import (
     correct_outcome,
     reset_outcome,
 )
-
-STATUS, KNOWN_ISSUE, FLAKY, QUARANTINED, ATTEMPT = 3, 4, 8, 16, 32
-"""Bits of a result's `facts`. Bits 0 and 1 are the status: 0 passed, 1 failed, 2 skipped. Bits 2 to 4 are flags. The
-higher bits are the attempt. If the result was retried, all bits are inverted, so `facts` is negative.
-"""
-
-
-class BlockRow(Row, frozen=True):
-    """A block of results, in the order of the report. Element n (from 0) of each array is about the result
-    `first_result_id + n`.
-    """
-
-    table = Table(
-        "result_blocks",
-        VERSION,
-        key=("first_result_id",),
-        # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
-        indexes=(
-            "(first_result_id) WITH (fillfactor = 100)",
-            "USING gin (case_ranges) WITH (gin_pending_list_limit = 512)",
-            "(job_id)",
-        ),
-        append_only=True,
-    )
-    first_result_id: int
-    job_id: Int
-    results: Int
-    case_ids: Ints
-    durations_ms: Ints
-    suites: SmallInts
-    """Suite of each result, as its index in the report's `suites`."""
-    facts: SmallInts
-    case_ranges: Ints
-    """The ids in `case_ids` as ranges (`results_ranges`)."""
 
 
 class ResultTextRow(Row, frozen=True):
@@ -182,16 +145,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 yield TestCaseRow(event.first_case_id + number, event.project_id, node_id, suite)
         case ResultsRecorded():
             stretches = find_stretches(event.case_ids)
-            yield BlockRow(
-                first_result_id=event.first_result_id,
-                job_id=event.job_id,
-                results=len(event.case_ids),
-                case_ids=event.case_ids,
-                durations_ms=event.durations_ms,
-                suites=event.suites,
-                facts=pack_facts(event),
-                case_ranges=find_ranges(event.case_ids, stretches),
-            )
+            yield make_block(event, stretches)
             yield from _texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
             yield from _stats(event, stretches, rows)
@@ -259,36 +213,7 @@ PROJECTION = Projection(
 )
 
 
-def pack_facts(event: ResultsRecorded) -> Int16s:
-    """Returns the status, flags and attempt of each result, packed into 16 bits (see STATUS). Raises ValueError if the
-    event's columns have different lengths.
-
-    For speed it packs all results at once: one long integer has the low bytes of all results, another the high bytes.
-    """
-    count = len(event.case_ids)
-    columns = (event.statuses, event.known_issues, event.flaky, event.quarantined or bytes(count))
-    if any(
-        len(column) != count for column in (*columns, event.attempts, event.finals, event.durations_ms, event.suites)
-    ):
-        raise ValueError("columns of different lengths")
-    statuses, known, flaky, quarantined = map(int.from_bytes, columns)
-    flaky |= int.from_bytes(event.flips.translate(_IS_FLAKY))
-    attempts_low, attempts_high = (int.from_bytes(event.attempts.translate(table)) for table in _ATTEMPTS)
-    inverted = int.from_bytes(event.finals.translate(_INVERTED))
-    flags = statuses | known * KNOWN_ISSUE | flaky * FLAKY | quarantined * QUARANTINED
-    both = bytearray(2 * count)
-    both[0::2] = ((flags | attempts_low) ^ inverted).to_bytes(count)
-    both[1::2] = (attempts_high ^ inverted).to_bytes(count)
-    return Int16s.of(both)
-
-
-_ATTEMPTS = (
-    bytes(attempt * ATTEMPT & 0xFF for attempt in range(256)),
-    bytes(attempt * ATTEMPT >> 8 for attempt in range(256)),
-)
-_INVERTED = bytes([0xFF]) + bytes(255)
 _RETRIED = bytes([NOT_FINAL]) + bytes(255)
-_IS_FLAKY = bytes(1) + b"\1" * 255
 
 
 def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:

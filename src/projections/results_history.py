@@ -9,7 +9,8 @@ from domain.results import FAILED
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_column, fetch_one, fetch_value, find_row
 from projections.jobs import JobRow
-from projections.results import STATUS, BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results import OutputsRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results_blocks import STATUS, BlockRow, case_at, has_case, positions_of
 from projections.results_cases import TestCaseRow
 from projections.results_queries import (
     FACT_COLUMNS,
@@ -19,7 +20,6 @@ from projections.results_queries import (
     ReportRanges,
     fetch_with_triage,
 )
-from projections.results_ranges import has_case
 from projections.triage import (
     BY_RULE,
     RULE_COLUMNS,
@@ -107,7 +107,7 @@ async def find_origin(source: Source, result_id: int) -> ResultOrigin | None:
     query = (
         f"SELECT t.id, t.case_id, c.node_id, r.build_id, r.job_id, r.project_id, {FACTS} & {STATUS},"
         f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), {RULE_COLUMNS}"
-        f" FROM (SELECT %(id)s::bigint AS id, b.case_ids[{_INDEX}] AS case_id, b.facts[{_INDEX}] AS facts"
+        f" FROM (SELECT %(id)s::bigint AS id, {case_at(_INDEX)} AS case_id, b.facts[{_INDEX}] AS facts"
         f"  FROM ({_block_of('%(id)s::bigint')}) b) t"
         f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
         f" JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
@@ -148,7 +148,7 @@ async def fetch_history(source: Source, case_id: int, limit: int) -> list[CaseRu
         " t AS MATERIALIZED (SELECT t.*, r.build_id, r.recorded_at, b.branch, b.commit_sha FROM found"
         f"  JOIN {BlockRow.table} block USING (first_result_id)"
         "  JOIN LATERAL (SELECT block.first_result_id + place - 1, block.facts[place], block.durations_ms[place]"
-        "   FROM unnest(array_positions(block.case_ids, %(case)s::int)) AS place OFFSET 0"
+        f"   FROM unnest({positions_of('%(case)s::int')}) AS place OFFSET 0"
         "  ) t (id, facts, duration_ms) ON t.facts >= 0"
         f"  JOIN LATERAL ({_REPORT_OF}) r ON r.first_result_id + r.cases > t.id"
         f"  JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"

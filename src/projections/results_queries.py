@@ -21,17 +21,8 @@ from domain.flakiness import OtherResult
 from domain.results import FAILED, SKIPPED
 from projections.builds import BuildRow
 from projections.engine.queries import T, fetch_all, fetch_column, fetch_value
-from projections.results import (
-    ATTEMPT,
-    FLAKY,
-    KNOWN_ISSUE,
-    QUARANTINED,
-    STATUS,
-    BlockRow,
-    ReportRow,
-    ResultTextRow,
-    SupersededRow,
-)
+from projections.results import ReportRow, ResultTextRow, SupersededRow
+from projections.results_blocks import ATTEMPT, FLAKY, KNOWN_ISSUE, QUARANTINED, STATUS, select_each
 from projections.results_cases import CaseStatsRow, TestCaseRow
 from projections.triage import (
     HAS_CLASSIFICATION,
@@ -113,27 +104,9 @@ class ReportRanges:
         ]
 
 
-_EACH = {
-    "id": "generate_series(b.first_result_id, b.first_result_id + b.results - 1)",
-    "case_id": "unnest(b.case_ids)",
-    "duration_ms": "unnest(b.durations_ms)",
-    "suite": "unnest(b.suites)",
-    "facts": "unnest(b.facts)",
-}
-"""Columns of a result, as SQL expressions over its block `b`."""
 _REPORT_INDEX = "(width_bucket(t.block, %(bounds)s::bigint[]) - 1) / 2"
 _WITHIN = "t.block >= %(low)s::bigint AND t.block < %(high)s::bigint"
 _SUPERSEDED = f"SELECT s.id FROM {SupersededRow.table} s WHERE s.id >= %(low)s::bigint AND s.id < %(high)s::bigint"
-
-
-def select_each(*columns: str) -> str:
-    """Returns an SQL subquery with a row for each result, ordered by `block` and then by id, without a sort. It has
-    `block`, `facts` and these columns of _EACH. Filter it by `block`.
-
-    PostgreSQL computes every column of the subquery, also one that the query does not use, so ask for few.
-    """
-    each = "".join(f", {expression} AS {name}" for name, expression in _EACH.items() if name in {*columns, "facts"})
-    return f"(SELECT b.first_result_id AS block, b.results{each} FROM {BlockRow.table} b ORDER BY b.first_result_id)"
 
 
 class ResultFilters(msgspec.Struct, frozen=True):

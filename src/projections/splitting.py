@@ -5,7 +5,8 @@ from typing import Literal
 
 from domain.results import SKIPPED
 from projections.builds import BuildRow
-from projections.results import STATUS, BlockRow, ReportRow
+from projections.results import ReportRow
+from projections.results_blocks import STATUS, BlockRow, select_each
 from projections.results_cases import TestCaseRow
 from store.postgres.queries import Source, fetch_rows
 
@@ -21,7 +22,8 @@ MAX_RESULTS = 300_000
 NAMES = {"tests": "c.node_id", "files": "split_part(split_part(c.node_id, '::', 1), ' > ', 1)"}
 """SQL expressions for the name of a test case `c`: its node id, or its file, with which most node ids begin."""
 
-
+_BLOCKS = f"reports r JOIN {BlockRow.table} b ON b.first_result_id >= r.low AND b.first_result_id < r.high"
+"""SQL for the blocks `b` of the reports that count."""
 _MEDIANS = (
     f"WITH builds AS (SELECT id, branch = %(branch)s::text AS first FROM"
     f"   (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC"
@@ -32,9 +34,7 @@ _MEDIANS = (
     "   sum(r.cases) OVER (ORDER BY b.first DESC, b.id DESC, r.first_result_id DESC) - r.cases AS before"
     f"  FROM builds b JOIN {ReportRow.table} r ON r.build_id = b.id WHERE NOT r.is_replaced) r"
     f"  WHERE before < {MAX_RESULTS}),"
-    " results AS (SELECT unnest(b.case_ids) AS case_id, unnest(b.durations_ms) AS duration_ms,"
-    "   unnest(b.facts) AS facts FROM reports r"
-    f"  JOIN {BlockRow.table} b ON b.first_result_id >= r.low AND b.first_result_id < r.high),"
+    f" results AS {select_each('case_id', 'duration_ms', blocks=_BLOCKS)},"
     " medians AS MATERIALIZED (SELECT case_id,"
     "   percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms::float) AS duration_ms FROM results"
     f"  WHERE facts >= 0 AND facts & {STATUS} <> {SKIPPED} GROUP BY case_id)"

@@ -21,7 +21,8 @@ from projections.build_lines import fetch_lines
 from projections.builds import BuildRow
 from projections.engine.binary_copy import unpack_array, unpack_halves
 from projections.engine.queries import fetch_all, fetch_one
-from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow
+from projections.results import ReportRow, ResultTextRow
+from projections.results_blocks import STATUS, BlockRow, positions_of
 from projections.results_cases import CaseStatsRow, TestCaseRow
 from projections.results_days import CHUNK, SINCE_DAY, RunTotals
 from projections.results_queries import FACTS, IS_CURRENT, MESSAGE_LENGTH
@@ -263,7 +264,7 @@ async def fetch_failure_texts(
         "SELECT t.id, r.build_id, left(coalesce(x.message, ''), %(length)s), coalesce(x.signature, '')"
         f" FROM {ReportRow.table} r JOIN {BuildRow.table} b ON b.id = r.build_id AND {IS_CURRENT}"
         " CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1 AS id, block.facts[at] AS facts"
-        f"  FROM ({blocks}) block CROSS JOIN LATERAL unnest(array_positions(block.case_ids, %(case)s::int)) AS at) t"
+        f"  FROM ({blocks}) block CROSS JOIN LATERAL unnest({positions_of('%(case)s::int')}) AS at) t"
         f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
         f" WHERE r.build_id = ANY (%(builds)s) AND {FACTS} & {STATUS} = {FAILED}"
         " AND (t.facts >= 0 OR r.build_id = ANY (%(retried)s))"

@@ -7,7 +7,7 @@ import psutil
 import psycopg
 import pytest
 
-from projections.results import BlockRow
+from projections.results_blocks import BlockRow
 from testhide.engines import Engines
 from tests.support.builders import given_build, given_job, given_project, upload
 from tests.support.server import Server, server_on_new_database

@@ -25,17 +25,8 @@ from domain.results import (
     ResultText,
     commit_number,
 )
-from projections.results import (
-    ATTEMPT,
-    FLAKY,
-    KNOWN_ISSUE,
-    PROJECTION,
-    BlockRow,
-    OutputsRow,
-    ReportRow,
-    ResultTextRow,
-    SupersededRow,
-)
+from projections.results import PROJECTION, OutputsRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results_blocks import ATTEMPT, FLAKY, KNOWN_ISSUE, BlockRow
 from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow, add_result
 from tests.support.spec import given
 
@@ -102,11 +93,17 @@ def test_results_are_columns() -> None:
     )
     row = given(event).when(PROJECTION).one(BlockRow)
     assert (row.first_result_id, row.results, row.job_id) == (700, 3, 5)
-    assert [*map(list, (row.case_ids, row.suites, row.durations_ms))] == [[1, 2, 1], [3, 4, 3], [10, 10, 10]]
+    assert [*map(list, (row.cases, row.suites or (), row.durations_ms))] == [[1, 2, 1], [3, 4, 3], [10, 10, 10]]
     earlier, known, flaky = row.facts
     assert earlier == ~(FAILED | ATTEMPT)
     assert known == FAILED | KNOWN_ISSUE | ATTEMPT
     assert flaky == PASSED | FLAKY | 2 * ATTEMPT
+
+
+def test_consecutive_tests_of_one_suite_are_not_listed() -> None:
+    row = given(block(7, PASSED, PASSED, case_ids=Int32s([4, 5]), suites=Int16s([3, 3]))).when(PROJECTION).one(BlockRow)
+    assert (row.first_case_id, row.case_ids, row.suite, row.suites) == (4, None, 3, None)
+    assert list(row.cases) == [4, 5]
 
 
 def test_facts_fit_their_column() -> None:

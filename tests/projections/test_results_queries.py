@@ -17,9 +17,9 @@ from domain.results import FAILED, SKIPPED, CasesSeen, Replaced, ResultsRecorded
 from projections import builds, results, results_history, results_queries
 from projections.engine.engine import Engine
 from projections.engine.schemas import connect
+from projections.results_blocks import find_ranges, has_case
 from projections.results_passes import find_stretches
 from projections.results_queries import ReportRanges, ResultFilters
-from projections.results_ranges import find_ranges, has_case
 from testhide.processes import Core
 from tests.projections.toys import recorded
 from tests.support.read_models import begin_read_models
@@ -173,7 +173,7 @@ async def test_a_result_without_its_report_is_nobodys(world: World) -> None:
 )
 async def test_ranges_find_the_blocks_of_a_case(world: World, ids: list[int]) -> None:
     column = Int32s(ids)
-    ranges = find_ranges(column, list(find_stretches(column)))
+    ranges = find_ranges(column, find_stretches(column))
     query = (
         "SELECT case_id FROM (SELECT %s::int[] AS case_ranges) block, generate_series(0, 1700) AS case_id"
         f" WHERE {has_case('case_id')} ORDER BY case_id"

@@ -21,7 +21,8 @@ from domain.triage import (
 )
 from projections import results
 from projections.engine.model import DeleteRange, DeleteWhere
-from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results import OutputsRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results_blocks import BlockRow
 from projections.triage import PROJECTION, RuleMatchRow, TriageRow
 from tests.projections.test_results import block
 from tests.support.memory_rows import MemoryRows

@@ -26,7 +26,8 @@ from projections.nodes import NodeRow
 from projections.pools import PoolRow
 from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
-from projections.results import BlockRow, OutputsRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results import OutputsRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results_blocks import BlockRow
 from projections.results_cases import CaseStatsRow, CatalogueRow, TestCaseRow
 from projections.results_days import CaseDayRow, CaseRunsRow
 from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow

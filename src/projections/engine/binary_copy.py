@@ -16,10 +16,12 @@ from typing import Literal, NamedTuple
 from msgspec.structs import astuple
 from psycopg import AsyncConnection
 
-from projections.engine.model import Row, columns_of
+from projections.engine.model import Row, TableColumn, columns_of
 
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
+NULL = b"\xff\xff\xff\xff"
+"""Length of a value that is null."""
 CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
 """SQL type -> code of `struct`."""
 ELEMENTS: dict[str, tuple[Literal["h", "i"], int]] = {"smallint[]": ("h", 21), "integer[]": ("i", 23)}
@@ -31,6 +33,7 @@ ERRORS = (OverflowError, TypeError, struct.error)
 
 class _Number(NamedTuple):
     name: str
+    nullable: bool
     code: str
     size: int
     pack: Callable[[int, int], bytes]
@@ -39,20 +42,21 @@ class _Number(NamedTuple):
 
 class _Array(NamedTuple):
     name: str
+    nullable: bool
     code: Literal["h", "i"]
     element: int
 
 
 @cache
 def _fields(row: type[Row]) -> list[_Number | _Array]:
-    return [_field(column.name, column.sql_type) for column in columns_of(row)]
+    return [_field(column) for column in columns_of(row)]
 
 
-def _field(name: str, sql_type: str) -> _Number | _Array:
-    if sql_type in ELEMENTS:
-        return _Array(name, *ELEMENTS[sql_type])
-    code = CODES[sql_type]
-    return _Number(name, code, struct.calcsize(code), struct.Struct(f">i{code}").pack)
+def _field(column: TableColumn) -> _Number | _Array:
+    if column.sql_type in ELEMENTS:
+        return _Array(column.name, column.nullable, *ELEMENTS[column.sql_type])
+    code = CODES[column.sql_type]
+    return _Number(column.name, column.nullable, code, struct.calcsize(code), struct.Struct(f">i{code}").pack)
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
@@ -60,14 +64,18 @@ def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
     ERRORS.
     """
     fields = _fields(type(rows[0]))
-    numbers = [field for field in fields if isinstance(field, _Number)]
+    numbers = [field for field in fields if isinstance(field, _Number) and not field.nullable]
     if len(numbers) == len(fields):
         return _pack_numbers(rows, numbers)
     parts: list[bytes | array[int]] = []
     for row in rows:
         parts.append(struct.pack(">h", len(fields)))
         for field, value in zip(fields, astuple(row), strict=True):
-            if isinstance(field, _Number):
+            if value is None:
+                if not field.nullable:
+                    raise TypeError(f"{field.name} is null")
+                parts.append(NULL)
+            elif isinstance(field, _Number):
                 parts.append(field.pack(field.size, value))
             else:
                 parts += _array(value, field)

@@ -37,7 +37,8 @@ from projections.known_issues import KnownIssueRow
 from projections.nodes import NodeRow
 from projections.projects import MemberRow, ProjectRow
 from projections.quarantine import QuarantineRow
-from projections.results import STATUS, BlockRow, ReportRow, ResultTextRow, SupersededRow
+from projections.results import ReportRow, ResultTextRow, SupersededRow
+from projections.results_blocks import STATUS, BlockRow
 from projections.results_cases import TestCaseRow
 from projections.time_travel.historical_tables import HistoricalTables, WantedKeys
 from projections.triage import RuleMatchRow, TriageRow
@@ -191,7 +192,7 @@ async def _tests(reader: HistoricalReader, first: BuildQueued) -> None:
     issues = linked.union(row.known_issue_id for row in tables.all(RuleMatchRow))
     quarantine = QUARANTINE.at(first.job_id).name
     await reader.fold(streams=[quarantine, *(f"{KNOWN_ISSUE.prefix}-{issue_id}" for issue_id in issues)])
-    cases = {(case_id,) for block in tables.all(BlockRow) for case_id in block.case_ids}
+    cases = {(case_id,) for block in tables.all(BlockRow) for case_id in block.cases}
     await reader.fold(streams=[cases_stream(first.project_id)], only={TestCaseRow: cases})
 
 
