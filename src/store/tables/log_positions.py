@@ -72,11 +72,7 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
 
 
 async def find_behind(source: Source, events: Mapping[str, str], min_skip: int) -> list[str]:
-<<<<<<< Updated upstream
     """Returns the workers that have an event to read. `events` maps each worker to the name of the events it reads.
-=======
-    """Returns the workers that have an event to read. `events` maps each worker to the name of its events.
->>>>>>> Stashed changes
 
     Moves the positions of the other workers to the end of the log, where this skips more than `min_skip` positions.
     """
