@@ -225,7 +225,8 @@ class BuildController(Controller):
             waits = row.status == "queued" and row.assigned_at is None
             waiting_for = await fetch_waiting_reason(connection, build_id) if waits else None
             comments = await builds.fetch_comments(connection, build_id)
-            explanation = await builds.find_explanation(connection, build_id)
+            # Only failed builds are explained.
+            explanation = await builds.find_explanation(connection, build_id) if row.status == "failed" else None
             classified = 0
             if row.failed or row.known_issues or row.quarantined:
                 ranges = await results_queries.fetch_reports(connection, build_id)
