@@ -152,7 +152,7 @@ class Needs:
     """
 
     async def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        connection.state.needs = self
+        connection.scope["state"]["needs"] = self
         if isinstance(connection.user, User):
             self.check(connection.user)
 

@@ -102,11 +102,11 @@ class RequestContext:
         """Adds `position` to the response's headers. Then waits until the read models show the events from `first` to
         `position`, unless the caller sent `Prefer: respond-async`.
         """
-        state = self.request.state
-        state.position = max(position, getattr(state, "position", 0))
+        state = self._state
+        state["position"] = max(position, state.get("position", 0))
         if "respond-async" not in self.request.headers.get("prefer", ""):
             shown = await self.services.waiter.wait(position, first)
-            state.projected = shown and getattr(state, "projected", True)
+            state["projected"] = shown and state.get("projected", True)
 
     async def wait_until_all_shown(self) -> None:
         """Adds the end of the log to the response's headers. Then waits until the read models show all events up to
@@ -190,7 +190,7 @@ class RequestContext:
     @property
     def needs(self) -> Needs:
         """Requirements that the called route declares."""
-        needs: Needs = self.request.state.needs
+        needs: Needs = self._state["needs"]
         return needs
 
     async def must_access(self, project_id: int, what: str | None = None, level: Level | None = None) -> None:
@@ -230,7 +230,7 @@ class RequestContext:
     async def _execute(self, command: Command, caller: CommandContext) -> Receipt:
         """Executes a command. The first command of a request with an `Idempotency-Key` also registers the key."""
         assert self._connection is None, "a command would take a second connection"
-        idempotent: IdempotentRequest | None = getattr(self.request.state, "idempotent", None)
+        idempotent: IdempotentRequest | None = self._state.get("idempotent")
         if idempotent is None or idempotent.is_carried_out:
             return await self.services.handler.execute(command, caller)
         once = await idempotent.register(self.request)
@@ -245,7 +245,12 @@ class RequestContext:
     def _caller(self, actor: str | None = None, once: IdempotencyKey | None = None) -> CommandContext:
         user: User | Agent | None = self.request.scope.get("user")
         by = actor or (user.actor if user is not None else "anonymous")
-        return CommandContext(by, self.request.scope["state"][REQUEST_ID], once=once)
+        return CommandContext(by, self._state[REQUEST_ID], once=once)
+
+    @property
+    def _state(self) -> dict[str, Any]:
+        """The state of the request. `Request.state` makes an object with a lock each time that it is read."""
+        return self.request.scope["state"]
 
 
 def provide_request_context(request: Request[Any, Any, Any]) -> RequestContext:
@@ -269,9 +274,9 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
         if is_known:
             position, waiter = int(wanted), services.waiter
             is_in_log = position <= waiter.position or position <= await services.log.read_head()
-            request.state.projected = await waiter.wait(position, is_in_log=is_in_log)
+            request.scope["state"]["projected"] = await waiter.wait(position, is_in_log=is_in_log)
     if is_known:
-        request.state.shown = services.waiter.position
+        request.scope["state"]["shown"] = services.waiter.position
 
 
 async def add_position(message: Message, scope: Scope) -> None:
