@@ -11,7 +11,8 @@ from store.postgres.queries import fetch_rows, text_array
 
 COLUMNS = "notification_id, originator_id, originator_version, topic, state"
 SELECT = f"SELECT {COLUMNS} FROM stored_events"
-BY_STREAM = "originator_id, originator_version"
+VERSION = "originator_version"
+BY_STREAM = f"originator_id, {VERSION}"
 MAX_LISTED = 8
 """Largest number of names that a query lists one by one. PostgreSQL plans such a query once. It plans a query with an
 array each time, which takes longer than to run it for a few names (0.16 ms against 0.12 ms in all).
@@ -34,7 +35,8 @@ def select_after(
         "notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
         f" AND notification_id <= {LAST_POSITION if up_to is None else '%s'}"
     )
-    values = (after, names, names, limit) if up_to is None else (after, names, names, up_to, limit)
+    topics = None if names is None else text_array(names)
+    values = (after, topics, topics, limit) if up_to is None else (after, topics, topics, up_to, limit)
     if max_bytes is None:
         return f"{SELECT} WHERE {condition} ORDER BY notification_id LIMIT %s", values
     return _select_some(condition, "notification_id", max_bytes), values
@@ -45,7 +47,8 @@ def select_streams(names: Sequence[str], limit: int, max_bytes: int) -> tuple[st
     returns `limit` events at most, and no further event after events of `max_bytes`.
     """
     condition, values = is_among("originator_id", names)
-    return _select_some(condition, BY_STREAM, max_bytes), (*values, limit)
+    # PostgreSQL would sort the events of one stream, which the index already orders.
+    return _select_some(condition, VERSION if len(names) == 1 else BY_STREAM, max_bytes), (*values, limit)
 
 
 def is_among(column: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
@@ -59,7 +62,7 @@ def is_among(column: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 def select_stream(name: str, after: int, limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
     """Returns the query for the events of one stream after version `after`, as `select_streams` does."""
     condition = "originator_id = %s AND originator_version > %s"
-    return _select_some(condition, BY_STREAM, max_bytes), (name, after, limit)
+    return _select_some(condition, VERSION, max_bytes), (name, after, limit)
 
 
 def select_at(positions: Sequence[int], max_bytes: int) -> tuple[str, tuple[object, ...]]:
