@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from domain.core.columns import Int32s
 from domain.results import PASSED, SKIPPED, ResultsRecorded
-from projections.engine.model import ORDINARY, PRESENT, Columns, ColumnsByKey, Rows
+from projections.engine.model import PRESENT, Columns, ColumnsByKey, Rows
 from projections.results_cases import CaseStatsRow
 
 MIN_CASES = 12
@@ -62,8 +62,8 @@ def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, pa
     """Counts the passes among the results from row `start` on. They have these marks, and belong to consecutive test
     cases, whose counters are `before`.
     """
-    count = len(marks)
-    odd = bytearray((int.from_bytes(marks) | int.from_bytes(before.states)).to_bytes(count))
+    count, states = len(marks), before.states
+    odd = bytearray((int.from_bytes(marks) | int.from_bytes(states)).to_bytes(count))
     """0 for the results that can be counted in columns."""
     builds = before["last_build_id"]
     seen = builds.count(event.build_id)
@@ -71,19 +71,21 @@ def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, pa
     if 0 < seen < count:
         for index, build in enumerate(builds):
             odd[index] |= (build == event.build_id) == is_new_run
+    others = list(compress(range(count), odd))
     if is_new_run:
         jobs = before["job_id"]
-        for index in compress(range(count), odd):
+        for index in others:
             jobs[index] = event.job_id
         if jobs != array("i", [event.job_id]) * count:
             for index, job in enumerate(jobs):
                 odd[index] |= job != event.job_id
+            others = list(compress(range(count), odd))
     else:  # another result in the same run, which may be notable if it comes after a failure
         for index, outcome in enumerate(before["outcome_before"]):
             odd[index] |= outcome > PASSED
         for index in compress(range(count), event.outages[start : start + count]):
             odd[index] |= 1
-    others = list(compress(range(count), odd))
+        others = list(compress(range(count), odd))
     if count - len(others) < MIN_CASES:
         others = list(range(count))
     else:
@@ -93,8 +95,8 @@ def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, pa
         if is_new_run:
             passes.counted[start : start + count] = odd.translate(_IS_ZERO)
     for index in others:
-        is_skipped = marks[index] == SKIPPED and before.states[index] in (ORDINARY, PRESENT)
-        if marks[index] < NOT_FINAL and not is_skipped:
+        mark = marks[index]
+        if mark < NOT_FINAL and not (mark == SKIPPED and states[index] <= PRESENT):
             passes.left.append(start + index)
 
 

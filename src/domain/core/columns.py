@@ -24,8 +24,7 @@ class Column(Numbers):
         """Returns the column that `stored` encodes. Raises ValueError if the length of `stored` is not a multiple of
         the integer size.
         """
-        column = cls()
-        column.frombytes(stored)
+        column = super().__new__(cls, cls.code, stored)
         if sys.byteorder == "big":
             column.byteswap()
         return column

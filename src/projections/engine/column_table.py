@@ -65,9 +65,9 @@ class _Stretch:
 
 def _replace(column: Any, start: int, numbers: Any, others: Sequence[int]) -> None:
     """Replaces the numbers of a column from an index on, except at the indexes `others`."""
-    kept = [column[index] for index in others]
+    kept = [(index, column[index]) for index in others]
     column[start : start + len(numbers)] = numbers
-    for index, number in zip(others, kept, strict=True):
+    for index, number in kept:
         column[index] = number
 
 
