@@ -122,6 +122,13 @@ async def load(
     rows_changed=1,
 )
 @example(
+    # A row between two deletions that match it, and one after both.
+    happened=[ShelfGone(first=1, last=6), Found(id=2, number=1), ShelfGone(first=1, last=6), Found(id=3, number=1)],
+    cuts=[],
+    kept=9,
+    rows_changed=1_000,
+)
+@example(
     # A row that is new since the first deletion, and one that is moved to the box that goes.
     happened=[
         Put(id=2, box=1, text=""),

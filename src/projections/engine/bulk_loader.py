@@ -229,7 +229,7 @@ class BulkLoader:
                 await self._close()
             for row in (*self._append_only, *self._buffered):
                 analyze = [f"ANALYZE {row.table}"] if with_statistics else []
-                for statement in (*statements.create(row), *analyze):
+                for statement in (*statements.create(row)[1:], *analyze):
                     await self._connection.execute(_with_memory(statement).encode())
             await self._alter_tables("RESET (autovacuum_enabled)")
             await self._connection.execute("RESET maintenance_work_mem")
