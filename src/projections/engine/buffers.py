@@ -235,9 +235,11 @@ class AppendOnlyTable:
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
         self.row = row
         self.rows: list[Row] = []
-        """New rows that are not packed yet."""
+        """New rows since the last bulk delete, or since rows were packed."""
         self.packed_bytes = 0
         self._db = db
+        self._unpacked: list[Row] = []
+        """New rows before these, without those held back."""
         self._packed: list[bytes | bytearray] = []
         self._held_back: list[Row] = []
         """New rows that a deferred delete matches, though it was before them."""
@@ -253,8 +255,8 @@ class AppendOnlyTable:
             self._defer(DeleteRange(self.row, *values))
 
     def bulk_delete(self, deletion: DeleteRange) -> None:
-        """Defers a delete. Raises LoadRefused, since it packs the rows before it."""
-        self.pack()
+        """Defers a delete, of the rows before it."""
+        self._hold_back()
         self._held_back = [item for item in self._held_back if not deletion.matches(item)]
         self._defer(deletion)
         self._unsaved.append(deletion)
@@ -265,16 +267,22 @@ class AppendOnlyTable:
     def _is_deleted(self, item: Row) -> bool:
         return any(deletions.matches(item) for deletions in self._deferred.values())
 
-    def pack(self) -> None:
-        """Packs the new rows for COPY. Raises LoadRefused for a value that does not fit its column."""
-        new = self.rows
+    def _hold_back(self) -> None:
+        """Divides `rows` into those to pack and those that an earlier delete matches."""
         if self._deferred:
             self._held_back += filter(self._is_deleted, self.rows)
-            new = list(filterfalse(self._is_deleted, self.rows))
-        if new:
-            self._packed.append(pack_numbers(new))
-            self.packed_bytes += len(self._packed[-1])
+            self._unpacked += filterfalse(self._is_deleted, self.rows)
+        else:
+            self._unpacked += self.rows
         self.rows.clear()
+
+    def pack(self) -> None:
+        """Packs the new rows for COPY. Raises LoadRefused for a value that does not fit its column."""
+        self._hold_back()
+        if self._unpacked:
+            self._packed.append(pack_numbers(self._unpacked))
+            self.packed_bytes += len(self._packed[-1])
+            self._unpacked.clear()
 
     async def write(self) -> None:
         """Writes the new rows to the table, and the new deferred deletes to `waiting_deletions`. Raises LoadRefused for

@@ -258,7 +258,7 @@ class BulkLoader:
                 queue.events.append(event)
 
     async def _apply_to(self, projection: Projection, events: Sequence[Recorded]) -> None:
-        """Applies events of a batch to one projection, or parks them. Raises LoadRefused."""
+        """Applies events of a batch to one projection, or parks them."""
         # `changes` also looks for dismissed and damaged events, of which most logs have none.
         is_plain = not projection.dismissed and Damaged not in self._queues_of
         find_changes = projection.apply if is_plain else projection.changes
