@@ -81,8 +81,10 @@ class BufferedTable:
         return len(self.changed)
 
     def has(self, flat_key: Any) -> bool:
-        """Returns whether it is known which row has this key."""
-        return self.is_complete or flat_key in self.rows
+        """Returns whether it is known which row has this key, or that none has: the key may be higher than all that the
+        table has had.
+        """
+        return self.is_complete or flat_key in self.rows or self.writer.is_new(flat_key)
 
     def get(self, flat_key: Any) -> Row | None:
         """Returns the row with this key; None if there is none. Raises NotInMemory."""
@@ -94,7 +96,7 @@ class BufferedTable:
     def get_many(self, flat_keys: Sequence[Any]) -> Sequence[Row | None]:
         """Returns for each of these keys the row or None. Raises NotInMemory."""
         self.is_read = True
-        if not self.is_complete and not all(map(self.rows.__contains__, flat_keys)):
+        if not self.is_complete and not all(map(self.has, flat_keys)):
             raise NotInMemory
         return list(map(self.rows.get, flat_keys))
 
