@@ -1,7 +1,6 @@
 """Loading gives the rows that the engine gives, whatever happens on the way."""
 
 import inspect
-from array import array
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
@@ -17,10 +16,9 @@ from domain.registry import EVENTS
 from domain.results import FAILED, PASSED, SKIPPED
 from projections import results, results_passes
 from projections.engine import bulk_catch_up, bulk_loader, column_table
-from projections.engine.binary_copy import ERRORS, copy_rows, pack_rows, unpack_array
 from projections.engine.bulk_loader import BulkLoader, UncheckedRows
 from projections.engine.engine import Engine, drop_tables, ensure_tables
-from projections.engine.model import Change, DeleteRange, Projection, Row, Rows
+from projections.engine.model import Change, DeleteRange, Projection, Rows
 from projections.engine.row_writer import LoadRefused
 from projections.engine.schemas import connect
 from projections.registry import PROJECTIONS
@@ -28,7 +26,6 @@ from projections.results_cases import CaseStatsRow
 from projections.results_days import CaseDayRow, CaseRunsRow
 from projections.results_runs import NotableRunRow, SuspectRow
 from store.log.event_log import Write
-from store.postgres.queries import fetch_rows
 from testhide.processes import Core
 from tests.projections.test_results import block
 from tests.projections.toys import (
@@ -333,43 +330,6 @@ async def test_what_only_shows_later_is_found_and_parked(
     assert [(name, position) for name, position, _ in await parked(staging)] == [("numbered", 3)]
     assert await table(staging, PieceRow) == [(1, 1), (2, 2), (4, 3), (5, 4)]
     assert [key for key, *_ in await table(staging, ToyRow)] == [1, 2, 4, 5]
-
-
-@given(st.lists(st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**31), 2**31 - 1)), min_size=1, max_size=24))
-def test_packed_rows_are_the_same_however_many_there_are(values: list[tuple[int, int]]) -> None:
-    rows = [PieceRow(*numbers) for numbers in values]
-    assert pack_rows(rows) == b"".join(pack_rows([row]) for row in rows)
-
-
-deliveries = st.builds(
-    DeliveryRow,
-    id=st.integers(-(2**63), 2**63 - 1),
-    sizes=st.lists(st.integers(-(2**31), 2**31 - 1), max_size=20),
-    small_sizes=st.lists(st.integers(-(2**15), 2**15 - 1), max_size=20),
-)
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(deliveries, min_size=1, max_size=4, unique_by=lambda row: row.id))
-async def test_packed_arrays_are_what_they_were(parts: Core, staging: AsyncConnection, made: list[DeliveryRow]) -> None:
-    await anew(staging, [TOYS])
-    await copy_rows(staging, DeliveryRow, [pack_rows(made[:1]), pack_rows(made[1:])] if made[1:] else [pack_rows(made)])
-    expected = [(row.id, row.sizes, row.small_sizes) for row in made]
-    assert await table(staging, DeliveryRow) == sorted(expected)
-    query = f"SELECT id, array_send(sizes), array_send(small_sizes) FROM {DeliveryRow.table} ORDER BY id"
-    sent = await fetch_rows(staging, query)
-    assert [(id, unpack_array(sizes, "i"), unpack_array(small, "h")) for id, sizes, small in sent] == [
-        (id, array("i", sizes), array("h", small)) for id, sizes, small in sorted(expected)
-    ]
-
-
-@pytest.mark.parametrize(
-    "row", [PieceRow(1, 2**31), DeliveryRow(1, [1, 2**31], []), DeliveryRow(1, [], [-(2**15) - 1]), PieceRow(2**63, 1)]
-)
-@pytest.mark.parametrize("count", [1, 9])
-def test_what_a_column_does_not_hold_is_not_packed(row: Row, count: int) -> None:
-    with pytest.raises(ERRORS):
-        pack_rows([row] * count)
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS, ids=lambda projection: projection.name)
