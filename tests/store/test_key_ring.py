@@ -270,7 +270,10 @@ async def test_a_process_that_listens_for_other_things_follows_the_ring_on_that_
     with parts.ring.notified_by(listener):
         await listener.start()
         if is_lost:
-            ends = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+            ends = (
+                "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+                " WHERE locktype = 'advisory' AND classid = %s AND datname = current_database()"
+            )
             assert await fetch_rows(parts.pool, ends, (FOLLOWER_LOCK,)) == [(True,)]
         await rotate_to(database, NEW, OLD)
         async with asyncio.timeout(10):

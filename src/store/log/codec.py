@@ -118,6 +118,8 @@ def _as_stored(value: Any) -> bytes:
 
 def _from_stored(hint: type[Any], value: Any) -> Any:
     assert issubclass(hint, Column), f"{hint.__name__} is not a type of fields"
+    if not isinstance(value, bytes):
+        raise TypeError("a column is stored as bytes")
     return hint.of(value)
 
 
