@@ -60,10 +60,9 @@ class Regression(msgspec.Struct, frozen=True):
 
 
 def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
-    """Returns the regressions among tests: those with the newest first bad build first, and tests
-    that do not run any more last. Leaves out flaky tests, and
-    tests that passed and failed on one commit. One that has failed since its first run is a regression, too: it was
-    broken with the commit that added it.
+    """Returns the regressions among tests: those with the newest first bad build first, and tests that do not run any
+    more last. Leaves out flaky tests, and tests that passed and failed on one commit. One that has failed since its
+    first run is a regression, too: it was broken with the commit that added it.
     """
     found: list[Regression] = []
     for test in tests:

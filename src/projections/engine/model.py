@@ -42,8 +42,8 @@ TsVector = Annotated[str, "tsvector"]
 """Words for full-text search, in the syntax of PostgreSQL. A row that was read has them sorted, each once."""
 
 ORDINARY, PRESENT, ABSENT, UNKNOWN = range(4)
-"""States of a key in `Columns`. Up to PRESENT it is known with its row, which is ordinary (`Row.is_ordinary`) or not;
-from ABSENT on it is known to have no row in the table, or not known.
+"""States of a key in `Columns`: its row is known and ordinary (`Row.is_ordinary`); its row is known and not ordinary;
+it is known to have no row; or nothing is known. So a row is known up to PRESENT.
 """
 
 
