@@ -102,13 +102,12 @@ def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, pa
 
 def _after(event: ResultsRecorded, before: Columns, is_new_run: bool) -> "Mapping[str, int | array[int]]":
     """Returns the columns that a pass of each test case changes."""
-    count = len(before.states)
     if not is_new_run:
-        return {"passed": _split(_join(before["passed"]) + _ones(count), count)}
+        return {"passed": _increment(before["passed"])}
     return {
         "last_build_id": event.build_id,
         "commit": event.commit,
-        "runs": _split(_join(before["runs"]) + _ones(count), count),
+        "runs": _increment(before["runs"]),
         "passed": 1,
         "outcome_before": PASSED,
         "commit_before": before["commit"],
@@ -150,5 +149,11 @@ def _join(column: "array[int]") -> int:
     return int.from_bytes(column.tobytes(), sys.byteorder)
 
 
-def _split(digits: int, count: int) -> "array[int]":
-    return array("i", digits.to_bytes(4 * count, sys.byteorder))
+def _increment(column: "array[int]") -> "array[int]":
+    """Returns the numbers of a column, each plus one."""
+    ones = _ones(len(column))
+    # Without the signs, -1 plus one would carry into the next digit. The number of runs is negative if several results
+    # of one older run were withdrawn.
+    signs = ones << 31
+    digits = ((_join(column) ^ signs) + ones) ^ signs
+    return array("i", digits.to_bytes(4 * len(column), sys.byteorder))

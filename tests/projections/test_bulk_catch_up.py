@@ -27,7 +27,7 @@ from projections.results_days import CaseDayRow, CaseRunsRow
 from projections.results_runs import NotableRunRow, SuspectRow
 from store.log.event_log import Write
 from testhide.processes import Core
-from tests.projections.test_results import block
+from tests.projections.test_results import block, replaced
 from tests.projections.toys import (
     NOW,
     TOYS,
@@ -226,6 +226,19 @@ def blocks(draw: st.DrawFn) -> list[Event]:
     cuts=[],
     kept=0,
     rows_changed=1,
+    spans=100,
+)
+@example(
+    # All three results of an older run were withdrawn, though the run counted once.
+    happened=[
+        *(block(1, PASSED, case_ids=Int32s([2]), first_result_id=number) for number in (100, 101, 102)),
+        block(2, *[PASSED] * 4),
+        *[replaced(block(1, PASSED, case_ids=Int32s([2])))] * 3,
+        block(3, *[PASSED] * 4),
+    ],
+    cuts=[],
+    kept=9,
+    rows_changed=1_000,
     spans=100,
 )
 @given(
