@@ -272,6 +272,22 @@ async def test_passes_that_are_counted_in_columns_give_the_rows_of_the_engine(
     assert [await table(staging, row) for row in tables] == expected
 
 
+async def test_an_event_of_which_no_keys_are_found_is_parked(
+    parts: Core, staging: AsyncConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in a batch after events whose rows have to be read."""
+    odd = block(3, FAILED, FAILED, finals=b"\1")
+    events = recorded(block(1, PASSED, PASSED), block(2, PASSED, PASSED), odd, block(4, FAILED, PASSED))
+    await anew(staging, [results.PROJECTION])
+    await Engine(staging, [results.PROJECTION], announce=False).apply(events, 0)
+    expected = [await table(staging, row) for row in results.PROJECTION.rows], await parked(staging)
+    assert [position for _, position, _ in expected[1]] == [3]
+    await anew(staging, [results.PROJECTION])
+    monkeypatch.setattr(bulk_loader, "MAX_CHANGED_ROWS", 1)
+    await load(staging, events, [1], 1, results.PROJECTION)
+    assert ([await table(staging, row) for row in results.PROJECTION.rows], await parked(staging)) == expected
+
+
 def numbered(event: Recorded, rows: Rows) -> Iterable[Change]:
     """0 takes all pieces before it, and the text of 31 does not fit."""
     assert isinstance(event.event, ClaimTaken)

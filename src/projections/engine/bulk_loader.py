@@ -29,7 +29,7 @@ from domain.registry import EVENTS
 from projections.engine import statements
 from projections.engine.buffers import AppendOnlyTable, BufferedTable, LoadConnection, NotInMemory
 from projections.engine.column_table import ColumnTable
-from projections.engine.engine import REFUSALS, LostLeadership, error_message
+from projections.engine.engine import REFUSALS, LostLeadership, error_message, find_keys
 from projections.engine.model import (
     Change,
     Columns,
@@ -271,10 +271,12 @@ class BulkLoader:
                 changes = list(find_changes(event, self))
                 if self._is_careful:
                     self._check(changes)
-            except NotInMemory:
-                await self._fetch(projection, events[number:])
-                await self._apply_to(projection, events[number:])
-                break
+            except NotInMemory as error:
+                if await self._fetch(projection, events[number:]):
+                    await self._apply_to(projection, events[number:])
+                    break
+                self._park(projection, event, error)  # `keys` did not name the row, or failed
+                continue
             except Exception as error:
                 self._park(projection, event, error)
                 continue
@@ -306,17 +308,19 @@ class BulkLoader:
     def _bulk_delete(self, change: DeleteRange) -> None:
         (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
-    async def _fetch(self, projection: Projection, events: Sequence[Recorded]) -> None:
-        """Reads the rows that the projection needs for these events into memory, except rows that are there already."""
+    async def _fetch(self, projection: Projection, events: Sequence[Recorded]) -> bool:
+        """Reads the rows that the projection needs for these events into memory, except rows that are there already.
+        Returns whether there were others.
+        """
         missing: dict[type[Row], set[Key]] = defaultdict(set)
         for event in events:
-            if type(event.event) is not Damaged:
-                for row, key in projection.keys(event):
-                    table = self._buffered[row]
-                    if not table.has(table.flatten(key)):
-                        missing[row].add(key)
+            for row, key in find_keys([projection], event):
+                table = self._buffered[row]
+                if not table.has(table.flatten(key)):
+                    missing[row].add(key)
         for row, keys in missing.items():
             await self._buffered[row].fetch(keys)
+        return bool(missing)
 
     async def _commit(self) -> None:
         for buffered in self._buffered.values():
