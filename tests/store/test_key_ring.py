@@ -282,6 +282,18 @@ async def test_a_process_that_listens_for_other_things_follows_the_ring_on_that_
     await listener.close()
 
 
+async def test_a_process_that_listens_for_nothing_else_any_more_follows_the_ring_by_itself(
+    parts: Core, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ring, "POLL_INTERVAL_S", 1_000.0)
+    with parts.ring.notified_by(Listener(database, ROOT_KEYS)):
+        pass
+    await rotate_to(database, NEW, OLD)
+    async with asyncio.timeout(10):
+        while parts.secrets.newest == 1:
+            await asyncio.sleep(0.01)
+
+
 async def test_nobody_adds_a_root_key_by_an_older_one(parts: Core, database: str) -> None:
     older = parts.secrets.roots[1]
     await rotate_to(database, NEW, OLD)

@@ -226,7 +226,11 @@ class KeyRing:
         with listener.subscribed(ROOT_KEYS, lambda _: self._changed.set()):
             self._listens = False
             self._changed.set()
-            yield
+            try:
+                yield
+            finally:
+                self._listens = True
+                self._changed.set()
 
     async def close(self) -> None:
         try:
