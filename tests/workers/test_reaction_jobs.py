@@ -100,3 +100,33 @@ async def test_a_wiped_redis_loses_nothing(yard: Yard, engines: Engines) -> None
             await yard.delete_job(job_id)
             await redis.flushall()
             await yard.until(lambda left=left: reads(yard.left, left))  # type: ignore[misc]
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated close:DeprecationWarning")  # arq's
+async def test_servers_that_share_a_redis_take_no_jobs_of_each_other(engines: Engines) -> None:
+    done: list[tuple[str, Due]] = []
+    is_held, is_done = asyncio.Event(), asyncio.Event()
+
+    def make_queue(server: str) -> JobQueue:
+        async def run(due: Due) -> None:
+            is_held.set()
+            if server == "that ends":
+                await asyncio.Event().wait()
+            done.append((server, due))
+            is_done.set()
+
+        return JobQueue(f"{server}-deletions", engines.redis_url, run, slots=5, redis_timeout_s=5)
+
+    ending, other, own = make_queue("that ends"), make_queue("other"), make_queue("own")
+    due = Due("tested", 1, 1)
+    async with asyncio.timeout(20):
+        ended = asyncio.create_task(ending.work())
+        assert await ending.enqueue([due])
+        await is_held.wait()  # Redis says now that the job is in progress, and goes on saying so after a kill
+        working = [asyncio.create_task(queue.work()) for queue in (other, own)]
+        assert await own.enqueue([due])
+        await is_done.wait()
+    assert done == [("own", due)]
+    await cancel_and_wait(ended, *working)
+    for queue in (ending, other, own):
+        await queue.disconnect()

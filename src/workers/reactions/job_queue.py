@@ -38,6 +38,8 @@ RESTART_DELAY_S = 1.0
 class JobQueue:
     """The queue called `name`. A job of the queue calls `run`, which makes a try. This process makes at most `slots`
     tries at the same time.
+
+    Servers may share one Redis, so the name must be one that no other server has.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class JobQueue:
             # One round trip for all, whereas arq's `enqueue_job` takes four for each.
             async with self.redis.pipeline(transaction=False) as pipe:
                 for due in tries:
-                    job_id = ":".join(map(str, due))
+                    # With the queue, since arq remembers by the id alone which jobs are in progress.
+                    job_id = ":".join(map(str, (self._name, *due)))
                     job = serialize_job(JOB, tuple(due), {}, None, now, serializer=msgspec.msgpack.encode)
                     pipe.set(f"{job_key_prefix}{job_id}", job, px=self.redis.expires_extra_ms, nx=True)
                     pipe.zadd(queue, {job_id: now}, nx=True)

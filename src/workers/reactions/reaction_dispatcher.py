@@ -87,7 +87,13 @@ class ReactionDispatcher:
         self._overdue_s = overdue_s
         self._min_skip = min_skip
         self._queues: dict[Queue, JobQueue] = {
-            queue: JobQueue(queue, redis_url, self._run_as_job, slots=_slots(queue), redis_timeout_s=redis_timeout_s)
+            queue: JobQueue(
+                tools.secrets.claim("reactions", queue),
+                redis_url,
+                self._run_as_job,
+                slots=_slots(queue),
+                redis_timeout_s=redis_timeout_s,
+            )
             for queue in QUEUES
         }
         self._running = {queue: set[asyncio.Task[None]]() for queue in QUEUES}
