@@ -16,7 +16,7 @@ API_VERSION = "vim.version.version11"
 SOCKET_TIMEOUT_S = 10.0
 """Longest time in seconds without a byte from the vCenter."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""Most bytes of one answer. The inventory comes in parts, which are far smaller."""
+"""Largest number of bytes of one answer. The inventory comes in parts, which are far smaller."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _LimitedResponse(HTTPResponse):
 
 
 class _CheckedConnection(HTTPSConnection):
-    """A connection to one of the addresses of an checked, whatever the name of the host leads to now."""
+    """A connection to one of the checked addresses of a host, whatever addresses its name has now."""
 
     response_class = _LimitedResponse
 
@@ -71,7 +71,7 @@ class _CheckedConnection(HTTPSConnection):
 
 
 class VcenterStub(SoapStubAdapter):
-    """Sends the calls of pyVmomi to an checked."""
+    """Sends the calls of pyVmomi to a checked host."""
 
     def __init__(self, checked: CheckedHost) -> None:
         # Uncompressed, since a short answer could otherwise fill the memory.
