@@ -10,8 +10,9 @@ from projections.engine.model import Change, Delete, DeleteRange, Key, R, Row, R
 from projections.engine.row_writer import has_numeric_key
 
 COPY_ROWS = 500
-"""Number of changed rows of a table from which on its new rows are written by COPY, and with them all rows of
-append-only tables. It takes PostgreSQL a third to two thirds of the time, but some more statements.
+"""Number of changed rows of a table at which its new rows are written by COPY instead of by the statement of the batch.
+Then the rows of all append-only tables are, too. COPY takes PostgreSQL a third to two thirds of the time, but needs
+some statements more.
 """
 ROWS_CACHED = 20_000
 """Number of rows that the cache keeps of each table. It drops those first that no batch has needed for longest."""
@@ -121,8 +122,7 @@ class RowBatch:
 
     def statements(self, without: Collection[type[Row]] = ()) -> list[statements.Statement]:
         """Returns statements that together write all changes, except the new and changed rows of the tables `without`.
-        The caller makes them the parts of one WITH statement. Their order does not matter, since no two of them touch
-        the same row.
+        They may be joined to one WITH statement in any order, since no two of them touch the same row.
         """
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():

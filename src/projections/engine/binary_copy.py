@@ -78,7 +78,7 @@ def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
             elif isinstance(field, _Number):
                 parts.append(field.pack(field.size, value))
             else:
-                parts += _array(value, field)
+                parts += _pack_array(value, field)
     return b"".join(parts)
 
 
@@ -96,7 +96,7 @@ def pack_columns(columns: "Sequence[array[int]]") -> bytearray:
 def _pack_numbers(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
     columns = zip(*map(astuple, rows), strict=True)
     packed = [
-        (number.size, _packing(number.code, len(rows))(*column))
+        (number.size, _compile_packer(number.code, len(rows))(*column))
         for number, column in zip(numbers, columns, strict=True)
     ]
     return _interleave(packed, len(rows))
@@ -116,8 +116,8 @@ def _interleave(columns: Sequence[tuple[int, bytes]], count: int) -> bytearray:
     return packed
 
 
-def _array(values: Sequence[int], field: _Array) -> "tuple[bytes, array[int]]":
-    """Returns the header and the elements of an array."""
+def _pack_array(values: Sequence[int], field: _Array) -> "tuple[bytes, array[int]]":
+    """Returns the header and the elements of an array, as COPY expects them."""
     numbers = array(field.code, values)
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -157,7 +157,7 @@ def unpack_halves(sent: bytes) -> "tuple[array[int], array[int]]":
 
 
 @lru_cache(5_000)
-def _packing(code: str, count: int) -> Callable[..., bytes]:
+def _compile_packer(code: str, count: int) -> Callable[..., bytes]:
     return struct.Struct(f">{count}{code}").pack
 
 

@@ -16,7 +16,7 @@ from projections.engine.row_writer import RowWriter, flat_key_of, pack_numbers
 CACHED_ROWS = 50_000
 """Number of rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
-"""Like CACHED_ROWS, for a table that has only columns of numbers: its rows are small."""
+"""Number of rows that stay in memory instead of CACHED_ROWS if the table has only numbers: its rows are small."""
 
 
 class NotInMemory(Exception):
@@ -81,8 +81,8 @@ class BufferedTable:
         return len(self.changed)
 
     def has(self, flat_key: Any) -> bool:
-        """Returns whether it is known which row has this key, or that none has: the key may be higher than all that the
-        table has had.
+        """Returns whether the row with this key is in memory, or is known not to exist. A row does not exist if its key
+        is higher than all keys that the table has had.
         """
         return self.is_complete or flat_key in self.rows or self.writer.is_new(flat_key)
 
@@ -241,10 +241,10 @@ class AppendOnlyTable:
         self.packed_bytes = 0
         self._db = db
         self._unpacked: list[Row] = []
-        """New rows before these, without those held back."""
+        """New rows that came before those in `rows`, except those held back."""
         self._packed: list[bytes | bytearray] = []
         self._held_back: list[Row] = []
-        """New rows that a deferred delete matches, though it was before them."""
+        """New rows that a deferred delete matches, although they came after it."""
         self._deferred: dict[str, DeferredDeletes] = {}
         self._unsaved: list[DeleteRange] = []
 
@@ -257,7 +257,7 @@ class AppendOnlyTable:
             self._defer(DeleteRange(self.row, *values))
 
     def bulk_delete(self, deletion: DeleteRange) -> None:
-        """Defers a delete, of the rows before it."""
+        """Defers a delete. It will delete the rows that came before it."""
         self._hold_back()
         self._held_back = [item for item in self._held_back if not deletion.matches(item)]
         self._defer(deletion)

@@ -52,17 +52,19 @@ log = structlog.get_logger()
 MAX_CHANGED_ROWS = 300_000
 """Number of changed rows at which a transaction is committed. It limits the memory that a load needs."""
 MAX_UNREAD_ROWS = 50_000
-"""Like MAX_CHANGED_ROWS, of a table that no projection reads: its rows may have long texts."""
+"""Number of changed rows of one table that no projection reads, at which a transaction is committed. It is lower than
+MAX_CHANGED_ROWS, since such a row may have long texts.
+"""
 MAX_PACKED_BYTES = 128 << 20
-"""Like MAX_CHANGED_ROWS, in bytes of packed rows of append-only tables. Each commit also writes the rows of all other
-tables that have changed since the last one: with 32 MB, results took PostgreSQL a quarter more time.
+"""Number of bytes of packed rows of append-only tables at which a transaction is committed. Each commit also writes the
+changed rows of all other tables, so fewer commits are faster: with 32 MB, results took PostgreSQL a quarter more time.
 """
 MAX_EVENTS = 500_000
 """Number of events at which a transaction is committed."""
 MAX_TRANSACTION_S = 10.0
 """Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress.
-It writes only at its end: after its first write the projector slows down, since PostgreSQL keeps all versions of the
-rows that the projector changes.
+A transaction writes only at its end. From its first write to its commit the projector is slower, since PostgreSQL keeps
+all versions of the rows that the projector changes.
 """
 INDEX_MEMORY, GIN_MEMORY = "4MB", "32MB"
 """`maintenance_work_mem` while indexes are created: of B-trees, and of GIN indexes. Small sorts fit into the cache of
@@ -212,8 +214,9 @@ class BulkLoader:
                 await self._commit()
 
     async def finish(self, position: int, *, with_statistics: bool = True) -> None:
-        """Writes the remaining rows, creates indexes and statistics, and moves the projections to `position`. Leave the
-        statistics out if hardly any rows are new since they were collected: that takes a second.
+        """Writes the remaining rows, creates indexes, collects statistics if `with_statistics`, and moves the
+        projections to `position`. Collecting takes a second, so leave it out if hardly any rows are new since the last
+        time.
 
         All events up to `position` that the projections handle must have been applied. Raises LoadRefused,
         LostLeadership or psycopg.OperationalError.

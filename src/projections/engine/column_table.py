@@ -48,7 +48,7 @@ class _Span:
         return [array(column.typecode, compress(column, self.changed)) for column in columns]
 
 
-class _Stretch:
+class _SpanColumns:
     """Rows with consecutive keys. Implements `Columns`: copies a column when it is asked for."""
 
     def __init__(self, pieces: Sequence[tuple[_Span, int, int]]) -> None:
@@ -111,9 +111,9 @@ class ColumnTable:
     def get_many(self, keys: Iterable[int]) -> list[Row | None]:
         return [self.get(key) for key in keys]
 
-    def get_columns(self, first: int, count: int) -> _Stretch:
+    def get_columns(self, first: int, count: int) -> _SpanColumns:
         """Returns the rows with `count` consecutive keys."""
-        return _Stretch(self._pieces(first, count))
+        return _SpanColumns(self._pieces(first, count))
 
     def store(self, item: Row) -> None:
         """Raises LoadRefused for a value that does not fit its column."""

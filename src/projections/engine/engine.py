@@ -100,9 +100,9 @@ class Engine:
         self._cache = RowCache()
         self._written = 0
         self._row_ids: str | None = None
-        """Where the rows of the positions are (`ctid`) since the last write; None if that is not known. While another
-        transaction is open for long, PostgreSQL keeps all versions of these rows, and a search by their key would read
-        all of them.
+        """`ctid` of each row of `projection_positions` that this engine moves, since its last write; None if they are
+        not known. While another transaction is open for long, PostgreSQL keeps all versions of these rows. A search by
+        their key would read them all.
         """
         self._generations: dict[str, int] = {}
         self._blocked: set[tuple[str, str]] = set()
@@ -154,7 +154,7 @@ class Engine:
             yield part
 
     def _find_handling(self, event: Event) -> Sequence[Projection]:
-        """Returns the projections that handle an event. Returns all for a damaged event, which stands for another."""
+        """Returns the projections that handle an event; all of them for a damaged event, which may be of any type."""
         kind = type(event)
         if kind is Damaged:
             return self._projections
@@ -204,7 +204,7 @@ class Engine:
         for event in events:
             changes: list[Change] = []
             asked = projections
-            # Of a blocked stream, a projection also parks the events that it does not handle.
+            # A projection also parks those events of a blocked stream that it does not handle.
             if projections is self._projections and not self._blocked and not blocked:
                 asked = self._find_handling(event.event)
             for projection in asked:

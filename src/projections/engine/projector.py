@@ -57,8 +57,8 @@ class Projector:
         while True:
             try:
                 async with await connect(self._conninfo) as connection:
-                    # All rows are found by a key or by where they are. PostgreSQL would rather scan a table that was
-                    # small when it made the plan, with all versions of its rows.
+                    # All queries find their rows by a key or by ctid. Otherwise PostgreSQL might scan a table that was
+                    # small when it made the plan, and read all old versions of its rows.
                     await connection.execute("SET enable_seqscan = off")
                     cursor = LogCursor(self._log.on(connection), self._listener, batch_size=BATCH_SIZE)
                     with cursor.listening():
@@ -89,8 +89,8 @@ class Projector:
                 cursor.position = await catch_up(connection, cursor.event_log, led)
                 engine = Engine(connection, led, announce=True)
             leads_all = len(led) == len(projections)
-            look_again = clock() + (INSPECTION_INTERVAL_S if leads_all else TAKE_OVER_INTERVAL_S)
-            while (left := look_again - clock()) > 0:
+            next_inspection = clock() + (INSPECTION_INTERVAL_S if leads_all else TAKE_OVER_INTERVAL_S)
+            while (left := next_inspection - clock()) > 0:
                 if engine is not None:
                     await cursor.drain(partial(_apply, engine, cursor))
                 await cursor.wait(left)

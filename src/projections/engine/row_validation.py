@@ -25,9 +25,11 @@ INTEGERS: dict[str, IntegerCode] = {"smallint": "h", "integer": "i", "bigint": "
 """SQL type -> code of `struct` and `array`."""
 TEXTS = "text", "tsvector"
 INDEXED_BYTES = 2_000
-"""Most bytes of a text in a key or an index. PostgreSQL allows 2,704 bytes after compression, a third of a page."""
+"""Largest number of bytes of a text in a key or an index. PostgreSQL allows 2,704 bytes after compression, a third of a
+page.
+"""
 MANY_ROWS = 100
-"""Number of changes from which on it is faster to check all rows of a table together."""
+"""Number of changes at which checking all rows of a table together becomes faster."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Check = Callable[[Any], None]

@@ -34,13 +34,15 @@ def pack_numbers(rows: Sequence[Row]) -> bytes | bytearray:
 
 
 def has_numeric_key(row: type[Row]) -> bool:
-    """Returns whether the index of the table's primary key has the highest key at its end, as Python compares keys."""
+    """Returns whether no column of the table's primary key is a text. Only then does PostgreSQL find the highest key,
+    as Python compares keys, at the end of the key's index.
+    """
     return not any(column.name in row.table.key and column.sql_type == "text" for column in columns_of(row))
 
 
 async def write_rows(connection: AsyncConnection, row: type[Row], rows: Sequence[Row]) -> None:
-    """Writes these rows, which must have different keys, as `RowWriter` does. If the table has a primary key, it must
-    have a numeric key. Raises psycopg.DataError for a value that does not fit its column.
+    """Writes these rows, which must have different keys, as `RowWriter` does. The table must be append-only, or
+    `has_numeric_key` must be true of it. Raises psycopg.DataError for a value that does not fit its column.
     """
     try:
         if row.table.append_only:
