@@ -166,7 +166,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     """Whether a wildcard or folder of the job's artifacts found the file. False in older events."""
     lost_tests: bool = False
     """Whether the report says that it lacks results of tests. False in older events."""
-    line: int = 0  # number of the build's line (`domain.run_lines`), or what stands in place of one
+    line: int = 0  # number of the build's line; NO_LINE or OTHER_BRANCHES of `domain.run_lines` if none
 
 
 class BuildFinished(BuildEvent, frozen=True):

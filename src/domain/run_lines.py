@@ -42,7 +42,7 @@ class BuildOnLine(NamedTuple):
 
     job_id: int
     line: int
-    """Number of the build's line, or what stands in place of one."""
+    """Number of the build's line; NO_LINE, OTHER_BRANCHES or ASKED_BRANCH if it has none."""
     is_broken: bool
     following: int | None = None
     """Next build of the line that is not broken; None for the last one."""

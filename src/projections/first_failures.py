@@ -18,15 +18,16 @@ from store.postgres.queries import Source, fetch_rows
 MAX_RESULTS = 500
 """Number of results on the branch, the newest ones up to the failure, that are searched for one that passed."""
 MAX_BLOCKS, FIRST_BLOCKS = 5_000, 50
-"""Number of blocks with results of the test on any branch that are read, the newest ones up to the failure. The second
-number of them is read first, and is enough for a test that has not failed for long.
+"""Largest number of blocks that are read of those with results of the test, on any branch: the newest ones up to the
+failure. FIRST_BLOCKS are read first, which is enough for a test that began to fail recently; MAX_BLOCKS only if it is
+not.
 """
 
 
 async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
-    """Returns where the failures of a test that end with a result began, among builds of the same job, branch and
-    combination. None if the test did not fail in the build of that result. Leaves out outages and failures in broken
-    builds, unless that build is one of them.
+    """Returns where a test began to fail: the first of the failures in a row that end with this result, among builds of
+    the same job, branch and combination. Returns None if the test did not fail in the build of the result. Leaves out
+    outages and failures in broken builds, unless the build of the result has an outage or is broken itself.
     """
     report = (
         f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= newest.first_result_id"
@@ -52,7 +53,7 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     )
     parameters = {"case": case_id, "id": result_id, "build": build_id}
     rows = await fetch_rows(source, query, parameters | {"blocks": FIRST_BLOCKS})
-    # Of the last build, there may be more results in the blocks after these.
+    # The last build may have more results, in blocks that were not read, so its results are left out here.
     found = await _find(source, case_id, build_id, [row for row in rows if row[0] != rows[-1][0]])
     if found is None or found.last_good is None:
         rows = await fetch_rows(source, query, parameters | {"blocks": MAX_BLOCKS})

@@ -18,9 +18,9 @@ _OF_REPORT = "id >= r.first_result_id AND id < r.first_result_id + r.cases"
 async def fetch_known_causes(
     source: Source, failures: Mapping[int, Sequence[tuple[int, bool]]]
 ) -> dict[int, KnownCause]:
-    """Returns test case -> the known issue that explains its failures. `failures` has these for each test case, the
-    newest first: the build, and whether the test passed there on a retry. Leaves out test cases with a failure that is
-    of no known issue, or of one that calls it flaky or infrastructure.
+    """Returns test case -> the known issue that explains its failures as a bug. `failures` maps each test case to its
+    failures, the newest first: the build of each, and whether the test passed there on a retry. Leaves out a test case
+    if one of its failures is of no known issue, or of one that says that it is flaky or infrastructure.
     """
     builds = await _find_builds_with_known(source, {build for failed in failures.values() for build, _ in failed})
     # Nearly all tests have a failure in another build, and need no look at their results.

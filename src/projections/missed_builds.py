@@ -11,9 +11,12 @@ MAX_MISSED = 100
 
 
 async def count_newer_builds(source: Source, build_ids: Collection[int]) -> dict[int, int]:
-    """Returns build -> number of newer builds of the same job and combination with results, on the default branch, up
-    to MAX_MISSED. A test whose newest run is in the build did not run in these. Leaves out builds that have not ended,
-    and those of some tests only. Builds on other branches have 0.
+    """Returns build -> number of newer builds that have results, of the same job and combination, on the default
+    branch; MAX_MISSED at most. If the newest run of a test is in the build, the test did not run in any of these newer
+    builds.
+
+    Does not count builds that have not ended, and builds of selected tests. The number is 0 for a build on another
+    branch.
     """
     newer = (
         f"SELECT FROM {BuildOutcomeRow.table} n LEFT JOIN {BuildRow.table} b ON b.id = n.build_id"

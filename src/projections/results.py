@@ -165,7 +165,8 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
             for row in (ReportRow, BlockRow, ResultTextRow, OutputsRow, SupersededRow):
                 yield DeleteWhere(row, "job_id", event.job_id)
         case ProjectDeleted():
-            # The counters in `case_stats` stay, and so do `results_runs` and `results_days`, since they have no names.
+            # The counters in `case_stats` stay, and so do the tables of `results_runs` and `results_days`: they contain
+            # no texts.
             yield Delete(CatalogueRow, event.project_id)
             yield DeleteWhere(TestCaseRow, "project_id", event.project_id)
         case BuildDeleted():
@@ -214,6 +215,7 @@ PROJECTION = Projection(
 
 
 _RETRIED = bytes([NOT_FINAL]) + bytes(255)
+"""Translation of `finals` to marks: a result that is not final gets NOT_FINAL, all others 0."""
 
 
 def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:

@@ -146,8 +146,12 @@ _ATTEMPTS = (
     bytes(attempt * ATTEMPT & 0xFF for attempt in range(256)),
     bytes(attempt * ATTEMPT >> 8 for attempt in range(256)),
 )
+"""Translations of `attempts` to the low and to the high byte of the facts."""
 _INVERTED = bytes([0xFF]) + bytes(255)
+"""Translation of `finals` to the bits that are inverted in each byte of the facts: all for a retried result, else none.
+"""
 _IS_FLAKY = bytes(1) + b"\1" * 255
+"""Translation of `flips` to 1 for a result that flipped, else 0."""
 
 
 def has_case(case_id: str) -> str:

@@ -71,7 +71,9 @@ class CaseStatsRow(Row, frozen=True):
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether all that counts of the last run are passes, so that `results_passes` may count the next ones."""
+        """Whether all results of the last run passed, none of them flaky or in an outage. Then `results_passes` may
+        count the next passes.
+        """
         return self.passed > 0 and not (self.failed or self.flaky or self.outages)
 
     @property

@@ -22,6 +22,7 @@ from projections.results_passes import Stretches
 CHUNK = 128
 """Number of test cases whose runs are counted in one row."""
 NO_DAY = -(1 << 31)
+"""Day of a row that has no runs yet. It is before all days."""
 _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=UTC).toordinal()
 
 
@@ -33,7 +34,9 @@ class CaseRunsRow(Row, frozen=True):
     """Id of the first of these test cases, divided by CHUNK."""
     job_id: Int
     day: Int
-    """Day of the newest of these runs, in days since 1970, in UTC. Nothing counts on an earlier day any more."""
+    """Day of the newest of these runs, in days since 1970, in UTC. If the clock goes back, later runs count on this
+    day, too.
+    """
     runs: bytes
     """Int32s: the number of runs of each test case."""
     durations_ms: bytes
@@ -56,7 +59,8 @@ SINCE_DAY = (
     " WHERE d.chunk = t.chunk AND d.job_id = t.job_id AND d.day >= %(day)s ORDER BY d.day LIMIT 1) d"
     " WHERE t.day >= %(day)s"
 )
-"""SQL for the rows of chunks with runs since a day: `t.runs - d.runs_before` is the number of these."""
+"""SQL for the rows of all chunks with runs since a day. `t.runs - d.runs_before` is the number of runs since that day.
+"""
 
 
 def day_of(time: datetime) -> int:
@@ -71,9 +75,10 @@ def count_runs(
     event: ResultsRecorded | ResultsReplaced, stretches: Stretches, added: bytes | bytearray, rows: Rows
 ) -> Iterator[Change]:
     """Adds runs on the day of the event. `added` has Int32s: the number of runs that each result of the event adds,
-    which may be negative. `stretches` are those of the event's test cases with consecutive ids.
+    which may be negative. `stretches` are those that `find_stretches` returns for the event's test cases.
 
-    The numbers of all these chunks are the digits of one long integer, to which those of the event are added at once.
+    For speed, the numbers of all these chunks are the digits of one long integer. The numbers of a whole stretch are
+    added by one addition.
     """
     ids, job_id, day = event.case_ids, event.job_id, day_of(event.at)
     chunks = sorted(
@@ -105,7 +110,7 @@ def count_runs(
 
 
 def _durations(event: ResultsRecorded) -> bytes:
-    """Returns the duration of each result, as Int32s."""
+    """Returns the duration of each result, as Int32s; NO_DURATION for a skipped one."""
     if SKIPPED not in event.statuses:
         return event.durations_ms.stored
     columns = Int32s(event.durations_ms)

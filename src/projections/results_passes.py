@@ -19,7 +19,7 @@ from projections.engine.model import PRESENT, Columns, ColumnsByKey, Rows
 from projections.results_cases import CaseStatsRow
 
 MIN_CASES = 12
-"""Number of passes of consecutive test cases from which on it is faster to count in columns."""
+"""Number of passes of consecutive test cases at which counting in columns becomes faster."""
 NOT_FINAL = 4
 """Mark of a result that does not count, since its test was retried."""
 MAX_NUMBER = (1 << 31) - 1
@@ -27,7 +27,7 @@ MAX_NUMBER = (1 << 31) - 1
 _IS_ZERO = b"\1" + bytes(255)
 
 Stretches = list[tuple[int, int]]
-"""The stretches of rows whose test cases have consecutive ids: the first row and the one after the last."""
+"""Ranges of rows whose test cases have consecutive ids. Each is (first row, row after the last one)."""
 
 
 class Passes(NamedTuple):
@@ -39,9 +39,12 @@ class Passes(NamedTuple):
 
 
 def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, rows: Rows) -> Passes:
-    """Counts the passes that can be counted in columns. `marks` has one byte for each result: 0 for a pass that counts
-    and is neither flaky nor replaces another result, SKIPPED for such a result of a skipped test, and NOT_FINAL or more
-    for a result that does not count.
+    """Counts the passes that can be counted in columns. `marks` has one byte for each result:
+
+    - 0: it passed, and is an ordinary result, which is neither flaky nor retried and replaces no other;
+    - SKIPPED: it was skipped, and is an ordinary result;
+    - NOT_FINAL or more: it does not count, since it was retried;
+    - others: it counts, and is no ordinary pass.
     """
     passes = Passes([], bytearray(len(marks)), [])
     ids = event.case_ids
@@ -59,33 +62,36 @@ def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, row
 
 
 def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, passes: Passes) -> None:
-    """Counts the passes among the results from row `start` on. They have these marks, and belong to consecutive test
-    cases, whose counters are `before`.
+    """Counts passes of a stretch, which begins at row `start`. `marks` are those of its results, and `before` are the
+    counters of its test cases.
+
+    Counts either the passes that begin a new run of their test case, or those that add to its newest run: the kind that
+    is more frequent. All others are left.
     """
     count, states = len(marks), before.states
-    odd = bytearray((int.from_bytes(marks) | int.from_bytes(states)).to_bytes(count))
+    excluded = bytearray((int.from_bytes(marks) | int.from_bytes(states)).to_bytes(count))
     """0 for the results that can be counted in columns."""
     builds = before["last_build_id"]
     seen = builds.count(event.build_id)
     is_new_run = 2 * seen <= count
     if 0 < seen < count:
         for index, build in enumerate(builds):
-            odd[index] |= (build == event.build_id) == is_new_run
-    others = list(compress(range(count), odd))
+            excluded[index] |= (build == event.build_id) == is_new_run
+    others = list(compress(range(count), excluded))
     if is_new_run:
         jobs = before["job_id"]
         for index in others:
             jobs[index] = event.job_id
         if jobs != array("i", [event.job_id]) * count:
             for index, job in enumerate(jobs):
-                odd[index] |= job != event.job_id
-            others = list(compress(range(count), odd))
+                excluded[index] |= job != event.job_id
+            others = list(compress(range(count), excluded))
     else:  # another result in the same run, which may be notable if it comes after a failure
         for index, outcome in enumerate(before["outcome_before"]):
-            odd[index] |= outcome > PASSED
+            excluded[index] |= outcome > PASSED
         for index in compress(range(count), event.outages[start : start + count]):
-            odd[index] |= 1
-        others = list(compress(range(count), odd))
+            excluded[index] |= 1
+        others = list(compress(range(count), excluded))
     if count - len(others) < MIN_CASES:
         others = list(range(count))
     else:
@@ -93,7 +99,7 @@ def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, pa
             ColumnsByKey(CaseStatsRow, event.case_ids[start], count, _after(event, before, is_new_run), others)
         )
         if is_new_run:
-            passes.counted[start : start + count] = odd.translate(_IS_ZERO)
+            passes.counted[start : start + count] = excluded.translate(_IS_ZERO)
     for index in others:
         mark = marks[index]
         if mark < NOT_FINAL and not (mark == SKIPPED and states[index] <= PRESENT):

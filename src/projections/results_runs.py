@@ -83,7 +83,7 @@ class BuildOutcomeRow(Row, frozen=True):
     is_corrected: bool = False
     """Whether results of the build were withdrawn or replaced."""
     line: Int = NO_LINE
-    """Number of the build's line (`domain.run_lines`), or what stands in place of one."""
+    """Number of the build's line (`domain.run_lines`); NO_LINE or OTHER_BRANCHES if it has none."""
 
 
 def run_id(case_id: int, build_id: int) -> int:
@@ -148,7 +148,7 @@ class RunNotes:
         self._counts[::4] = runs
 
     def changes(self, stretches: Stretches) -> Iterator[Change]:
-        """Returns the changes. `stretches` are those of the event's test cases with consecutive ids."""
+        """Returns the changes. `stretches` are those that `find_stretches` returns for the event's test cases."""
         yield from self._outdated
         yield from self._runs.values()
         yield from self._suspects.values()
@@ -177,7 +177,7 @@ class RunNotes:
 
 def change_outcome(event: ReportRecorded, rows: Rows) -> BuildOutcomeRow:
     known = _outcome_of(event, rows)
-    # A report that replaces another one has numbers to add, which may be negative.
+    # The numbers of a report that replaces another one are differences, and may be negative.
     passed, failed = known.passed + event.passed, known.failed + event.failed
     return msgspec.structs.replace(known, passed=passed, failed=failed, line=event.line or known.line)
 
