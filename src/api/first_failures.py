@@ -22,8 +22,8 @@ class FirstBad(msgspec.Struct):
     """Number of builds in which the test failed, from `build_id` to the build of this result."""
     cause: Literal["commit", "same_commit", "unknown"]
     """`commit`: a commit after `last_good_commit`, up to `commit_sha`, broke the test. `same_commit`: the test passed
-    and failed on the same commit, so no commit broke it. `unknown`: a build or commit is not known, it is an outage,
-    or the test keeps failing here and has passed with `commit_sha` on another branch.
+    and failed on the same commit, so no commit broke it. `unknown`: a build or commit is not known, the failure is an
+    outage, or the test keeps failing here and has passed with `commit_sha` on another branch.
     """
     passed_in_build_id: int | None
     """Another build of the job on `commit_sha` in which the test passed, on any branch. Null if `last_good_commit` is

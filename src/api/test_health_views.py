@@ -87,7 +87,8 @@ class HealthItem(msgspec.Struct):
     quarantined_in: list[int]
     """Ids of the jobs in whose quarantine the test is."""
     known_issue_id: int | None
-    """Id of the known issue that explains the newest failures of a flaky test as a bug; null if one of them is of none.
+    """Id of the known issue that explains the newest failures of a flaky test as a bug; null if one of these failures
+    is not of such a known issue.
     """
     runs: int
     """Number of runs in the window. A run has the results of the test in one build."""

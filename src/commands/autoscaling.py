@@ -325,8 +325,8 @@ class RetryRemoval(Command):
 
 @dataclass(frozen=True)
 class RecordMachineRemoved(Command):
-    """Records that a machine is gone, if it is. `removal_id` is the operation that has deleted it, if it was a virtual
-    one.
+    """Records that a machine is gone. Does nothing if it may still exist. `removal_id` is the id of the operation that
+    deleted it, if it was a virtual machine.
     """
 
     pool_id: int

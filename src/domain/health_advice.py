@@ -23,7 +23,7 @@ class QuarantineOf(msgspec.Struct, frozen=True):
 
 
 class KnownCause(msgspec.Struct, frozen=True):
-    """A known issue that says that the failures of a test are no flakiness."""
+    """A known issue that explains the failures of a test as a bug, not as flakiness."""
 
     known_issue_id: int
     title: str
@@ -49,8 +49,8 @@ def find_newest_failures(history: RunHistory) -> list[tuple[int, bool]]:
 
 
 def find_known_cause(failures: Sequence[KnownCause | None]) -> KnownCause | None:
-    """Returns the known issue that explains the newest failures of a test, which are in this order, if all of them are
-    of known issues.
+    """Returns the known issue that explains a test: that of its newest failure, if each of its newest failures has one;
+    else None. `failures` are the known issues of these failures, the newest first.
     """
     return failures[0] if failures and None not in failures else None
 

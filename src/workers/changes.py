@@ -31,8 +31,8 @@ log = structlog.get_logger()
 
 MAX_LOOKED_AT = 100
 """Number of the newest commits of a branch among which the worker looks for the head that the branch had before a push.
-More are not needed: a host that is asked lists some 20 commits of a push at most, so the paths of a push with more
-commits are unknown anyway.
+A longer search would gain nothing: a host lists some 20 commits of a push at most, so the changed paths of a push with
+more commits are unknown anyway.
 """
 
 MAX_DETAIL = 300

@@ -1,4 +1,6 @@
-"""States of tests that a question names: whether they fail now, by the newest run that counts, and how they did."""
+"""States of tests that a question names: whether they fail now, by the newest run that counts, and how their earlier
+runs ended.
+"""
 
 from collections.abc import Iterator
 
@@ -32,7 +34,7 @@ class NamedTest(msgspec.Struct, frozen=True):
     failed_build: int | None = None
     """Build of the newest run that failed and counts."""
     passed_since: int = 0
-    """Runs since then that passed."""
+    """Number of runs that passed since `failed_build`."""
     left_out_build: int | None = None
     """Build of the newest run, if it failed but does not count."""
     left_out_reason: str = ""

@@ -120,8 +120,8 @@ class DispatchState:
     machine that was reverted gets another build.
     """
     damaged: set[str] = field(default_factory=set)
-    """Names of streams with an unreadable event. Builds of the jobs, nodes and pools of these streams are not placed,
-    and the unreadable event ends none of them.
+    """Names of streams with an unreadable event. No build of these jobs is placed, and none on these nodes or in these
+    pools. Running builds go on: none is lost because its job or node is missing here.
     """
     _node_of_agent: dict[str, int] = field(default_factory=dict)
     """Id of a Docker agent or virtual machine -> id of its node."""
