@@ -15,17 +15,18 @@ async def count_newer_builds(source: Source, build_ids: Collection[int]) -> dict
     branch; MAX_MISSED at most. If the newest run of a test is in the build, the test did not run in any of these newer
     builds.
 
-    Does not count builds that have not ended, and builds of selected tests. The number is 0 for a build on another
-    branch.
+    Does not count builds that have not ended, builds of selected tests, and builds that started before this one ended:
+    a test may have run in these first. The number is 0 for a build on another branch.
     """
     newer = (
         f"SELECT FROM {BuildOutcomeRow.table} n LEFT JOIN {BuildRow.table} b ON b.id = n.build_id"
         " WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0 AND n.build_id > o.build_id"
-        " AND (b.id IS NULL OR b.status IN ('passed', 'failed') AND b.selected_tests IS NULL)"
+        " AND (b.id IS NULL OR b.status IN ('passed', 'failed') AND b.selected_tests IS NULL"
+        "  AND (this.id IS NULL OR b.started_at >= this.finished_at))"
         f" LIMIT {MAX_MISSED}"
     )
     query = (
         f"SELECT o.build_id, (SELECT count(*) FROM ({newer}) newer) FROM {BuildOutcomeRow.table} o"
-        " WHERE o.build_id = ANY (%(builds)s)"
+        f" LEFT JOIN {BuildRow.table} this ON this.id = o.build_id WHERE o.build_id = ANY (%(builds)s)"
     )
     return dict(await fetch_rows(source, query, {"builds": list(build_ids)})) if build_ids else {}

@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlparse
 
 import pytest
 
-from tests.api.test_test_health import given_results, names
+from tests.api.test_test_health import given_results, junit, names
 from tests.support.builders import finish, given_build, given_job, given_project, upload
 from tests.support.server import Server
 
@@ -101,6 +101,21 @@ def test_a_failing_test_that_newer_builds_did_not_run_is_not_new(server: Server)
     assert (gone["last_failed_build"], gone["missed_builds"]) == (failed, 3)
     health = server.admin.fetch(f"/ai/tests/{gone['id']}/health")
     assert "failed. 3 newer builds of the job did not run it: it may have been removed" in health["recommendation"]
+
+
+def test_builds_at_the_same_time_have_not_missed_a_test_that_fails_in_the_slowest(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    given_results(server, job, seldom="passed", steady="passed")
+    slow = given_build(server, job)
+    for _ in range(3):
+        given_results(server, job, seldom="passed", steady="passed")
+    upload(server.admin, slow, junit(seldom="timeout", steady="passed")).then(201)
+    finish(server, slow, "failed")
+    server.wait_until_projected()
+    assert listed(server, project_id=project, only="newly_failing") == ["seldom"]
+    (seldom,) = server.admin.fetch("/test-cases", job_id=job, only="failing")["results"]
+    assert (seldom["last_failed_build"], seldom["missed_builds"]) == (slow, 0)
 
 
 def test_a_skipped_test_has_no_duration(server: Server) -> None:
