@@ -21,6 +21,7 @@ async def count_newer_builds(source: Source, build_ids: Collection[int]) -> dict
     newer = (
         f"SELECT FROM {BuildOutcomeRow.table} n LEFT JOIN {BuildRow.table} b ON b.id = n.build_id"
         " WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0 AND n.build_id > o.build_id"
+        " AND n.passed + n.failed > 0"
         " AND (b.id IS NULL OR b.status IN ('passed', 'failed') AND b.selected_tests IS NULL"
         "  AND (this.id IS NULL OR b.started_at >= this.finished_at))"
         f" LIMIT {MAX_MISSED}"

@@ -118,6 +118,19 @@ def test_builds_at_the_same_time_have_not_missed_a_test_that_fails_in_the_slowes
     assert (seldom["last_failed_build"], seldom["missed_builds"]) == (slow, 0)
 
 
+def test_builds_without_results_have_not_missed_a_failing_test(server: Server) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    given_results(server, job, broken="passed", steady="passed")
+    given_results(server, job, broken="timeout", steady="passed")
+    for _ in range(3):
+        build = given_build(server, job)
+        upload(server.admin, build, b'<testsuite name="s" tests="0"/>').then(201)
+        finish(server, build, "failed")
+    server.wait_until_projected()
+    assert listed(server, project_id=project, only="newly_failing") == ["broken"]
+
+
 def test_a_skipped_test_has_no_duration(server: Server) -> None:
     project = given_project(server)
     job = given_job(server, project)
