@@ -117,7 +117,7 @@ class TestHealthController(Controller):
             found_decisions = await fetch_decisions(
                 connection, row.project_id, [item], {id: history}, ctx.effective_time
             )
-            last = history.find_failing()
+            last = history.find_last_failing()
             newer = await count_newer_builds(connection, () if last is None else (last.build_id,))
         decisions = found_decisions[id]
         item = apply_decisions(item, decisions)

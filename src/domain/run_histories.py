@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 import msgspec
 
-from domain.test_health import BROKEN_BUILD, FAILED, LEFT_OUT, RETRIED, DriftState, observe, observe_passes
+from domain.test_health import (
+    BROKEN_BUILD,
+    FAILED,
+    LEFT_OUT,
+    OTHER_BRANCH,
+    RETRIED,
+    DriftState,
+    observe,
+    observe_passes,
+)
 
 MINUTES_OF_DAY = 24 * 60
 KEPT_RUNS = 200
@@ -67,6 +76,15 @@ class RunHistory(msgspec.Struct, frozen=True):
                 return run if run.flags & FAILED and run.number >= runs else None
             runs -= 1
         return None
+
+    def find_last_failing(self) -> NotableRun | None:
+        """Returns the newest run on a default branch, also one that does not count, if the newest run that counts
+        failed.
+        """
+        failing = self.find_failing()
+        if failing is None:
+            return None
+        return next((run for run in reversed(self.notable) if not run.flags & OTHER_BRANCH), failing)
 
     def to_bytes(self) -> bytes:
         """Returns one byte for each run, oldest first, as `domain.test_health.assess` takes them."""

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from projections.builds import BuildRow
-from projections.results_runs import BuildOutcomeRow
+from projections.results_runs import IS_BROKEN, BuildOutcomeRow
 from store.postgres.queries import Source, fetch_rows
 
 MAX_MISSED = 100
@@ -15,15 +15,15 @@ async def count_newer_builds(source: Source, build_ids: Collection[int]) -> dict
     branch; MAX_MISSED at most. If the newest run of a test is in the build, the test did not run in any of these newer
     builds.
 
-    Does not count builds that have not ended, builds of selected tests, and builds that started before this one ended:
-    a test may have run in these first. The number is 0 for a build on another branch.
+    Does not count builds that have not ended, builds of selected tests, broken builds, and builds that started before
+    this one ended: a test may have run in these first. The number is 0 for a build on another branch.
     """
     newer = (
-        f"SELECT FROM {BuildOutcomeRow.table} n LEFT JOIN {BuildRow.table} b ON b.id = n.build_id"
-        " WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0 AND n.build_id > o.build_id"
-        " AND n.passed + n.failed > 0"
-        " AND (b.id IS NULL OR b.status IN ('passed', 'failed') AND b.selected_tests IS NULL"
-        "  AND (this.id IS NULL OR b.started_at >= this.finished_at))"
+        f"SELECT FROM (SELECT build_id FROM {BuildOutcomeRow.table} WHERE job_id = o.job_id AND line = o.line"
+        f"  AND line > 0 AND build_id > o.build_id AND passed + failed > 0 AND NOT ({IS_BROKEN})) n"
+        f" LEFT JOIN {BuildRow.table} b ON b.id = n.build_id"
+        " WHERE b.id IS NULL OR b.status IN ('passed', 'failed') AND b.selected_tests IS NULL"
+        "  AND (this.id IS NULL OR b.started_at >= this.finished_at)"
         f" LIMIT {MAX_MISSED}"
     )
     query = (

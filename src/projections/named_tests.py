@@ -39,12 +39,10 @@ async def fetch_named_tests(
         found.setdefault(case_id, name)
     histories = await fetch_histories(source, list(found)[:MAX_TESTS], asked=asked) if found else []
     tests = [make_named_test(case.id, case.node_id, case.history) for case in histories]
-    failing = {test.failed_build for test in tests if test.is_failing and test.failed_build is not None}
-    newer = await count_newer_builds(source, failing)
-    return tuple(
-        msgspec.structs.replace(test, missed_builds=newer.get(test.failed_build or 0, 0)) if test.is_failing else test
-        for test in tests
-    )
+    last = {case.id: run.build_id for case in histories if (run := case.history.find_last_failing()) is not None}
+    newer = await count_newer_builds(source, set(last.values()))
+    missed = {case_id: newer.get(build_id, 0) for case_id, build_id in last.items()}
+    return tuple(msgspec.structs.replace(test, missed_builds=missed.get(test.case_id, 0)) for test in tests)
 
 
 async def find_cases(

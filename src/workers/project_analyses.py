@@ -169,9 +169,10 @@ class ProjectAnalyst:
         failed = [(case, run) for case in cases if (run := case.history.find_failing()) is not None]
         newest = sorted(failed, key=lambda pair: (-pair[1].minute, pair[0].id))[:MAX_SCANNED]
         await take_step("failing_tests", f"{len(newest):,} tests failed in their newest run on a default branch.")
-        newer = await count_newer_builds(self.pool, {run.build_id for _, run in newest})
+        last = {case.id: (case.history.find_last_failing() or run).build_id for case, run in newest}
+        newer = await count_newer_builds(self.pool, set(last.values()))
         failing = [
-            msgspec.structs.replace(found, last_build=run.build_id, missed_builds=newer.get(run.build_id, 0))
+            msgspec.structs.replace(found, last_build=last[case.id], missed_builds=newer.get(last[case.id], 0))
             for case, run in newest
             if (found := await self._find_first_failure(case, run.build_id)) is not None
         ]

@@ -131,6 +131,24 @@ def test_builds_without_results_have_not_missed_a_failing_test(server: Server) -
     assert listed(server, project_id=project, only="newly_failing") == ["broken"]
 
 
+@pytest.mark.parametrize("others", ["passed", "Connection refused"], ids=["outage", "broken builds"])
+def test_a_failing_test_has_run_in_newer_builds_that_do_not_count(server: Server, others: str) -> None:
+    project = given_project(server)
+    job = given_job(server, project)
+    steady = [f"steady_{number}" for number in range(5)]
+    given_results(server, job, **dict.fromkeys([*steady, "failing"], "passed"))
+    failed = given_results(server, job, **dict.fromkeys(steady, "passed") | {"failing": "1 is not 2"})
+    for _ in range(1 if others == "passed" else 3):
+        given_results(server, job, **dict.fromkeys(steady, others) | {"failing": "Connection refused"})
+    server.wait_until_projected()
+    assert "failing" in listed(server, project_id=project, only="newly_failing")
+    (found,) = server.admin.fetch("/test-cases", project_id=project, search="failing")["results"]
+    assert found["missed_builds"] == 0
+    health = server.admin.fetch(f"/ai/tests/{found['id']}/health")
+    assert "did not run" not in health["recommendation"]
+    assert failed in [run["build_id"] for run in health["evidence"]]
+
+
 def test_a_skipped_test_has_no_duration(server: Server) -> None:
     project = given_project(server)
     job = given_job(server, project)
