@@ -123,6 +123,14 @@ async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s:
     return [Due(*row) for row in rows]
 
 
+async def find_names_of_due(source: Source) -> set[str]:
+    """Returns the names of the reactions that are due for at least one event now."""
+    rows = await fetch_rows(
+        source, "SELECT DISTINCT reaction FROM due_reactions WHERE due_at <= now() AND parked_at IS NULL", ()
+    )
+    return {name for (name,) in rows}
+
+
 async def fetch_next_of_project(source: Source, names: Sequence[str], project_id: int) -> list[Due]:
     """Returns the next PROJECT_SLOTS tries of a project's reactions with these names, longest due first."""
     rows = await fetch_rows(
