@@ -16,7 +16,7 @@ NEEDED = 2 * 1024**3
 """Bytes that must be free there. Engines of the tests take some 100 MB, and up to 1 GB of log after large writes."""
 
 
-def _fast_folder() -> Path | None:
+def fast_folder() -> Path | None:
     """Returns the folder of files in memory, if engines can be in it; None for the usual folder."""
     try:
         found = os.statvfs(MEMORY)
@@ -31,7 +31,7 @@ def _fast_folder() -> Path | None:
 def temporary_engines() -> Iterator[Engines]:
     """Runs engines on a temporary folder, which is deleted afterwards."""
     # Not pytest's tmp_path, whose mode locks out the engines' account when we are root.
-    data = Path(tempfile.mkdtemp(prefix="testhide-engines-", dir=_fast_folder()))
+    data = Path(tempfile.mkdtemp(prefix="testhide-engines-", dir=fast_folder()))
     data.chmod(0o711)
     try:
         with embedded_engines(data) as engines:

@@ -19,15 +19,21 @@ from testhide.engines.folder import read_record
 from testhide.preparation import create_first_admin
 from testhide.settings import Settings, save_settings
 from testhide.supervise.program import started_at
+from tests.support.engines import fast_folder
 
 DEADLINE = 20.0
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1
+"""Seconds between two looks at a condition: an eighth of the time that was waited for it, within these bounds. Many
+conditions are requests to a server, which would be slowed down by looks in close succession.
+"""
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.01)
+        waited = time.monotonic() - began
+        assert waited < DEADLINE, f"waited in vain: {what}"
+        time.sleep(min(max(waited / 8, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
 
 
 def gone(*pids: int) -> bool:
@@ -44,7 +50,7 @@ def clear(data: Path) -> None:
 @pytest.fixture
 def data() -> Iterator[Path]:
     """A new data folder that also another account may enter, which pytest's own are not."""
-    folder = Path(tempfile.mkdtemp(prefix="testhide-data-"))
+    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir=fast_folder()))
     folder.chmod(0o711)
     yield folder
     clear(folder)
@@ -53,7 +59,7 @@ def data() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def made_cluster() -> Iterator[Path]:
     """A data folder whose database is made and stopped."""
-    folder = Path(tempfile.mkdtemp(prefix="testhide-data-"))
+    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir=fast_folder()))
     folder.chmod(0o711)
     with embedded_engines(folder):
         pass

@@ -47,8 +47,8 @@ def execute(url: str, *statements: LiteralString) -> None:
             connection.execute(statement)
 
 
-def test_both_engines_answer_ask_for_a_password_and_end_with_the_block(data: Path) -> None:
-    with embedded_engines(data) as engines:
+def test_both_engines_answer_ask_for_a_password_and_end_with_the_block(data: Path, with_cluster: WithCluster) -> None:
+    with embedded_engines(with_cluster(data)) as engines:
         assert ask(engines.database_url, "SHOW fsync") == "on"
         assert ask(engines.database_url, "SHOW listen_addresses") == ""
         with redis.Redis.from_url(engines.redis_url) as client:

@@ -13,15 +13,16 @@ from testhide.engines.folder import read_record
 from testhide.preparation import migrate
 from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
+from tests.support.engines import fast_folder
 from tests.support.forked_process import run_forked
 
 
-@pytest.fixture(name="folder")
-def _folder() -> Iterator[Path]:
+@pytest.fixture(name="folder", scope="module")
+def _folder(made_cluster: Path) -> Iterator[Path]:
     # Not tmp_path: as root its mode keeps the engines' account out.
-    with tempfile.TemporaryDirectory(prefix="testhide-stopped-") as name:
+    with tempfile.TemporaryDirectory(prefix="testhide-stopped-", dir=fast_folder()) as name:
         folder = Path(name)
-        folder.chmod(0o711)
+        subprocess.run(["cp", "-a", f"{made_cluster}/.", folder], check=True)
         with embedded_engines(folder) as engines:
             settings = Settings(
                 database_url=engines.database_url,

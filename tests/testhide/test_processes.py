@@ -55,6 +55,7 @@ async def test_a_process_that_loses_the_database_while_it_starts_says_so_in_a_se
         starting = asyncio.create_task(asyncio.to_thread(run_forked, verb, TESTHIDE_SETTINGS=str(file)))
         while not await fetch_rows(parts.pool, BREAK_WAITING_CONNECTION, (connection.info.backend_pid,)):
             assert not starting.done(), starting.result().stderr
+            await asyncio.sleep(0.02)  # between two looks
     ended = await starting
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
