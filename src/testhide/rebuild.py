@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -23,7 +23,7 @@ from projections.engine.inspection import inspect
 from projections.engine.model import Projection
 from projections.engine.schemas import NotReady
 from projections.rebuild.rebuild import Progress, build_staging
-from projections.rebuild.switch import switch
+from projections.rebuild.switch import Loss, find_losses, switch
 from projections.registry import PROJECTIONS
 from testhide.operator_errors import Fault
 from testhide.processes import Core, core
@@ -92,8 +92,9 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
     """Build the read models `names`. Without names, builds those that are missing or broken; if there are none, builds
     all.
 
-    With `then_switch`, makes them live as soon as they are built. Returns the exit code, which is 0. Raises Fault if a
-    name is unknown or the second process fails.
+    With `then_switch`, makes them live as soon as they are built, unless they lack events that the live tables have.
+    Returns the exit code: 1 if they lack such events, otherwise 0. Raises Fault if a name is unknown or the second
+    process fails.
     """
     async with core(settings, pool_size=2) as parts:
         if names:
@@ -108,6 +109,11 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
         position = await _build_in_two_processes(settings, parts, chosen, from_scratch, printer)
         print(f"built {join_names(chosen)} up to position {position}")
         if then_switch:
+            async with parts.pool.connection() as connection:
+                losses = await find_losses(connection, chosen)
+            if losses:
+                print("\n".join(_describe_losses(losses)))
+                return 1
             await switch_over(parts, chosen, printer)
         return 0
 
@@ -135,6 +141,15 @@ def join_names(projections: Sequence[Projection]) -> str:
 def summarize(projections: Sequence[Projection]) -> str:
     """Returns the names of the projections, or their number if they are more than MAX_NAMED."""
     return join_names(projections) if len(projections) <= MAX_NAMED else f"{len(projections)} read models"
+
+
+def _describe_losses(losses: Sequence[Loss]) -> Iterator[str]:
+    names = " ".join(loss.name for loss in losses)
+    yield "not switched, since the new tables lack events that the live ones have:"
+    for loss in losses:
+        yield f"  {loss.name}: {loss.events:,} parked, the first at position {loss.first}: {loss.error}"
+    yield "Put the rows of these events back (`testhide audit put-back`), then build again with --from-scratch. To lose"
+    yield f"what they say instead: `testhide projections switch {names}`."
 
 
 async def _build_in_two_processes(

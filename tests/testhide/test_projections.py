@@ -9,6 +9,7 @@ from testhide.cli import main
 from testhide.operator_name import find_operator
 from testhide.rebuild import ProgressPrinter, summarize
 from testhide.settings import Settings
+from tests.support.damage import damaged
 
 
 @pytest.fixture(name="lacking")
@@ -92,6 +93,27 @@ def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixtu
     assert main.main(["projections", "diff", "auth"]) == 1
     output = capsys.readouterr().out
     assert '  users_v2: 1 rows live, 1 staging: 1 changed\n    changed: id=1: first_name "Ann" -> ""\n' in output
+
+
+def test_tables_that_lost_an_event_do_not_replace_those_that_have_it(
+    lacking: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["projections", "rebuild", "auth", "--switch"]) == 0
+    with psycopg.connect(lacking.database_url) as connection:
+        query = "SELECT notification_id FROM stored_events WHERE topic = 'user.registered'"
+        ((position,),) = connection.execute(query).fetchall()
+    with damaged(lacking.database_url, position):
+        capsys.readouterr()
+        assert main.main(["projections", "rebuild", "auth", "--switch", "--from-scratch"]) == 1
+        output = capsys.readouterr().out
+        assert f"  auth: 1 parked, the first at position {position}: Unreadable: the stored state is not" in output
+        assert "put-back" in output
+        assert users(lacking) == [(lacking.admin_email,)], "the live tables are as they were"
+        assert main.main(["projections", "switch", "auth"]) == 0, "who names them accepts the loss"
+        assert users(lacking) == []
+        assert main.main(["projections", "rebuild", "auth", "--switch", "--from-scratch"]) == 0, "nothing more is lost"
+    assert main.main(["projections", "rebuild", "auth", "--switch", "--from-scratch"]) == 0
+    assert users(lacking) == [(lacking.admin_email,)]
 
 
 def test_a_parked_event_is_dismissed_with_who_and_why(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ crash at any moment, the old tables are still live.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection
@@ -60,6 +60,29 @@ MOVE_POSITIONS = (
 versions of the projections.
 """
 
+_LOSSES = f"""
+    SELECT s.projection, count(*), min(s.position), (array_agg(s.error ORDER BY s.position))[1]
+    FROM {STAGING}.parked_events s
+    JOIN {LIVE}.projection_positions l ON (l.name, l.version) = (s.projection, s.version) AND l.position >= s.position
+    WHERE (s.projection, s.version) IN {_CHOSEN} AND NOT EXISTS (
+        SELECT FROM {LIVE}.parked_events p
+        WHERE (p.projection, p.version, p.position) = (s.projection, s.version, s.position)
+    )
+    GROUP BY s.projection ORDER BY s.projection
+"""
+"""SQL query for `find_losses`, with the parameters of MOVE_POSITIONS."""
+
+
+class Loss(NamedTuple):
+    """Events that the live tables of a read model show, and that its staging tables have parked."""
+
+    name: str
+    events: int
+    first: int
+    """Position of the first of them."""
+    error: str
+    """Why the first of them is parked."""
+
 
 @dataclass(frozen=True)
 class Switched:
@@ -92,6 +115,16 @@ async def switch(
             return Switched(position, clock() - began)
 
         return await retry_on_lock_timeout(attempt)
+
+
+async def find_losses(live: AsyncConnection, projections: Sequence[Projection]) -> list[Loss]:
+    """Returns what a switch to the staging tables of these projections would lose: events that were applied to sound
+    live tables, and cannot be applied any more, for example because their rows in the log were damaged since.
+    """
+    sound = (await inspect(live, projections)).sound
+    chosen = [item for item in projections if item.name in sound]
+    cursor = await live.execute(_LOSSES.encode(), ([item.name for item in chosen], [item.version for item in chosen]))
+    return [Loss(*row) for row in await cursor.fetchall()]
 
 
 async def retry_on_lock_timeout(attempt: Callable[[], Awaitable[T]]) -> T:

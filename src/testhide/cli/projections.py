@@ -60,7 +60,7 @@ def rebuild(
     Parameters
     ----------
     switch
-        Switch to the new tables as soon as they are built.
+        Switch to the new tables as soon as they are built, unless they lack events that the live tables have.
     from_scratch
         Begin anew instead of continuing an interrupted rebuild.
     data
