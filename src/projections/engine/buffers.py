@@ -54,7 +54,7 @@ class BufferedTable:
 
     def __init__(self, db: LoadConnection, row: type[Row], *, is_complete: bool) -> None:
         self.row = row
-        self.flat_key_of = flat_key_of(row)
+        self._flat_key_of = flat_key_of(row)
         self.rows: dict[Any, Row | None] = {}
         """Flat key -> row, or None if the table is known to have no row with this key."""
         self.changed: dict[Any, Row | None] = {}
@@ -71,7 +71,7 @@ class BufferedTable:
         """
         self._unindexed: set[Any] = set()
         """Flat keys of the rows that the next search adds to `_keys_by_value`: those stored since the last one."""
-        self.has_single_key = len(row.table.key) == 1
+        self._has_single_key = len(row.table.key) == 1
         self.writer = RowWriter(db.connection, row)
         self._cached = CACHED_NUMERIC_ROWS if self.writer.is_numeric else CACHED_ROWS
 
@@ -101,16 +101,16 @@ class BufferedTable:
         return list(map(self.rows.get, flat_keys))
 
     def flatten(self, key: Key) -> Any:
-        return key[0] if self.has_single_key else key
+        return key[0] if self._has_single_key else key
 
     def _unflatten(self, flat_key: Any) -> Key:
-        return (flat_key,) if self.has_single_key else flat_key
+        return (flat_key,) if self._has_single_key else flat_key
 
     def delete(self, flat_key: Any) -> None:
         self.rows[flat_key] = self.changed[flat_key] = None
 
     def store(self, item: Row) -> None:
-        flat_key = self.flat_key_of(item)
+        flat_key = self._flat_key_of(item)
         self.rows[flat_key] = self.changed[flat_key] = item
         self._unchecked.append(item)
         if self._keys_by_value:
@@ -170,7 +170,7 @@ class BufferedTable:
         )
         self.rows.update(dict.fromkeys(map(self.flatten, keys)))
         found = [self.row(*values) for values in await cursor.fetchall()]
-        fetched = {self.flat_key_of(item): item for item in found}
+        fetched = {self._flat_key_of(item): item for item in found}
         self.rows.update(fetched)
         if self._keys_by_value:
             self._unindexed.update(fetched)

@@ -94,9 +94,6 @@ class ColumnTable:
         (number,) = key
         return int(number)
 
-    def flat_key_of(self, item: Row) -> int:
-        return int(getattr(item, self.row.table.key[0]))
-
     def has(self, key: int) -> bool:
         return self._span_of(key).states[key % SPAN] != UNKNOWN
 
