@@ -46,6 +46,15 @@ def test_a_build_failed_if_one_of_its_results_did() -> None:
     assert find_first_failure([]) is None
 
 
+def test_reports_of_builds_that_ran_at_the_same_time_may_alternate() -> None:
+    """A build is not better than another since one of its earlier reports has the test as passed."""
+    at_once = [(9, "d", FAILED), (8, "c", FAILED), (9, "d", PASSED), (8, "c", PASSED)]
+    found = find_first_failure([*at_once, (7, "b", PASSED)])
+    assert found is not None
+    assert (found.first_bad, found.last_good) == (BuildOutcome(8, "c", True), BuildOutcome(7, "b", False))
+    assert found.failed_builds == 2
+
+
 def test_failures_in_broken_builds_do_not_count() -> None:
     results = [(9, "c", FAILED), (8, "c", FAILED), (7, "b", FAILED), (6, "b", PASSED)]
     found = find_first_failure(results, left_out={7})

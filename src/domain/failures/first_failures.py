@@ -75,14 +75,13 @@ def find_first_failure(
 
 
 def _by_build(results: Iterable[tuple[int, str | None, int]]) -> Iterable[BuildOutcome]:
-    current: BuildOutcome | None = None
+    """Returns the outcome of each build, in the order of their newest results. Results of builds that ran at the same
+    time may alternate.
+    """
+    outcomes: dict[int, BuildOutcome] = {}
     for build_id, commit_sha, status in results:
-        if status not in (PASSED, FAILED):
-            continue
-        if current is not None and current.build_id != build_id:
-            yield current
-            current = None
-        failed = status == FAILED or (current is not None and current.failed)
-        current = BuildOutcome(build_id, commit_sha, failed)
-    if current is not None:
-        yield current
+        if status in (PASSED, FAILED):
+            known = outcomes.get(build_id)
+            failed = status == FAILED or (known is not None and known.failed)
+            outcomes[build_id] = BuildOutcome(build_id, commit_sha, failed)
+    return outcomes.values()
