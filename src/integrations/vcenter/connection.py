@@ -1,4 +1,4 @@
-"""Connections to one vCenter: each goes to an address that was checked before, ends in time, and can be broken off."""
+"""Connections to one vCenter: each goes to a checked address, has time limits, and can be broken off."""
 
 import contextlib
 import socket
@@ -12,7 +12,7 @@ from typing import Any
 from pyVmomi.SoapAdapter import SoapStubAdapter
 
 API_VERSION = "vim.version.version11"
-"""Version of the API that is spoken: that of vSphere 6.5, which all later ones speak, too."""
+"""Version of the API that calls use: that of vSphere 6.5, which all later releases support, too."""
 SOCKET_TIMEOUT_S = 10.0
 """Longest time in seconds without a byte from the vCenter."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -28,7 +28,7 @@ class CheckedHost:
     """Addresses of the host that may be called."""
     tls: ssl.SSLContext
     title: str
-    """Host as the integration has it, for messages."""
+    """Host as the user entered it, for messages."""
 
 
 class _LimitedResponse(HTTPResponse):
