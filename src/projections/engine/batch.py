@@ -15,7 +15,9 @@ Then the rows of all append-only tables are, too. COPY takes PostgreSQL a third 
 some statements more.
 """
 ROWS_CACHED = 20_000
-"""Number of rows that the cache keeps of each table. It drops those first that no batch has needed for longest."""
+"""Number of rows of each table that the cache keeps. It first drops the rows that no batch has needed for the longest
+time.
+"""
 
 
 class RowCache:
@@ -110,8 +112,8 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def large(self) -> dict[type[Row], list[Row]]:
-        """Returns the new and changed rows that are to be written by `row_writer.write_rows`. Most batches have
-        none.
+        """Returns the new and changed rows that `row_writer.write_rows` is to write: those of tables with COPY_ROWS of
+        them or more, and then also those of all append-only tables. Most batches have none.
         """
         found: dict[type[Row], list[Row]] = {
             row: [item for item in dirty.values() if item is not None]

@@ -23,7 +23,7 @@ TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
 """Length of a value that is null."""
 CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
-"""SQL type -> code of `struct`."""
+"""SQL type -> code of `struct` and `array`."""
 ELEMENTS: dict[str, tuple[Literal["h", "i"], int]] = {"smallint[]": ("h", 21), "integer[]": ("i", 23)}
 """SQL type of an array -> (code of its elements in `array`, object id of their type in PostgreSQL)."""
 

@@ -237,8 +237,9 @@ class AppendOnlyTable:
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
         self.row = row
         self.rows: list[Row] = []
-        """New rows since the last bulk delete, or since rows were packed."""
+        """New rows since the last bulk delete, or since rows were last packed."""
         self.packed_bytes = 0
+        """Size of the packed rows that are not written yet."""
         self._db = db
         self._unpacked: list[Row] = []
         """New rows that came before those in `rows`, except those held back."""
@@ -270,7 +271,7 @@ class AppendOnlyTable:
         return any(deletions.matches(item) for deletions in self._deferred.values())
 
     def _hold_back(self) -> None:
-        """Divides `rows` into those to pack and those that an earlier delete matches."""
+        """Moves `rows` to the rows to pack, and those that an earlier delete matches to the rows held back."""
         if self._deferred:
             self._held_back += filter(self._is_deleted, self.rows)
             self._unpacked += filterfalse(self._is_deleted, self.rows)

@@ -22,7 +22,7 @@ CHUNK_ROWS = 500
 less time than with 5,000.
 """
 CONTROL_CHARACTERS = ((rb"\n", b"\n"), (rb"\r", b"\r"), (rb"\t", b"\t"), (rb"\b", b"\b"), (rb"\f", b"\f"))
-"""Pairs of a control character as JSON writes it, and the character. JSON writes all others as `\\u001b`."""
+"""Pairs of a control character as JSON writes it, and the character. All others are written like `\\u001b`."""
 
 _encoder = msgspec.json.Encoder()
 

@@ -11,6 +11,7 @@ from projections.engine.model import Projection
 from store.log.event_log import EventLog
 
 ANY_VERSION = 2**62
+"""Number above all versions of a stream, so that the whole stream is read."""
 
 
 async def with_dismissals(event_log: EventLog, projections: Sequence[Projection]) -> list[Projection]:

@@ -321,7 +321,7 @@ def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) ->
 
 
 def error_message(error: Exception) -> str:
-    """Returns the text of an error for operators. Of a PostgreSQL error it returns only the first line, since other
+    """Returns the text of an error for operators. For a PostgreSQL error this is only its first line, since the other
     lines may quote rows.
     """
     if isinstance(error, psycopg.Error):

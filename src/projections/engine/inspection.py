@@ -127,8 +127,8 @@ async def _find_defects(
 
 @cache
 def _expected(projections: tuple[Projection, ...]) -> dict[str, str]:
-    """Returns the parameters for _DEFECTS: the tables and columns that should exist, as arrays of PostgreSQL. To write
-    the arrays anew for each inspection would take most of the inspection's time in Python.
+    """Returns the parameters for _DEFECTS: the tables and columns that should exist, as arrays of PostgreSQL. They are
+    cached, since writing the arrays takes most of an inspection's time in Python.
     """
     columns = zip(*_list_columns(projections), strict=True)
     return dict(zip(("names", "tables", "columns", "types"), map(text_array, columns), strict=True))

@@ -2,9 +2,9 @@
 
 `keys(event)` names the stored rows that applying the event needs. It may leave out rows that the event creates.
 
-`apply(event, rows)` yields changes. A change is a `Row`, a `RowsByKey`, or a deletion. A `Row` is inserted, or replaces
-the row with its key. `Delete` deletes by key; `DeleteWhere` and `DeleteRange` delete by an indexed column. The engine
-writes an event with `DeleteWhere` or `DeleteRange` in a separate statement.
+`apply(event, rows)` yields changes. A change is a `Row`, a `RowsByKey`, a `ColumnsByKey`, or a deletion. A `Row` is
+inserted, or replaces the row with its key. `Delete` deletes by key; `DeleteWhere` and `DeleteRange` delete by an
+indexed column. The engine writes an event with `DeleteWhere` or `DeleteRange` in a separate statement.
 """
 
 import hashlib
@@ -39,11 +39,13 @@ Int = Annotated[int, "integer"]
 SmallInts = Annotated[Sequence[int], "smallint[]"]
 Ints = Annotated[Sequence[int], "integer[]"]
 TsVector = Annotated[str, "tsvector"]
-"""Words for full-text search, in the syntax of PostgreSQL. A row that was read has them sorted, each once."""
+"""Words for full-text search, in the syntax of PostgreSQL. In a row that was read, they are sorted, and each
+occurs once.
+"""
 
 ORDINARY, PRESENT, ABSENT, UNKNOWN = range(4)
 """States of a key in `Columns`: its row is known and ordinary (`Row.is_ordinary`); its row is known and not ordinary;
-it is known to have no row; or nothing is known. So a row is known up to PRESENT.
+it is known to have no row; or nothing is known. A state up to PRESENT means that the row is known.
 """
 
 
@@ -135,9 +137,9 @@ class RowsByKey:
 
 
 class ColumnsByKey:
-    """A change that replaces some columns of rows with `count` consecutive keys, of which `first` is the first. A
-    number stands for a column of equal numbers. The rows with the indexes `others` stay as they are; all others must be
-    ordinary before and after.
+    """A change that replaces the columns `columns` of the rows with `count` consecutive keys, of which `first` is the
+    first. A number stands for a column of equal numbers. The rows at the indexes `others` stay as they are. All the
+    rest must be ordinary before and after the change.
     """
 
     def __init__(

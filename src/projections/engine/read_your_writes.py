@@ -41,6 +41,8 @@ RETRY_INTERVAL_S = 0.1
 
 
 class ProjectionWaiter:
+    """Knows the position of the read models, and lets requests of this process wait until it has reached another."""
+
     def __init__(self, pool: AsyncConnectionPool, listener: Listener, projections: Sequence[Projection]) -> None:
         self._pool = pool
         self._listener = listener
@@ -88,8 +90,8 @@ class ProjectionWaiter:
 
         Returns False if this takes longer than WAIT_TIMEOUT_S, if one of these events is parked, or if a read model is
         broken. After a time-out, returns False at once for this position and later ones, until the read models have
-        reached it. `is_in_log` says that the log already has the position: only then do others not wait after a
-        time-out.
+        reached it. `is_in_log` says whether the log already has the position: if not, a time-out has no effect on other
+        requests.
         """
         if not await self.wait_reached(position, is_in_log=is_in_log) or self._has_broken:
             return False

@@ -1,6 +1,6 @@
 """Checks that PostgreSQL can store a row, before the row is sent.
 
-So the event that has a bad value is parked. PostgreSQL cannot do this check for each event: of each row in a batch it
+This finds the event that has a bad value, so that it is parked. PostgreSQL cannot find it: of each row in a batch, it
 gets only the last state, without the values that later events of the batch have replaced.
 """
 
