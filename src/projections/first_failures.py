@@ -54,11 +54,11 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     parameters = {"case": case_id, "id": result_id, "build": build_id}
     rows = await fetch_rows(source, query, parameters | {"blocks": FIRST_BLOCKS})
     # The last build may have more results, in blocks that were not read, so its results are left out here.
-    found = await _find(source, case_id, build_id, [row for row in rows if row[0] != rows[-1][0]])
+    found = await _find_in_rows(source, case_id, build_id, [row for row in rows if row[0] != rows[-1][0]])
     if found is None or found.last_good is None:
         rows = await fetch_rows(source, query, parameters | {"blocks": MAX_BLOCKS})
         is_complete = len(rows) < MAX_RESULTS and all(row[3] < MAX_BLOCKS for row in rows)
-        found = await _find(source, case_id, build_id, rows, is_complete=is_complete)
+        found = await _find_in_rows(source, case_id, build_id, rows, is_complete=is_complete)
     if found is None or found.cause != "commit":
         return found
     return msgspec.structs.replace(
@@ -89,7 +89,7 @@ async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> i
     return None if found is None else int(found)
 
 
-async def _find(
+async def _find_in_rows(
     source: Source, case_id: int, build_id: int, rows: Sequence[tuple[Any, ...]], *, is_complete: bool = False
 ) -> FirstFailure | None:
     results = [row[:3] for row in rows]

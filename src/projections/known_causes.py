@@ -22,8 +22,10 @@ async def fetch_known_causes(
     failures, the newest first: the build of each, and whether the test passed there on a retry. Leaves out a test case
     if one of its failures is of no known issue, or of one that says that it is flaky or infrastructure.
     """
-    builds = await _find_builds_with_known(source, {build for failed in failures.values() for build, _ in failed})
-    # Nearly all tests have a failure in another build, and need no look at their results.
+    builds = await _find_builds_with_known_issues(
+        source, {build for failed in failures.values() for build, _ in failed}
+    )
+    # Nearly all tests also failed in a build without known issues. Their results need not be read.
     wanted = {case: failed for case, failed in failures.items() if builds.issuperset(build for build, _ in failed)}
     pairs = [(case, *failure) for case, failed in wanted.items() for failure in failed]
     if not pairs:
@@ -51,7 +53,7 @@ async def fetch_known_causes(
     return {case_id: cause for case_id, cause in found.items() if cause is not None}
 
 
-async def _find_builds_with_known(source: Source, builds: Iterable[int]) -> set[int]:
+async def _find_builds_with_known_issues(source: Source, builds: Iterable[int]) -> set[int]:
     """Returns those of the builds that have a failure of a known issue."""
     query = (
         f"SELECT r.build_id FROM {ReportRow.table} r WHERE r.build_id = ANY (%(builds)s) AND"

@@ -146,13 +146,13 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
         case ResultsRecorded():
             stretches = find_stretches(event.case_ids)
             yield make_block(event, stretches)
-            yield from _texts(event)
+            yield from _store_texts(event)
             yield from (SupersededRow(item.result_id, event.job_id) for item in event.replaced)
-            yield from _stats(event, stretches, rows)
+            yield from _count_results(event, stretches, rows)
             if event.replaced:
                 yield correct_outcome(event, rows)
         case ResultsReplaced():
-            yield from _stats_without(event, rows)
+            yield from _withdraw_results(event, rows)
             yield correct_outcome(event, rows)
         case ReportRecorded():
             if event.replaces is not None and (report := rows.get(ReportRow, event.replaces)) is not None:
@@ -218,7 +218,7 @@ _RETRIED = bytes([NOT_FINAL]) + bytes(255)
 """Translation of `finals` to marks: a result that is not final gets NOT_FINAL, all others 0."""
 
 
-def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
+def _store_texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
     outputs: dict[str, tuple[str, str]] = {}
     for text in event.texts:
         if text.system_out or text.system_err:
@@ -238,14 +238,14 @@ def _texts(event: ResultsRecorded) -> Iterator[ResultTextRow | OutputsRow]:
         yield OutputsRow(event.first_result_id, event.job_id, outputs)
 
 
-def _stats(event: ResultsRecorded, stretches: Stretches, rows: Rows) -> Iterator[Change]:
+def _count_results(event: ResultsRecorded, stretches: Stretches, rows: Rows) -> Iterator[Change]:
     build_id, job_id, commit = event.build_id, event.job_id, event.commit
     replaced = {item.row: item.status for item in event.replaced}
     flaky_rows = find_flaky(event)
     outages = set(compress(range(len(event.outages)), event.outages))
     columns = map(int.from_bytes, (event.statuses, flaky_rows, event.finals.translate(_RETRIED)))
+    # 0 for the rows that passed, are not flaky, were not retried, and replace no other result (`count_passes`).
     marks = bytearray(reduce(or_, columns).to_bytes(len(flaky_rows)))
-    """0 for the rows that passed, are not flaky, were not retried, and replace no other result (`count_passes`)."""
     for row in replaced:
         marks[row] |= 1
     passes = count_passes(event, stretches, bytes(marks), rows)
@@ -303,7 +303,7 @@ def _stats(event: ResultsRecorded, stretches: Stretches, rows: Rows) -> Iterator
     yield from notes.changes(stretches)
 
 
-def _stats_without(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
+def _withdraw_results(event: ResultsReplaced, rows: Rows) -> Iterator[Change]:
     after: dict[int, CaseStatsRow] = {}
     notes = RunNotes(event, rows)
     outages = event.outages or bytes(len(event.case_ids))

@@ -142,6 +142,8 @@ def pack_facts(event: ResultsRecorded) -> Int16s:
     return Int16s.of(both)
 
 
+# Tables for `bytes.translate`, which `pack_facts` uses: the low and the high byte of an attempt's bits, the bits to
+# invert (all of a result that is not final), and whether a flip makes a result flaky.
 _ATTEMPTS = (
     bytes(attempt * ATTEMPT & 0xFF for attempt in range(256)),
     bytes(attempt * ATTEMPT >> 8 for attempt in range(256)),

@@ -90,7 +90,7 @@ def count_runs(
     ]
     total = _signed(b"".join([row.runs for row in before]))
     durations = bytearray().join([row.durations_ms for row in before])
-    newest = _durations(event) if isinstance(event, ResultsRecorded) else b""
+    newest = _pack_durations(event) if isinstance(event, ResultsRecorded) else b""
     for start, end in stretches:
         chunk, index = divmod(ids[start], CHUNK)
         first = 4 * (bisect_left(chunks, chunk) * CHUNK + index)
@@ -109,7 +109,7 @@ def count_runs(
     yield RowsByKey(CaseRunsRow, after)
 
 
-def _durations(event: ResultsRecorded) -> bytes:
+def _pack_durations(event: ResultsRecorded) -> bytes:
     """Returns the duration of each result, as Int32s; NO_DURATION for a skipped one."""
     if SKIPPED not in event.statuses:
         return event.durations_ms.stored
@@ -139,7 +139,7 @@ class RunTotals:
 
 def _signed(stored: bytes | bytearray) -> int:
     numbers = int.from_bytes(stored, "little")
-    # A negative number takes one from the next digit, as it does in a sum.
+    # A negative number is a digit less 2**32, so it takes one from the next digit.
     return numbers - ((numbers & _signs(len(stored) // 4)) << 1)
 
 

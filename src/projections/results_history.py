@@ -163,6 +163,7 @@ async def fetch_history(source: Source, case_id: int, limit: int) -> list[CaseRu
 
 
 _IS_OPEN = f"(coalesce({FACTS} & {STATUS} = {FAILED}, false) AND m.id IS NULL AND v.classification IS NULL)"
+"""SQL condition: the result `t` failed, and neither a rule (`m`) nor a verdict (`v`) has classified it."""
 
 
 async def fetch_older_failures(source: Source, project_id: int, result_id: int, limit: int) -> list[OlderFailure]:

@@ -25,6 +25,7 @@ NOT_FINAL = 4
 MAX_NUMBER = (1 << 31) - 1
 """Largest number of a column of type Int."""
 _IS_ZERO = b"\1" + bytes(255)
+"""Table for `bytes.translate`: 1 for a byte that is 0, else 0."""
 
 Stretches = list[tuple[int, int]]
 """Ranges of rows whose test cases have consecutive ids. Each is (first row, row after the last one)."""

@@ -38,12 +38,12 @@ from store.postgres.queries import Source, fetch_rows
 MESSAGE_LENGTH = 4_000
 """Number of characters of a failure message that lists show. `results_history.find_text` returns the whole message."""
 MAX_FAILURES = 20_000
-"""Failures of a build that `fetch_equal_failures` reads, in the order of the reports."""
+"""Largest number of failures of a build that `fetch_equal_failures` reads, in the order of the reports."""
 TRACE_LENGTH = 16_384
-"""Characters of a trace that are compared with other traces."""
+"""Number of characters of a trace that are compared with other traces."""
 MAX_SUITES = 32_768
-"""More suites than a report can have, so that `report index * MAX_SUITES + suite index` identifies a suite of a
-build.
+"""Number above the number of suites that a report can have, so that `report index * MAX_SUITES + suite index`
+identifies a suite of a build.
 """
 
 IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replaced"
@@ -283,7 +283,7 @@ async def fetch_with_triage(source: Source, into: type[T], query: str, parameter
 
 async def fetch_failed_node_ids(source: Source, build_id: int) -> list[str]:
     """Returns the node ids of the tests whose last attempt failed in the build, in the order of the reports."""
-    return await _node_ids(source, build_id, "t.facts & %(status)s = %(failed)s")
+    return await _fetch_node_ids(source, build_id, "t.facts & %(status)s = %(failed)s")
 
 
 async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
@@ -295,15 +295,16 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
     had_flaky_runs = f"EXISTS (SELECT 1 FROM {CaseStatsRow.table} n WHERE n.case_id = t.case_id AND n.flaky_runs > 0)"
     failed = "t.facts & %(status)s = %(failed)s"
     flaky = f"(t.facts & {FLAKY}) <> 0 OR ({failed} AND ({had_flaky_runs} OR {HAS_CLASSIFICATION}))"
-    return await _node_ids(source, build_id, flaky)
+    return await _fetch_node_ids(source, build_id, flaky)
 
 
 async def fetch_equal_failures(
     source: Source, ranges: ReportRanges, into: type[T], *, signatures: int, examples: int
 ) -> list[T]:
     """Returns the failures with each signature: signature, number of results, ids of the first `examples` results, and
-    the message, the trace and the test case of the first result. Those that count against the build come before
-    quarantined ones and the reporter's known issues, then the most frequent signatures. Reads MAX_FAILURES at most.
+    the message, the trace and the test case of the first result. Signatures with failures that count against the build
+    come before those with only quarantined ones and known issues of the reporter; otherwise the most frequent come
+    first. Reads MAX_FAILURES at most.
     """
     filters, texts = ResultFilters(status=FAILED), f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
     query = (
@@ -355,7 +356,7 @@ async def fetch_comparable(
     ]
 
 
-async def _node_ids(source: Source, build_id: int, condition: str) -> list[str]:
+async def _fetch_node_ids(source: Source, build_id: int, condition: str) -> list[str]:
     ranges = await fetch_reports(source, build_id)
     query = (
         f"SELECT c.node_id FROM (SELECT t.case_id, min(t.id) AS first {ranges.select_counting('id', 'case_id')}"

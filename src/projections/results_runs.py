@@ -129,8 +129,8 @@ class RunNotes:
             self._runs[run] = Delete(NotableRunRow, run)
 
     def correct(self, case_id: int, build_id: int, runs: int, status: int) -> None:
-        """Notes that the result of an earlier run of a test case is `status` after all; SKIPPED if it does not count.
-        `runs` is the number of the test case's runs.
+        """Notes that the status of an earlier run of a test case has changed to `status`, which is SKIPPED if the run
+        does not count any more. `runs` is the number of the test case's runs.
         """
         run = run_id(case_id, build_id)
         if status == FAILED_RESULT:
@@ -200,7 +200,7 @@ def _outcome_of(
 
 
 def _flags(stats: CaseStatsRow, *, retried: bool) -> int:
-    """Returns the flags of the last run. `retried` says whether a flaky result of it counts as passed on a retry."""
+    """Returns the flags of the last run. With `retried`, a flaky result of the run means that it passed on a retry."""
     if stats.outcome == NO_RUN:
         return 0
     flags = FAILED if stats.failed else RETRIED if stats.flaky and retried else 0
