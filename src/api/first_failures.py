@@ -11,11 +11,11 @@ class FirstBad(msgspec.Struct):
     """Where a test began to fail, among the builds of the job with the same branch and matrix combination."""
 
     build_id: int
-    """First build of those in a row in which the test failed."""
+    """First of the consecutive builds in which the test failed."""
     commit_sha: str | None
     """Commit of that build, or the last of the commits since `last_good_commit`. Null if it is unknown."""
     last_good_build_id: int | None
-    """Last build before, in which the test passed. Null if there is none among the last 500 results of the test."""
+    """Last earlier build in which the test passed. Null if there is none among the last 500 results of the test."""
     last_good_commit: str | None
     """Commit of `last_good_build_id`. Null if it is unknown."""
     failed_builds: int

@@ -70,7 +70,7 @@ class RegistrationController(Controller):
 async def register_vcenter_machine(
     ctx: RequestContext, operation_id: int, registration_id: str, data: Registration
 ) -> RegisteredMachine:
-    """Makes a machine that an operation on a vCenter has cloned a node."""
+    """Registers as a node a machine that an operation on a vCenter has cloned."""
     operation = await ctx.services.log.load_state(VCENTER_OPERATION.at(operation_id))
     title = "" if operation is None else operation.vm_name
     node_id, claim = await ctx.services.ids.draw("nodes"), name_claim(ctx, title)

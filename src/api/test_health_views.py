@@ -35,7 +35,7 @@ MAX_MASKED_LENGTH = 1_000
 """Number of characters of a message's first line that are read for a pattern."""
 _TICKET = re.compile(r"(?<![\w/\\.:-])[A-Z][A-Z0-9]{1,9}-\d{1,7}(?![\w/\\-])")
 _TICKET_MARK = "\ue000"
-"""Character in place of a ticket's key while numbers are masked. Messages have none, or lose it."""
+"""Character in place of a ticket's key while numbers are masked. It is removed from messages before."""
 
 SENTENCES: Mapping[Action, str] = {
     "none": "Nothing to do",
@@ -68,13 +68,14 @@ class HealthItem(msgspec.Struct):
     flaky_probability: float
     """Probability that the test is flaky."""
     is_flaky: bool
-    """Whether the test counts as flaky: by `flaky_probability`, and unless a known issue explains its failures. A test
-    that broke and was mended is in lists of test cases with `only=flaky`, too, but is not flaky.
+    """Whether the test counts as flaky: by `flaky_probability`, and unless a known issue explains its failures. Lists
+    of test cases with `only=flaky` also have tests that broke and were mended, which are not flaky.
     """
     broken_probability: float
     """Probability that the newest run failed because the code is broken."""
     transitions: float
-    """Share of the runs whose outcome is not that of the run before, or that passed on a retry. The newest count most.
+    """Share of the runs whose outcome differs from that of the run before, or that passed on a retry. The newest runs
+    count most.
     """
     trend: Trend
     """How the flake rate of the later half of the runs compares with that of the earlier half."""

@@ -46,10 +46,10 @@ from domain.vcenter_operations import (
 
 MIN_PAUSE_S = 5.0
 """Seconds for which nothing is spawned after the first failure. Each failure after the pause doubles it."""
+MAX_PAUSE_S = 600.0
+"""Longest time in seconds for which nothing is spawned, after many failures."""
 NAME_MARK_SIZE = 8
 """Number of random characters in the name of a virtual machine."""
-MAX_PAUSE_S = 600.0
-"""Longest pause in seconds after a failure."""
 
 
 @dataclass(frozen=True)

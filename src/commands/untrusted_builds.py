@@ -1,8 +1,8 @@
 """Untrusted builds: builds of pull requests from forks, whose commits anybody may have written.
 
-This module decides what such a build may not have. It gets no secrets, and its caches are apart from those of trusted
-builds (`build_caches.py`). It runs after a writer of the project has approved it, on nodes of pools for untrusted
-builds.
+A build is untrusted if its change says that it comes from a fork (`builds.StartBuild.is_untrusted`). This module
+decides what such a build may not have. It gets no secrets, and its caches are apart from those of trusted builds
+(`build_caches.py`). It runs after a writer of the project has approved it, on nodes of pools for untrusted builds.
 """
 
 from collections.abc import Iterable, Sequence

@@ -53,7 +53,7 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def time_lost_ms(self) -> int:
-        """Time that runs took which failed, or passed on a retry only."""
+        """Time of the runs that failed, or passed on a retry only, if each took as long as the newest result."""
         return (self.failed_runs + self.retried_runs) * (self.duration_ms or 0)
 
     @property
@@ -245,8 +245,8 @@ class Activity:
     def select(
         self, sort: Sort, only: Only | None, position: tuple[int, int] | None, limit: int
     ) -> tuple[int, list[CaseActivity]]:
-        """Returns how many test cases match `only`, and the first of them after a position, which is the key of the
-        last one before.
+        """Returns how many test cases match `only`, and the first `limit` of them after `position`: the key of the last
+        test case of the page before.
         """
         keys = [case.key(sort) for case in self._notable.values() if case.matches(only)]
         total = len(keys)

@@ -10,7 +10,7 @@ from domain.run_histories import RunHistory
 from domain.test_health import FAILED, LEFT_OUT, RETRIED, Action
 
 NEWEST_FAILURES = 5
-"""Number of newest failures that must all be of known issues, so that these explain the test."""
+"""Number of newest failures of a test that must all have a known issue, for the issue to count as their cause."""
 
 
 class QuarantineOf(msgspec.Struct, frozen=True):

@@ -115,8 +115,8 @@ def mark_broken(runs: Iterable[NotableRun], broken: Collection[int]) -> list[Not
 
 
 def count_failing(history: RunHistory) -> tuple[int, int]:
-    """Returns two numbers of runs: those that failed or passed on a retry only, and all. Neither has runs that are left
-    out.
+    """Returns the number of runs that failed or passed on a retry only, and the number of all runs. Neither number
+    counts runs that are left out.
     """
     left_out = sum(run.flags & LEFT_OUT != 0 for run in history.notable)
     failing = sum(run.flags & (FAILED | RETRIED) != 0 and not run.flags & LEFT_OUT for run in history.notable)

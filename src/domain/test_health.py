@@ -289,7 +289,9 @@ CAUTION, CAUTION_RUNS = 0.1, 250.0
 deviations, and by CAUTION_RUNS / n more if n runs are known.
 """
 RISE = 8.0
-"""Factor by which the odds of a failure have risen, if they have."""
+"""Factor by which a rise is assumed to multiply the odds of a failure. The evidence compares this assumption with that
+of no rise.
+"""
 RUNS_PER_FALSE_ALARM = 10_000
 MAX_STREAK = 5
 """Number of failures in a row that are weighed. The more there are, the more likely is broken code, and the less they

@@ -36,7 +36,7 @@ MAX_NEWER = 200
 MAX_OLDER = 200
 """Number of older builds of a job among which `find_last_passed` looks."""
 MAX_ON_COMMIT = 5
-"""Number of other builds on the same commit with which a report is compared, at most."""
+"""Largest number of other builds on the same commit with which a report is compared."""
 
 
 class BuildRow(Row, frozen=True):

@@ -60,7 +60,7 @@ from store.postgres.queries import Source, connected
 MAX_SIGNATURES = 60
 """Number of different failures of a build that are counted."""
 EXAMPLES = 3
-"""Number of results of each of them that are looked at, at most."""
+"""Largest number of results of each such failure that are looked at."""
 ASSESSED_RUNS = 200
 
 

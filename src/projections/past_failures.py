@@ -30,8 +30,9 @@ async def fetch_past(
     histories: Mapping[int, RunHistory],
     build_id: int,
 ) -> tuple[tuple[PastFailure, ...], set[int]]:
-    """Returns earlier failures of the first few tests with the same signature as now; for those without any, similar
-    failures of other tests. Also returns the failed results that are unlike all earlier failures of their tests.
+    """Returns earlier failures that are like those of the first few tests: failures of the same test with the same
+    signature, or similar failures of other tests if it has none. Also returns the ids of the failed results that are
+    unlike all earlier failures of their tests.
     """
     texts: dict[int, tuple[FailedTest, FailureText]] = {}
     unlike: set[int] = set()

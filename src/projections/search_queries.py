@@ -31,7 +31,7 @@ TYPES: tuple[SearchType, ...] = get_args(SearchType)
 MAX_RANKED = 500
 """Number of matching documents of each type that are ranked: the newest ones."""
 MAX_SCOPE = 200
-"""Number of projects of a caller up to which the index looks for their documents only."""
+"""Largest number of projects of a caller for which the index looks only for documents of these projects."""
 MIN_PREFIX = 3
 """Number of characters from which on the last word of a query also finds longer words that begin with it."""
 WORD_IN_NAME, WORD_IN_TEXT, PREFIX_IN_NAME, PREFIX_IN_TEXT = 1.0, 0.8, 0.7, 0.5

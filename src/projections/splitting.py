@@ -63,8 +63,8 @@ async def fetch_durations(
 
 
 async def fetch_cases(source: Source, job_id: int, branch: str, shards: int) -> list[tuple[int, str, float]]:
-    """Returns the id, node id and median duration in milliseconds of each test case with a known duration. Enough
-    builds count for several runs of each of the job's shards.
+    """Returns the id, node id and median duration in milliseconds of each test case with a known duration. So
+    many builds count that each of the job's shards has run several times.
     """
     query = (
         f"{_MEDIANS} SELECT c.id, c.node_id, m.duration_ms FROM medians m"

@@ -26,7 +26,9 @@ CALLER = CommandContext("system:quarantine")
 
 @dataclass
 class QuarantineWatch:
-    """Periodic check of all quarantines. Two processes may sweep at once, since the commands record nothing twice."""
+    """Periodic search for entries that have expired or recovered. Two processes may sweep at once, since the commands
+    record nothing twice.
+    """
 
     pool: AsyncConnectionPool
     handler: Handler

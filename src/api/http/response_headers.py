@@ -43,7 +43,7 @@ _CORS_MAX_AGE_S = b"600"
 
 
 def complete_headers(scope: HTTPScope, send: Send, cors_origins: Collection[str]) -> Send:
-    """Returns a `send` that adds these headers to the response. Also stores the request's id in the request's state:
+    """Returns a `send` that adds the headers of every response. Also stores the request's id in the request's state:
     the caller's `X-Request-ID` if it is well-formed, otherwise a new id.
     """
     given, origin = _find(scope["headers"])

@@ -37,7 +37,7 @@ EVENT_BATCH = 10
 PAGE_SIZE = 100
 """Number of events that a client which is further behind gets from the audit trail at once."""
 PAGE_READ_BYTES = 8 * 1024 * 1024
-"""Size of fields in bytes of the events that are read for such a page. After them, the page ends early."""
+"""Number of bytes of events after which such a page ends early."""
 PIECE_BYTES = 256 * 1024
 """Size in bytes of messages after which they are sent. Each client that does not read keeps so many in memory."""
 CATCH_UPS = 2

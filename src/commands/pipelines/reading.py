@@ -86,8 +86,8 @@ class PipelineDocument:
 
     def fault(self, field: str, message: str, *path: str) -> FileFault:
         """Returns a mistake in a value. `path` has the keys that lead from the root to a part of the file; `field`
-        leads on from there to the value, such as `artifacts[2]`, with indexes of lists that lack their items with
-        mistakes. If there is no such value, the mistake has the position of the nearest value above it.
+        leads on from there to the value, such as `artifacts[2]`. Its indexes count only the items without mistakes, as
+        the lists of `file` do. If there is no such value, the mistake has the position of the nearest value above it.
         """
         node = self.root
         for part in path:

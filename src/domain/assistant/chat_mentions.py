@@ -38,8 +38,8 @@ def is_asked(question: Question, result_id: int, test: str) -> bool:
 
 @lru_cache(maxsize=16)
 def find_asked_message(question: Question) -> str:
-    """Returns the message of a question; if it names no test, nor anything else that it is about, with the tests that
-    the conversation was about before, such as for `since when?`.
+    """Returns the message of a question. If it does not say what it is about, like `since when?`, appends the names of
+    the tests that the conversation was about before.
     """
     message = question.message
     if question.build_choice or question.result_id is not None or find_names_of_tests(message):

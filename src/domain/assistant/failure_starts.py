@@ -48,8 +48,9 @@ def is_lasting(test: FailedTest) -> bool:
 def mark_recurring(
     tests: Sequence[FailedTest], past: Sequence[PastFailure], unlike: Collection[int] = ()
 ) -> list[FailedTest]:
-    """Returns the tests without a commit as the cause for those that are flaky, or that failed with the same signature
-    before they passed last. The results `unlike` are unlike all earlier failures of their tests.
+    """Returns the tests, with another cause for some that a commit seems to have broken: `recurring` if the test is
+    flaky, or if it failed with the same signature before it last passed. Marks the tests whose results are in `unlike`,
+    since these are unlike all earlier failures of their tests.
     """
     tests = [msgspec.structs.replace(test, is_unlike=test.result_id in unlike) for test in tests]
     return [

@@ -64,8 +64,8 @@ CANDIDATES = 64
 MAX_FINGERPRINTS = 20_000
 """Number of different first lines of blocks that are counted. Further ones count as if they came once."""
 FIRST_COUNTS: tuple[Reason, ...] = ("test_failure", "source_error")
-"""Kinds of which the first block counts if there are several, since later ones often follow from it. Their distance
-from the end does not matter.
+"""Kinds for which the first of several blocks is chosen, since the later ones often follow from it. The distance of
+such a block from the end of the log does not matter.
 """
 ALIKE = 0.8
 """Share of the best score from which an earlier block of the same kind is chosen instead."""

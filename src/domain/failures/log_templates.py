@@ -24,17 +24,23 @@ from domain.failures import volatile_text
 VERSION: Final = 1
 """Version of the grouping. A new version may group the same lines differently."""
 MAX_LENGTH = 2000
-"""Characters of a line that count."""
+"""Number of characters of a line that count."""
 MAX_TOKENS = 128
 LEADING = 2
-"""Words at the beginning of a line that the lines of a family have in common, unless they contain masked parts."""
+"""Number of words at the beginning that all lines of a family have in common. A word with a digit or a masked part
+counts as a wildcard.
+"""
 SIMILARITY = 0.6
 """Share of equal words from which a line belongs to a family."""
 MAX_WORDS = 5
 MAX_SIBLINGS = 100
-"""Families with the same length and first words. A line that comes later belongs to the most similar one."""
+"""Largest number of families with the same length and first words. Once there are as many, a line that fits none of
+them joins the most similar one.
+"""
 MAX_LEAVES = 20_000
-"""Different lengths and first words. Lines that come later are grouped by their lengths only."""
+"""Largest number of combinations of length and first words. Lines with further combinations are grouped by their
+lengths only.
+"""
 
 WILDCARD = "<*>"
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]{0,6}"

@@ -59,8 +59,8 @@ class Model:
 
 
 def prepare(text: str) -> str:
-    """Returns the words of a text, with words that are written together divided, without numbers and signs, and with
-    the descriptions of its codes.
+    """Returns the words of a text in lower case, and the descriptions of its codes. Leaves out numbers and signs, and
+    divides words such as `testCart`.
     """
     words = _NO_WORD.sub(" ", _CASE.sub(" ", f"{text} {describe_codes(text)}"))
     return " ".join(words.lower().split())

@@ -14,8 +14,8 @@ SELECT = f"SELECT {COLUMNS} FROM stored_events"
 VERSION = "originator_version"
 BY_STREAM = f"originator_id, {VERSION}"
 MAX_LISTED = 8
-"""Largest number of names that a query lists one by one. PostgreSQL plans such a query once. It plans a query with an
-array each time, which takes longer than to run it for a few names (0.16 ms against 0.12 ms in all).
+"""Largest number of names that a query lists one by one. PostgreSQL plans such a query once, but a query with an array
+each time. So for a few names, the list takes less time in all (0.12 ms instead of 0.16 ms).
 """
 LISTED = (1, 2, 4, MAX_LISTED)
 """Numbers of names in such queries, of which each connection prepares one each."""

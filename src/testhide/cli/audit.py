@@ -64,7 +64,8 @@ def verify(
     """Verify an export of the audit log. With --contents, compare this server's other stored data with its log instead.
 
     Verifying an export needs no server, only the files that are named here. Ends with 1 if anything was altered. Ends
-    with 3 if nothing was altered, but contents are missing that only a deletion after the export's checkpoint explains.
+    with 3 if nothing was altered but contents are missing, and only a deletion after the export's checkpoint explains
+    this.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ def verify(
     key
         The oldest verifier key of the log that you trust.
     unpinned
-        Verify without a checkpoint or key from elsewhere: only that the file agrees with itself.
+        Verify without a checkpoint or key from elsewhere. This shows only that the file agrees with itself.
     contents
         Compare build logs, artifacts, and the URLs of webhooks and of Teams channels, with the log.
     """
