@@ -117,16 +117,16 @@ async def test_servers_that_share_a_redis_take_no_jobs_of_each_other(engines: En
 
         return JobQueue(f"{server}-deletions", engines.redis_url, run, slots=5, redis_timeout_s=5)
 
-    ending, other, own = make_queue("that ends"), make_queue("other"), make_queue("own")
+    ending, other, ours = make_queue("that ends"), make_queue("other"), make_queue("own")
     due = Due("tested", 1, 1)
     async with asyncio.timeout(20):
         ended = asyncio.create_task(ending.work())
         assert await ending.enqueue([due])
         await is_held.wait()  # Redis says now that the job is in progress, and goes on saying so after a kill
-        working = [asyncio.create_task(queue.work()) for queue in (other, own)]
-        assert await own.enqueue([due])
+        working = [asyncio.create_task(queue.work()) for queue in (other, ours)]
+        assert await ours.enqueue([due])
         await is_done.wait()
     assert done == [("own", due)]
     await cancel_and_wait(ended, *working)
-    for queue in (ending, other, own):
+    for queue in (ending, other, ours):
         await queue.disconnect()
