@@ -50,7 +50,17 @@ def clear(data: Path) -> None:
 @pytest.fixture
 def data() -> Iterator[Path]:
     """A new data folder that also another account may enter, which pytest's own are not."""
-    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir=fast_folder()))
+    yield from new_folder(fast_folder())
+
+
+@pytest.fixture
+def data_of_agent() -> Iterator[Path]:
+    """A new data folder for stacks with an agent, whose builds have a /dev/shm of their own."""
+    yield from new_folder(None)
+
+
+def new_folder(place: Path | None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir=place))
     folder.chmod(0o711)
     yield folder
     clear(folder)

@@ -108,9 +108,9 @@ def state(client: Client, build: int) -> dict[str, Any]:
     return found
 
 
-def test_the_documented_commands(data: Path, reachable: Path) -> None:
+def test_the_documented_commands(data_of_agent: Path, reachable: Path) -> None:
     with forked_program() as programs:
-        drill(Operator(data, programs), reachable)
+        drill(Operator(data_of_agent, programs), reachable)
 
 
 def drill(operator: Operator, reachable: Path) -> None:

@@ -112,22 +112,22 @@ def test_a_build_does_not_reach_the_server_of_root(reachable: Path) -> None:
         assert stack.wait_for_end(stack.start(stack.admin, "id -u"))["status"] == "passed"
 
 
-def test_without_root_only_builds_of_admins_run(data: Path) -> None:
+def test_without_root_only_builds_of_admins_run(data_of_agent: Path) -> None:
     prefix = []
     if os.geteuid() == 0:
-        os.chown(data, 65534, 65534)
+        os.chown(data_of_agent, 65534, 65534)
         prefix = AS_NOBODY
         if (
             not shutil.which("setpriv")
             or subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode
         ):
             pytest.skip("root cannot start programs as `nobody` here")
-    with running(data, prefix=prefix) as stack:
+    with running(data_of_agent, prefix=prefix) as stack:
         assert "The local agent runs only builds that administrators start, since they run as you." in stack.printed
         theirs = stack.start(stack.make_developer(), f"cat {stack.data / 'secret.key'}")
         until(lambda: stack.admin.fetch(f"/builds/{theirs}")["waiting_for"], "the dispatcher says why it waits")
         assert "`testhide up --trust-builds`" in stack.admin.fetch(f"/builds/{theirs}")["waiting_for"]
         assert stack.wait_for_end(stack.start(stack.admin, "echo hello"))["status"] == "passed"
         assert stack.admin.fetch(f"/builds/{theirs}")["status"] == "queued"
-    with running(data, "--trust-builds", prefix=prefix) as stack:
+    with running(data_of_agent, "--trust-builds", prefix=prefix) as stack:
         assert stack.wait_for_end(theirs)["status"] == "passed"

@@ -168,8 +168,9 @@ def run_services(compose: Compose, url: str, project: int) -> None:
 
 
 def test_the_documented_commands_and_the_services(
-    engines: Engines, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    engines: Engines, data_of_agent: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    data = data_of_agent
     database, port, redis_port = new_database(engines), free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
     server = conninfo_to_dict(database)
