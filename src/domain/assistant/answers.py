@@ -23,11 +23,14 @@ NextAction = Literal["quarantine", "known_issue", "rerun", "ticket"]
 BuildChoice = Literal[
     "", "newest", "most_failures", "newest_failure", "newest_of_branch", "red_job", "green_jobs", "offered"
 ]
-"""How the assistant chose the build that a question is about: the newest one that ended; of a matrix that did not pass,
-the build with the most failed tests; the newest one in which a test failed that the message names; the newest one of
-the branch that it names; of a project, that of the job that failed last, or the newest one if no job is red. `offered`
-if what the message names does not exist: the question is not about the build, but the answer says that there is one.
-Empty if it did not choose: somebody named the build, or there is none.
+"""How the assistant chose the build that a question is about.
+
+Empty: it did not choose, since somebody named the build, or there is none. `newest`: the newest build that has ended.
+`most_failures`: the build with the most failed tests, of a matrix that did not pass. `newest_failure`: the newest build
+in which a test failed that the message names. `newest_of_branch`: the newest build of the branch that the message
+names. `red_job`: the newest build of the project's job that failed last. `green_jobs`: the newest build of the project,
+since none of its jobs is red. `offered`: the message names something that does not exist. Then the answer only says
+that there is this build, and does not explain it.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -48,11 +51,11 @@ class AnswerClaim(msgspec.Struct, frozen=True):
     sources: tuple[str, ...] = ()
     """References of the sources. Empty if the claim says that something is not known."""
     is_guess: bool = False
-    """Whether no source says so: the assistant only supposes it."""
+    """Whether the assistant only supposes what the claim says, since no source says it."""
 
 
 class NextStep(msgspec.Struct, frozen=True):
-    """One request to the API, as what to do next."""
+    """Next step that an answer proposes: one request to the API."""
 
     action: NextAction
     text: str

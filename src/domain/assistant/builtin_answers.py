@@ -1,5 +1,5 @@
-"""Answers without a language model: by rules and statistics, in sentences that cite what says so. The same evidence
-always gives the same answer.
+"""Answers without a language model: rules and statistics find them, and every sentence cites its sources. The same
+evidence always gives the same answer.
 """
 
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def answer(evidence: Evidence) -> Answer:
 
 
 def answer_without_project(message: str) -> Answer:
-    """Returns the reply to a chat message of which it is not known which project it is about."""
+    """Returns the reply to a chat message from which nobody can tell which project it is about."""
     missing = describe_missing(message)
     return Answer((*((AnswerClaim(missing),) if missing else ()), AnswerClaim(WHICH_PROJECT)))
 
@@ -126,7 +126,7 @@ def _with_diagnosis(evidence: Evidence, found: Diagnosis, answer_claims: Iterato
 
 
 def _reply_to_message(evidence: Evidence) -> Answer:
-    """Returns the reply to a chat message. It says so if the message names other builds than the one it is about."""
+    """Returns the reply to a chat message. If the message names builds that the reply is not about, it says so."""
     message, build = evidence.question.message, evidence.build
     intent = find_intent(message)
     reply = _reply(evidence, intent)
@@ -156,7 +156,9 @@ def _reply_to_message(evidence: Evidence) -> Answer:
 
 
 def _leave_advice_out(reply: Answer) -> Answer:
-    """Returns a reply about tests that pass now without a fix and a next step: only flaky tests still need these."""
+    """Returns `reply`, which is about tests that pass now, without its suggested fix and its next step. If the tests
+    are flaky, returns it unchanged, since flaky tests still need both.
+    """
     if reply.classification == "flaky":
         return reply
     kept = tuple(claim for claim in reply.claims if not claim.text.startswith(replies.FIX))
@@ -164,7 +166,9 @@ def _leave_advice_out(reply: Answer) -> Answer:
 
 
 def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
-    """Says that what the message names does not exist, and which build does. Another build is not explained instead."""
+    """Yields claims that what the message names does not exist, and which build of the job or project there is instead.
+    That build is not explained, since nobody asked about it.
+    """
     build = evidence.build
     yield AnswerClaim(describe_missing(message, "" if build is None else build.job) or NOT_FOUND)
     if build is None:
@@ -179,8 +183,8 @@ def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
 
 
 def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) -> Iterator[AnswerClaim]:
-    """Says which build the answer is about if nobody has named one. Names the other builds of its matrix that did not
-    pass if answers to such a question do not.
+    """Yields claims that say which build the answer is about, if the assistant has chosen it. For an intent whose
+    answer does not name the other builds of the matrix that did not pass, also names these.
     """
     match evidence.question.build_choice:
         case "":

@@ -1,7 +1,8 @@
 """Changed files through which the trace of a failure passes.
 
 A trace names files in many ways: by a path in the checkout or on the machine, or as Java does, by a class and the last
-part of the path. A file is only taken for a changed one if the whole shorter path agrees.
+part of the path. A file in a trace counts as a changed file only if the shorter one of both paths is the end of the
+longer one.
 """
 
 import re
@@ -9,11 +10,13 @@ from collections.abc import Iterable, Sequence
 
 _SEPARATORS = re.compile(r"[\s\"'`()\[\]{}<>,;:=|]+")
 MIN_PARTS = 2
-"""Number of parts from which on a path in a trace that is shorter than the changed one can be the same file."""
+"""Least number of parts (folders and file name) that the path of a changed file and a path in a trace must have in
+common at their ends. Fewer are enough for a file in the root of the repository, and for a Java class.
+"""
 
 
 def find_passed_paths(paths: Sequence[str], traces: Iterable[str]) -> list[str]:
-    """Returns those of the paths of a repository that name a file in one of the traces, in the order of `paths`."""
+    """Returns those `paths` of a repository that name a file in one of the traces, in their order."""
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(path.rpartition("/")[2], []).append(path)

@@ -1,4 +1,4 @@
-"""Claims of replies to chat messages, by what a message asks, each with the sources that say so."""
+"""Claims of replies to chat messages, one function for each kind of question. Each claim cites its sources."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ WHOLE_PROJECT = "What follows is about the whole project."
 
 
 def name_list(evidence: Evidence, intent: Intent) -> Iterator[AnswerClaim]:
-    """Names the request that lists what a question is about and what is not looked up here."""
+    """Yields the reply to a question that the assistant does not look up: it names the API request that answers it."""
     tests = f"GET /api/v3/test-cases?project_id={evidence.question.project_id}"
     if intent == "times":
         yield AnswerClaim(f"How long single tests take is not looked up here. {tests}&sort=slowest lists them.")
@@ -61,8 +61,8 @@ def describe_duration(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerC
 
 
 def name_unknown_tests(evidence: Evidence, build: BuildFacts) -> str:
-    """Returns a sentence about the tests that a question is about if none of them was looked at; empty if it is about
-    no tests.
+    """Returns a sentence that says that the tests which the question names were not looked at; empty if it names no
+    tests. Called only if none of them was looked at.
     """
     question = evidence.question
     names = [name for name in find_names_of_tests(question.message) if name.lower() not in build.job.lower()]
@@ -77,7 +77,7 @@ def name_unknown_tests(evidence: Evidence, build: BuildFacts) -> str:
 
 
 def limit_to_project(evidence: Evidence, intent: Intent) -> Iterator[AnswerClaim]:
-    """Says that the answer is about the project if the question is about a build or about tests."""
+    """Yields a claim that the answer is about the whole project, if the question is about a build or about tests."""
     if names := find_names_of_tests(evidence.question.message):
         named = " and ".join(names[: claims.MAX_NAMED])
         yield AnswerClaim(f"Nothing was looked up about {named} alone: {NAME_A_BUILD} {WHOLE_PROJECT}")

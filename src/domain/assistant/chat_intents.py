@@ -20,7 +20,7 @@ Intent = Literal[
     "unknown",
 ]
 LISTED_ELSEWHERE: tuple[Intent, ...] = ("times", "ranking", "quarantined")
-"""Intents of questions that are not looked up, since a request answers them."""
+"""Intents of questions that the assistant does not look up: the reply names the API request that answers them."""
 
 BUILD_INTENTS: tuple[Intent, ...] = ("why", "changed", "next", "tests", "duration")
 """Intents of questions that can only be answered about a build."""
@@ -118,11 +118,11 @@ _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Intents and the words that ask for them. The first one that a message has counts."""
+"""Intents with the words that ask for them. The first intent in this order counts whose words a message has."""
 
 
 def find_intent(message: str) -> Intent:
-    """Returns what a message asks; `unknown` if it has none of the words."""
+    """Returns the intent of a message; `unknown` if it has the words of no intent."""
     text = " ".join(message.lower().split())[:2_000]
     for intent, words in _WORDS:
         if words.search(text):

@@ -11,26 +11,29 @@ from domain.assistant.answers import Question
 from domain.assistant.evidence import Evidence, FailedTest
 
 MAX_NAMES = 20
-"""Number of names of tests, and of numbers of builds, that a message may have. The first ones count."""
+"""Largest number of names of tests, and of numbers of builds, that are read from one message: the first ones."""
 _TEST = re.compile(r"(?<![\w./:-])[\w./-]*::[\w:.]*\w|(?<![\w/.-])test_\w+|(?<![\w/.-])Test[A-Z]\w+")
 _NAME = re.compile(r"[\W\d_]|[a-z][A-Z]")
-"""Part of what is the name of a test rather than a common word, such as `build`."""
+"""Matches a part of a word that shows that the word is the name of a test, and not a common word such as `build`."""
 _OTHER_SUBJECT = re.compile(
     r"\b(?:builds?|jobs?|projects?|branch(?:es)?|tests?|cases?|failures?|everything|all|summary)\b", re.IGNORECASE
 )
-"""Words of messages that are about something else than the test that the conversation was about before."""
+"""Matches words which show that a message is about something else than the test that the conversation was about before.
+"""
 _BUILD = re.compile(r"\bbuild ?(?:#|no\.?|number)? ?(\d{1,15})\b", re.IGNORECASE)
 
 
 def find_asked_tests(evidence: Evidence) -> tuple[FailedTest, ...]:
-    """Returns the failed tests that the question is about. Empty if it is about no tests, or about none of those that
-    were looked at.
+    """Returns the failed tests that the question is about; none if it is about no tests, or about tests that were not
+    looked at.
     """
     return tuple(test for test in evidence.failures if is_asked(evidence.question, test.result_id, test.name))
 
 
 def is_asked(question: Question, result_id: int, test: str) -> bool:
-    """Returns whether a question is about a result: it gives the result, or else its message names the test."""
+    """Returns whether a question is about a result of a test: the question has the id of the result, or its message
+    names the test.
+    """
     if question.result_id is not None:
         return question.result_id == result_id
     return question.kind == "chat" and names_test(find_asked_message(question), test)
@@ -53,7 +56,7 @@ def find_asked_message(question: Question) -> str:
 
 
 def find_text_with_tests(question: Question) -> str:
-    """Returns the text of which all tests are looked up that it names; empty if only a result is asked about."""
+    """Returns the text in which the assistant looks for names of tests; empty for a question about one result only."""
     is_named = question.result_id is None or question.build_choice == "newest_failure"
     return find_asked_message(question) if question.kind == "chat" and is_named else ""
 

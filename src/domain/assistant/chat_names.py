@@ -15,11 +15,13 @@ from domain.assistant.chat_mentions import find_build_numbers
 NameKind = Literal["project", "job", "branch"]
 
 MIN_NAME = 3
-"""Number of characters of a name from which on it counts wherever it is in a message."""
+"""Least number of characters of a name that counts wherever it is in a message. A shorter name must be marked as one.
+"""
 MIN_MISSPELT = 5
-"""Number of letters of a word from which on it may be a misspelt name."""
+"""Least number of letters of a word that may be a misspelt name."""
 MAX_WORDS = 100
-"""Number of words of a message that may be names of branches, or misspelt names. The first ones count."""
+"""Number of words of a message, from its beginning, that are compared with names of branches and with misspelt names.
+"""
 _WORDS = """
 a about action actions after again all already also always an and any anything are as at avoid back bad be because
 been before began begin being best better between big both branch branches break breaking broke broken bug bugs
@@ -39,17 +41,21 @@ their them then there these they this those ticket time timeout to today togethe
 under unstable until up us use very was we week weeks well went were what when where whether which while who whole
 why will with without work worked working works worse would wrong yes yesterday yet you your
 """
-"""Words that questions have, whatever they are about."""
+"""Common words of questions. A name that consists of these words alone counts only if the message marks it as a name.
+"""
 _QUESTION_WORDS = frozenset(_WORDS.split())
 _NAMES_OF_JOBS = frozenset(("build", "builds", "check", "checks", "report", "reports", "test", "tests"))
-"""Words of questions that are also names, if they are marked as such and begin with a capital letter."""
+"""Common words of questions that count as names if the message marks them as such and they begin with a capital letter.
+"""
 _DETERMINERS = "the|this|that|these|those|my|our|your|its|their|a|an|any|every|each|which|what|whose|no|all|some|per"
 _BEFORE_NAMES = "about|did|does|for|from|in|is|of|on|was"
-"""Other words after which a name comes."""
+"""Words, besides articles and the like (_DETERMINERS), after which a name may come."""
 _NO_NAMES = frozenset(
     ("another", "called", "default", "id", "main", "name", "named", "number", "own", "parent", "such")
 )
-"""Words that say which branch or job is meant without naming it, besides those of questions."""
+"""Words that are no names although they stand next to `branch` or `job`, as in `default branch`. The common words of
+questions are no names either.
+"""
 _NAME = r"[\w][\w./-]*"
 _OPENING, _CLOSING = "[\"'“‘`]", "[\"'”’`]"
 _AFTER = re.compile(
@@ -71,8 +77,8 @@ class MarkedName(msgspec.Struct, frozen=True):
 
 
 def names(message: str, kind: NameKind, name: str) -> bool:
-    """Returns whether a message has the name, as words of its own: not `api` in `capital`. A short name, or one of
-    words that questions have, must be marked as one.
+    """Returns whether a message names `name` as a whole word: `capital` does not name `api`. A short name, or a name of
+    common words of questions, must be marked as a name.
     """
     text, word = message.lower(), re.escape(name.lower())
     if len(name) >= MIN_NAME and not _is_common(name):
@@ -88,12 +94,12 @@ def names(message: str, kind: NameKind, name: str) -> bool:
 
 
 def remove_name(message: str, name: str) -> str:
-    """Returns a message with a mark instead of each mention of the name."""
+    """Returns a message with a bullet character in place of each mention of the name."""
     return re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "\N{BULLET}", message, flags=re.IGNORECASE)
 
 
 def find_marked_names(message: str) -> tuple[MarkedName, ...]:
-    """Returns what a message says to be the name of a project, a job or a branch, such as `job Nightly` and `the
+    """Returns the names that a message marks as those of a project, a job or a branch, such as `job Nightly` and `the
     release branch`: branches first, then jobs, then projects.
     """
     text = " ".join(message.split())
@@ -109,8 +115,8 @@ def find_branch_words(message: str) -> list[str]:
 
 
 def find_misspelt(message: str, known: Sequence[str]) -> tuple[str, int] | None:
-    """Returns the first words of a message that are one of the known names but for one letter, or for two that are
-    swapped; and the index of that name. None if there are no such words.
+    """Returns the first words of a message that are a misspelt name, and the index of that name in `known`. Misspelt
+    means that one letter is wrong, missing or too many, or that two are swapped. Returns None if no name is misspelt.
     """
     words = re.findall(r"[\w./-]*\w", message)[:MAX_WORDS]
     lowered = [name.lower() for name in known]
@@ -124,8 +130,8 @@ def find_misspelt(message: str, known: Sequence[str]) -> tuple[str, int] | None:
 
 
 def describe_missing(message: str, job: str = "") -> str:
-    """Returns a sentence that says that what a message names was not found: builds; or else what is marked as a name;
-    or else what is almost the name of the job. Empty if the message names nothing.
+    """Returns a sentence that says that something which a message names was not found: builds; if it names no build,
+    the names that it marks; and otherwise a misspelt name of `job`. Empty if the message names none of these.
     """
     numbers = [str(number) for number in find_build_numbers(message)]
     if numbers:
@@ -165,7 +171,7 @@ def _may_name(word: str) -> bool:
 
 
 def _is_common(name: str) -> bool:
-    """Returns whether all words of a name are words of questions."""
+    """Returns whether a name consists of common words of questions alone."""
     return all(word in _QUESTION_WORDS for word in re.findall(r"\w+", name.lower()))
 
 
@@ -181,7 +187,7 @@ def _is_misspelt(written: str, name: str) -> bool:
 
 
 def _count_equal(one: Sequence[str], other: Sequence[str]) -> int:
-    """Returns the number of characters at the beginning that are equal."""
+    """Returns the number of characters at the beginning that both texts have in common."""
     return next(
         (position for position, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
     )

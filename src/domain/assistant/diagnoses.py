@@ -1,5 +1,5 @@
-"""Diagnosis of a failed build by rules and statistics: the cause that most of its failures have, and without failed
-tests the cause that its log or the reason of its end names.
+"""Diagnosis of a failed build by rules and statistics: the cause of most of its failures; in a build without failed
+tests, the cause that its log or the reason of its end names.
 """
 
 import re
@@ -19,12 +19,14 @@ HIGHEST_CONFIDENCE = 0.97
 NO_EVIDENCE = 0.1
 """Confidence of an answer that nothing supports."""
 FROM_LOG = 0.95
-"""Share of a kind's confidence that is left if the log, and not a test, has its words."""
+"""Factor for the confidence of a kind of failure whose words are in the log, and not in the message of a test."""
 MIXED = 0.55
-"""Share of the confidence that is left if all other failures have other causes."""
+"""Factor for the confidence in the cause of a build if nearly all of its failures have other causes. It rises to 1 with
+the share of failures that have this cause.
+"""
 FAR_MORE = 3
-"""How many times more failures of the infrastructure than of a commit there must be for the infrastructure to be the
-cause of the build: then those that came with the commit may follow from the others.
+"""Ratio of failures of the infrastructure to lasting failures from which the infrastructure is the cause of the build.
+The lasting failures may then be a consequence.
 """
 
 CODE_SIGNALS: Mapping[str, float] = {
@@ -35,19 +37,19 @@ CODE_SIGNALS: Mapping[str, float] = {
     "detail": 0.45,
     "tool_error": 0.45,
 }
-"""Strongest signal of an excerpt that speaks of the code -> confidence that the product is the cause."""
+"""Strongest signal of a log excerpt, if it is one of the code -> confidence that the product is the cause."""
 UNKNOWN_LINES = 0.3
-"""Confidence in the lines of an excerpt with other signals."""
+"""Confidence in a cause that is read from a log excerpt whose strongest signal is not in CODE_SIGNALS."""
 ERROR_WEIGHT = 3.0
-"""Weight of a line's signal below which the line is a warning, or says that something was tried again, unless it is of
-the end of a step. If tests have failed, such a line does not say why.
+"""Least weight of a log line's signal with which the line explains the failure of a build that has failed tests.
+Lighter lines are warnings or tell of another try. A line that ends a step counts with any weight.
 """
 DETAIL_SIGNALS = frozenset({"exception", "detail", "source_error", "system_error"})
-"""Signals of lines that say what is wrong, rather than where."""
+"""Signals of log lines that say what is wrong. Other lines say where it went wrong."""
 _SAYS_NOTHING = re.compile(r"Traceback \(most recent|==> |\+ |\* What went wrong:")
-"""Beginnings of lines that never say what is wrong: headings, and commands that are repeated."""
+"""Matches the beginnings of log lines that never say what is wrong: headings, and commands that the log repeats."""
 _MARKS = re.compile(r"^(?:_{3,80} |E {2,8})|(?: _{3,80})$")
-"""Marks of pytest around names of tests and before messages."""
+"""Matches the marks that pytest puts around names of tests and before messages."""
 
 _REASONS: dict[str, tuple[Classification | None, str, str, float]] = {
     "agent_lost": ("infra", "The agent was lost while it ran the build", "Check the machine and its network", 0.85),
@@ -85,23 +87,29 @@ _REASONS: dict[str, tuple[Classification | None, str, str, float]] = {
         0.5,
     ),
 }
-"""Reason of a build's end -> classification, root cause, suggested fix and confidence, if nothing else is known."""
+"""Reason of a build's end -> classification, root cause, suggested fix and confidence, for a build about which nothing
+else is known.
+"""
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
     cause: ProbableCause
     tests: tuple[FailedTest, ...] = ()
-    """Those of the tests that were looked at that have the cause."""
+    """Tests with this cause, of those that were looked at."""
     affected: int = 0
-    """Number of failed results of the build that have the cause, as far as their signatures say so."""
+    """Number of failed results of the build with this cause. Results that were not looked at count if they have the
+    signature of a test with this cause.
+    """
     others: tuple[ProbableCause, ...] = ()
-    """Causes of other failures of the build: first those that came with a commit, then those that last, then
+    """Causes of the other failures of the build: first those that came with a commit, then those that will last, then
     those of most failures.
     """
     is_joined: bool = False
-    """Whether failures have one cause only because they began in the same build."""
+    """Whether failures were given this one cause only because they began in the same build."""
     looked_at: int = 0
-    """Number of failed results of the build whose causes were judged, as far as their signatures say so."""
+    """Number of failed results of the build whose causes were judged. Results that were not looked at count if they
+    have the signature of a test that was.
+    """
 
     @property
     def confidence(self) -> float:
@@ -139,8 +147,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _join_by_message(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:
-    """Gives failures with equal messages that tell what failed one cause, the most certain one of them. That some of
-    the tests were flaky before explains it only if all were. Leaves out those that people and rules have classified.
+    """Returns the failures with their causes. Failures with equal messages that tell what failed get one cause: the
+    most certain one of them, and flakiness only if all of their tests were flaky before. Failures that a person or a
+    rule has classified keep their causes.
     """
     groups: dict[str, list[tuple[FailedTest, ProbableCause]]] = {}
     for test, cause in judged:
@@ -154,8 +163,8 @@ def _join_by_message(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list
 
 
 def _join_by_start(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:
-    """Gives defects of the product that began in the same build one cause, the most certain one of them: one commit has
-    probably broken them. Leaves out those of known issues, whose cause is known.
+    """Returns the failures with their causes. Defects of the product that began in the same build get one cause, the
+    most certain one of them, since one commit has probably broken them all. Failures of known issues keep their causes.
     """
     groups: dict[int, list[tuple[FailedTest, ProbableCause]]] = {}
     for test, cause in judged:
@@ -169,9 +178,9 @@ def _join_by_start(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[t
 
 
 def _rank(judged: Sequence[tuple[FailedTest, ProbableCause]], weights: Mapping[str, int]) -> list[str]:
-    """Returns the keys of the causes, that of the build first, whatever the order of the failures. What fails
-    again when the build is run again counts before flakiness, and before failures of the infrastructure if these are
-    not FAR_MORE.
+    """Returns the keys of the causes, the cause of the build first. The order of the failures has no effect. A lasting
+    cause comes before flakiness. It also comes before failures of the infrastructure, unless these are FAR_MORE times
+    as many.
     """
     causes = {cause.key: cause for _, cause in judged}
     names = {key: min(test.name for test, cause in judged if cause.key == key) for key in causes}
@@ -196,7 +205,9 @@ def _rank(judged: Sequence[tuple[FailedTest, ProbableCause]], weights: Mapping[s
 
 
 def _find_in_log(evidence: Evidence, least_weight: float = 0.0) -> ProbableCause | None:
-    """Returns the cause that the log names. Lines with weaker signals do not count, unless a step ends with them."""
+    """Returns the cause that the log names; None if it names none. Lines whose signals have less than `least_weight` do
+    not count, unless they end a step.
+    """
     build = evidence.build
     if build is None:
         return None
@@ -214,9 +225,9 @@ def _find_in_log(evidence: Evidence, least_weight: float = 0.0) -> ProbableCause
 
 
 def _from_failed_test(excerpt: LogExcerpt) -> Sequence[str]:
-    """Returns the lines of an excerpt from the first failed test on, without commands that are repeated: before a
-    failed test, tests that passed may have reported errors that they expected. Returns all other lines if the excerpt
-    names no failed test.
+    """Returns the lines of an excerpt from the header of its first failed test on, since tests that passed before it
+    may have printed errors that they expected. Returns all lines if no failed test has a header. Leaves out repeated
+    commands.
     """
     lines = drop_commands(excerpt.lines)
     signals = [signal_of(clean(line)) for line in lines]
@@ -241,7 +252,7 @@ def _cause_of_log(excerpt: LogExcerpt, found: KindMatch, ref: str) -> ProbableCa
 
 
 def _by_reason(evidence: Evidence) -> ProbableCause:
-    """Returns the cause by the reason of the build's end, if neither tests nor the log say more."""
+    """Returns the cause that the reason of the build's end names. Used if neither tests nor the log name a cause."""
     build = evidence.build
     if build is None:
         return ProbableCause("none", None, "", "", NO_EVIDENCE, (), "", is_guess=True)
@@ -275,7 +286,9 @@ def _guess_from_log(
     fix: str,
     confidence: float,
 ) -> ProbableCause:
-    """Returns the cause that the strongest lines of an excerpt describe in words that are of no known kind."""
+    """Returns a cause that quotes the strongest lines of an excerpt. Used if their words belong to no known kind of
+    failure.
+    """
     ref, line = log_ref(build, excerpt), _describe_failure(excerpt)
     leading = excerpt.reasons[0] if excerpt.reasons else ""
     text = "\n".join(drop_commands(excerpt.lines))
@@ -299,8 +312,8 @@ def _guess_from_log(
 
 
 def _describe_failure(excerpt: LogExcerpt) -> str:
-    """Returns the line of an excerpt that names the failed test, if there is one, with the line that says what is
-    wrong; an empty text if only the agent has written lines.
+    """Returns the lines of an excerpt that name the failed test and say what is wrong, as one text. Returns an empty
+    text if only the agent has written lines.
     """
     shown = [line for line in _from_failed_test(excerpt) if line.strip() and not _SAYS_NOTHING.match(line.strip())]
     lines = [(_MARKS.sub("", line.strip()), signal_of(clean(line))) for line in shown]
@@ -317,7 +330,7 @@ def _describe_failure(excerpt: LogExcerpt) -> str:
 
 
 def _weigh(evidence: Evidence, judged: Sequence[tuple[FailedTest, ProbableCause]]) -> dict[str, int]:
-    """Returns key of a cause -> number of failed results with the signatures of its tests."""
+    """Returns key of a cause -> number of failed results of the build that have the signature of one of its tests."""
     sizes = {group.signature: group.results for group in evidence.groups if group.signature}
     weights: dict[str, int] = {}
     counted = set[str]()

@@ -28,15 +28,15 @@ from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
-"""Number of tests that a claim names."""
+"""Largest number of tests that a claim names."""
 MAX_LISTED_BUILDS = 10
-"""Number of other builds of a matrix that a claim names."""
+"""Largest number of other builds of a matrix that a claim names."""
 MAX_OTHER = 120
-"""Number of characters of another cause that are shown."""
+"""Largest number of characters of the root cause that are shown of a cause of other failures."""
 CERTAIN, PROBABLE = 0.85, 0.6
-"""Confidence from which a cause is called by far the most likely, and from which it is called likely."""
+"""Least confidence with which a claim calls a cause by far the most likely one, and with which it calls it likely."""
 _IGNORED = re.compile(r"(?:^|(?<=\. ))\d[\d,]* [^.]+ (?:was|were) ignored\.")
-"""Sentence of a build's `detail` about the failures that do not count."""
+"""Matches the sentence in a build's `detail` about the failures that do not count."""
 NAMES = {
     "product_bug": "a defect of the product",
     "infra": "a problem of the infrastructure",
@@ -47,7 +47,7 @@ NAMES = {
 
 
 def describe_build(build: BuildFacts) -> AnswerClaim:
-    """Says how a build ended, and how its tests did."""
+    """Returns a claim that says how a build ended, and how many of its tests passed and failed."""
     total = build.passed + build.failed + build.skipped
     after = f" after {build.duration_s} s" if build.duration_s else ""
     ended = {"passed": "passed", "failed": "failed", "aborted": "was aborted"}.get(build.status, f"is {build.status}")
@@ -115,7 +115,9 @@ def describe_tests(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
 
 
 def describe_others(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
-    """Says which other causes failures of the build have. That is a guess if the causes are, or if they may be one."""
+    """Yields a claim about the causes of the build's other failures. The claim is a guess if the causes are guesses, or
+    if the failures may have one cause after all.
+    """
     if not diagnosis.others:
         return
     shown, cause_class = diagnosis.others[:MAX_NAMED], diagnosis.cause.classification
@@ -153,7 +155,7 @@ def describe_unseen(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[Answer
 
 
 def describe_cause_start(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
-    """Says with which commit the cause came, if the reason for the cause does not."""
+    """Yields a claim about the commit with which the cause came, unless the reason for the cause already says so."""
     cause = diagnosis.cause
     if cause.began is not None and not set(_refs_of_start(cause.began)) <= set(cause.why_refs):
         yield from describe_start(next(test for test in diagnosis.tests if test.first_bad == cause.began))
@@ -201,15 +203,16 @@ def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
 
 
 def describe_failure(test: FailedTest) -> Iterator[AnswerClaim]:
-    """Says with which message a test failed that does not count, and since when it does."""
+    """Yields claims about a test whose failure does not count: the message, and since when the test has failed."""
     if message := first_line(test.message)[:MAX_OTHER]:
         yield AnswerClaim(f"{test.name} failed: {end_sentence(message)}", (test_ref(test),))
     yield from describe_start(test)
 
 
 def describe_changes(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
-    """Says which changes of the repository the failures of the tests may have come with: those that changed a file
-    through which a trace passes, and otherwise all that are known. Without tests, the log is compared with the changes.
+    """Yields claims about the changes of the repository with which the failures of the tests may have come: the changes
+    of a file through which a trace of the tests passes, or all known changes if there is no such file. Without tests,
+    files that the log names take the place of files in traces.
     """
     starts = {(test.first_bad.last_good_build, test.first_bad.build_id) for test in tests if test.first_bad is not None}
     changes = [
@@ -237,8 +240,8 @@ def describe_changes(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterato
 def _find_passed(
     evidence: Evidence, change: ChangeFacts, tests: Sequence[FailedTest]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields the changed paths through which traces of the tests pass, or which the log names; with the sources that
-    show it.
+    """Yields pairs (changed path, sources) for the paths through which traces of the tests pass, or which the log
+    names.
     """
     build = evidence.build
     assert build is not None, "changes are those of a build"
@@ -261,7 +264,7 @@ def _describe_commit(change: ChangeFacts) -> str:
 
 
 def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
-    """Says how a test has done so far."""
+    """Yields a claim about the record of a test: how often it failed so far, and whether it is flaky."""
     record = test.record
     if record is None or not record.runs:
         return
@@ -290,7 +293,7 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
 
 
 def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
-    """Says which earlier failures are like those of the tests. Each failure of the build has its own past."""
+    """Yields claims about earlier failures that are equal or similar to those of the tests."""
     signatures = list(dict.fromkeys(test.signature for test in tests))
     cut = {test.signature for test in tests if test.earlier_failures >= MAX_PAST_BUILDS}
     groups = [
@@ -318,8 +321,8 @@ def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[A
 
 
 def describe_uncounted(build: BuildFacts, named: Sequence[FailedTest] = ()) -> Iterator[AnswerClaim]:
-    """Says how many failures of the build do not count against it, and names the first of them that are given. Of a
-    build that passed, also says what its `detail` knows of results that it lacks.
+    """Yields a claim with the number of failures that do not count against the build; `named` are some of their tests.
+    For a build that passed, also yields what its `detail` says about missing results.
     """
     parts = [
         f"{number:,} {text}"
@@ -339,12 +342,12 @@ def describe_uncounted(build: BuildFacts, named: Sequence[FailedTest] = ()) -> I
 
 
 def has_passed_on_commit(test: FailedTest) -> bool:
-    """Returns whether the test passed and failed on one commit."""
+    """Returns whether the test both passed and failed on one commit."""
     return test.is_flaky or (test.first_bad is not None and test.first_bad.cause == "same_commit")
 
 
 def _shorten(text: str) -> str:
-    """Returns the beginning of a text, up to a word's end."""
+    """Returns the first MAX_OTHER characters of a text, cut at the end of a word."""
     text = " ".join(text.split())
     return text if len(text) <= MAX_OTHER else f"{text[:MAX_OTHER].rpartition(' ')[0] or text[:MAX_OTHER]} ..."
 
@@ -354,6 +357,6 @@ def _were(number: int) -> str:
 
 
 def end_sentence(text: str) -> str:
-    """Returns a text as the end of a sentence."""
+    """Returns the text in one line, with a full stop at its end unless it ends in `.`, `!` or `?`."""
     text = " ".join(text.split())
     return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,6 +1,5 @@
-"""Evidence: what is known about a failed build or about a project, as plain data with the sources that answers cite.
-
-It is gathered from the read models. Everything in it belongs to one project.
+"""Evidence: what is known about a failed build or about a project, with the sources that answers cite. It is plain data
+from the read models, and all of it belongs to one project.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,14 +20,14 @@ from domain.triage import Source as ClassifiedBy
 MAX_MESSAGE = 2_000
 """Largest number of characters of a failure's message."""
 MAX_TRACE = 4_000
-"""Largest number of characters of a failure's trace: the beginning and the end."""
+"""Largest number of characters of a failure's trace. Of a longer one, the beginning and the end are kept."""
 
 MAX_PAST_BUILDS = 10
-"""Number of earlier builds in which a failed test failed that are looked at."""
+"""Largest number of earlier builds with failures of a test that are looked at."""
 
 
 class BuildSummary(msgspec.Struct, frozen=True):
-    """A build as its list shows it."""
+    """A build with the few facts that a list of builds shows."""
 
     id: int
     status: str
@@ -59,7 +58,7 @@ class BuildFacts(msgspec.Struct, frozen=True):
     """Failures that the reporter calls known issues. They do not fail the build."""
     quarantined: int = 0
     duration_s: int = 0
-    """At least 1 once the build has been started."""
+    """Duration of the build in seconds; 0 if it was never started, and at least 1 otherwise."""
     attempt: int = 1
 
 
@@ -72,13 +71,15 @@ class FailureStart(msgspec.Struct, frozen=True):
     last_good_commit: str | None
     failed_builds: int
     cause: Literal["commit", "same_commit", "recurring", "unknown"]
-    """`recurring`: it also failed so before `last_good_build`, so that no commit after that build explains it."""
+    """`recurring`: the test failed in the same way before `last_good_build`, too, so no later commit explains the
+    failure. `domain.failures.first_failures` finds the other causes.
+    """
     is_first_run: bool = False
-    """Whether the test has failed in each of its runs on the branch that the server knows."""
+    """Whether the test failed in all of its known runs on the branch."""
 
 
 class TestRecord(msgspec.Struct, frozen=True):
-    """How a test has done so far, as `domain.test_health` assesses it."""
+    """Numbers of a test's earlier runs, and what `domain.test_health` concludes from them."""
 
     __test__ = False
 
@@ -88,9 +89,9 @@ class TestRecord(msgspec.Struct, frozen=True):
     flake_rate: float
     broken_probability: float
     retried_runs: int = 0
-    """Runs that passed on a retry only."""
+    """Number of runs that passed only on a retry."""
     left_out: int = 0
-    """Failed runs that say nothing about the test, and are in none of the other numbers."""
+    """Number of failed runs that say nothing about the test. No other field counts them."""
 
 
 class FailedTest(msgspec.Struct, frozen=True):
@@ -111,10 +112,10 @@ class FailedTest(msgspec.Struct, frozen=True):
     known_issue_id: int | None = None
     first_bad: FailureStart | None = None
     earlier_failures: int = 0
-    """Number of earlier builds in which the test failed, as far as they were looked at: MAX_PAST_BUILDS at most."""
+    """Number of earlier builds in which the test failed, MAX_PAST_BUILDS at most."""
     record: TestRecord | None = None
     is_unlike: bool = False
-    """Whether the type of the error is another one than in all earlier failures of the test that were looked at."""
+    """Whether the type of the error differs from that of every earlier failure of the test that was looked at."""
 
 
 class FailureGroup(msgspec.Struct, frozen=True):
@@ -145,14 +146,14 @@ class IssueFacts(msgspec.Struct, frozen=True):
 
 
 class PastFailure(msgspec.Struct, frozen=True):
-    """An earlier failure of the project that is like one of the build."""
+    """An earlier failure in the project that is equal or similar to a failure of the build."""
 
     result_id: int
     build_id: int
     name: str
     message: str
     is_equal: bool
-    """Whether the signature is the same. Otherwise the words of the message are similar."""
+    """Whether the two failures have the same signature. If not, the words of their messages are similar."""
     signature: str = ""
     classification: Classification | None = None
     classified_by: ClassifiedBy | None = None
@@ -169,7 +170,7 @@ class ChangeFacts(msgspec.Struct, frozen=True):
     """First line of the newest commit's message."""
     author: str = ""
     paths: tuple[str, ...] = ()
-    """Changed paths: first those through which traces of the build's failures pass."""
+    """Changed paths. Paths through which traces of the build's failures pass come first."""
     all_paths: int | None = None
     """Number of all changed paths; None if they are not known."""
 
@@ -193,11 +194,11 @@ class FailurePatternFacts(msgspec.Struct, frozen=True):
     """The newest of these failures."""
     build_id: int
     is_cut: bool = False
-    """Whether there may be more failures, since not all of these tests were looked at."""
+    """Whether there may be more failures with the signature, since not all failures were looked at."""
 
 
 class ProjectFacts(msgspec.Struct, frozen=True):
-    """The look-back window of a project."""
+    """Facts about the builds and tests of a project within the look-back window."""
 
     id: int
     days: int
@@ -205,7 +206,7 @@ class ProjectFacts(msgspec.Struct, frozen=True):
     """Builds that passed."""
     failed: int = 0
     passed_before: int = 0
-    """Builds that passed in as many days before the window."""
+    """Number of builds that passed in the period of the same length before the window."""
     failed_before: int = 0
     flaky_tests: tuple[FlakyTestFacts, ...] = ()
     """Flaky tests, those with the highest flake rates first."""
@@ -216,10 +217,10 @@ class ProjectFacts(msgspec.Struct, frozen=True):
 class Evidence(msgspec.Struct, frozen=True):
     question: Question
     sources: tuple[Source, ...] = ()
-    """Made by `with_sources`. An answer can cite these, and nothing else."""
+    """Sources that an answer can cite; it cannot cite anything else. `with_sources` makes them."""
     build: BuildFacts | None = None
     failures: tuple[FailedTest, ...] = ()
-    """The failed results that were looked at: `question.max_tests` at most, each signature before any twice."""
+    """Failed results that were looked at, `question.max_tests` at most. One result of each signature comes first."""
     groups: tuple[FailureGroup, ...] = ()
     """All failures of the build by signature: first those that count against it, then the most frequent."""
     excerpts: tuple[LogExcerpt, ...] = ()
@@ -235,7 +236,7 @@ class Evidence(msgspec.Struct, frozen=True):
     """Changes with which failures of the build may have come, the newest first."""
     project: ProjectFacts | None = None
     jobs: tuple[JobState, ...] = ()
-    """States of the project's jobs, if the question is about the project, the red ones first."""
+    """States of the project's jobs, the red ones first; empty unless the question is about the project."""
     tests: tuple[NamedTest, ...] = ()
     """States of the tests that the question names."""
 
@@ -281,7 +282,7 @@ def cut(text: str, length: int) -> str:
 
 
 def describe_probability(probability: float) -> str:
-    """Returns a probability in percent. Nothing that was estimated is certain."""
+    """Returns a probability in percent, `more than 99%` at most, since no estimate is certain."""
     return "more than 99%" if probability > 0.99 else f"{probability:.0%}"
 
 
@@ -310,7 +311,7 @@ def commit_ref(commit_sha: str) -> str:
 
 
 def _texts(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    """Yields the reference and the text of each source. Later ones with the same reference replace earlier ones."""
+    """Yields pairs (reference, text) of the sources. A later text with the same reference replaces an earlier one."""
     for job in evidence.jobs:
         yield build_ref(job.build_id), describe_state(job)
     for build in (*evidence.earlier, *evidence.same_commit, *evidence.group):
@@ -381,7 +382,7 @@ def _describe_change(change: ChangeFacts) -> str:
 
 
 def describe_summary(build: BuildSummary) -> str:
-    """Returns how a build ended, as a sentence."""
+    """Returns a sentence that says how a build ended."""
     on = f" on commit {build.commit_sha}" if build.commit_sha else ""
     ended = f"{build.status}{describe_reason(build.reason)}{on}"
     return f"Build {build.id} {ended}: {build.passed} tests passed, {build.failed} failed."

@@ -39,21 +39,21 @@ from domain.triage import Source as ClassifiedBy
 
 BY_USER, BY_RULE, BY_ESTIMATE = 0.95, 0.9, 0.6
 DECIDED: tuple[ClassifiedBy, ...] = ("user", "rule")
-"""Sources of classifications that count before all others. The other sources estimate."""
+"""Sources of classifications that decide the cause. The other sources only estimate it."""
 BY_PAST = 0.88
-"""Confidence in what people said about all earlier failures with the same signature."""
+"""Confidence in a cause that people gave to all earlier failures with the same signature."""
 BY_SIMILAR = 0.7
-"""Confidence in what people said about failures of other tests with similar messages."""
+"""Confidence in a cause that people gave to failures of other tests with similar messages."""
 PASSED_ON_COMMIT = 0.85
 FLAKY_BY_HISTORY = 0.9
-"""Confidence that a failure of a test that is flaky for certain is one more of these."""
+"""Confidence that a failure is due to flakiness, if the test's runs show for certain that the test is flaky."""
 MISTAKE_IN_TEST = 0.7
 ASSERTION_SINCE_COMMIT, ASSERTION_ONLY = 0.72, 0.6
 SINCE_COMMIT, ERROR_ONLY, NO_MESSAGE = 0.6, 0.45, 0.35
 SEARCHED_TRACE = 1_000
-"""Number of characters at the end of a trace that are searched for words, if the message is short."""
+"""Number of characters at the end of a trace in which words of known kinds are searched, if the message is short."""
 MAX_LINE = 300
-"""Number of characters of a line that a root cause shows."""
+"""Largest number of characters of a line that a root cause quotes."""
 
 OF_CODE: tuple[Classification, ...] = ("product_bug", "test_bug")
 """Classifications of failures that stay until somebody changes the code."""
@@ -64,7 +64,7 @@ FIXES: dict[Classification, str] = {
     "test_bug": "Correct the test",
     "no_defect": "Nothing to do",
 }
-"""Suggested fix, if nothing more is known than the classification."""
+"""Classification -> suggested fix, for failures of which nothing but the classification is known."""
 QUARANTINED_FIX = "Leave the test in quarantine until it waits for what it depends on"
 RECURRING_FIX = (
     "Compare the builds in which the test failed with those in which it passed, and correct the code or the expectation"
@@ -75,23 +75,24 @@ class ProbableCause(msgspec.Struct, frozen=True):
     """A cause that one or more failures of a build have."""
 
     key: str
-    """Equal for failures with the same cause."""
+    """Identity of the cause: failures with equal keys have the same cause."""
     classification: Classification | None
     root_cause: str
     fix: str
     confidence: float
     refs: tuple[str, ...]
-    """Sources for the root cause."""
+    """References of the sources that show the root cause."""
     why: str
-    """Sentences on why this is the cause."""
+    """Sentences that say why this is the cause."""
     why_refs: tuple[str, ...] = ()
     is_guess: bool = False
     began: FailureStart | None = None
-    """Where the failure came with a commit, if the code of the product or of the test is the cause."""
+    """Build and commit with which the failure came. Set only if a commit broke the code of the product or of the test.
+    """
     is_lasting: bool = False
-    """Whether the code is the cause, and the test will probably fail again when the build is run again."""
+    """Whether the code is the cause, so that the test will probably fail in the next run of the build, too."""
     is_by_history: bool = False
-    """Whether nothing but earlier failures of the test says that it is flaky."""
+    """Whether the failure counts as flaky only because of earlier failures of the test."""
 
 
 def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:

@@ -1,4 +1,4 @@
-"""Judgement of where failed tests began to fail: with a commit, or once more."""
+"""Decides whether failed tests began to fail with a commit, or have failed like this before."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -10,25 +10,25 @@ from domain.failures.first_failures import LASTING_BUILDS
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
 
 MIN_EARLIER = 2
-"""Number of earlier failures of a test from which a failure with another type of error is unlike them."""
+"""Least number of earlier failures of a test with which a new failure can be unlike all of them."""
 _TYPE = re.compile(r"\A(?:E {1,6})?\s{0,8}([A-Za-z_][\w.$]{0,120})(?=:)")
-"""Type of the error at the beginning of a message."""
+"""Matches the type of the error at the beginning of a message."""
 
 
 def is_unlike(test: FailedTest, earlier: Sequence[str]) -> bool:
-    """Returns whether the type of a test's error is another one than in the messages of its `earlier` failures."""
+    """Returns whether a test's error has a different type than all errors in the messages `earlier`."""
     types = [None if (found := _TYPE.search(message)) is None else found[1] for message in (test.message, *earlier)]
     return len(earlier) >= MIN_EARLIER and None not in types and types[0] not in types[1:]
 
 
 def is_flaky_by_history(test: FailedTest) -> bool:
-    """Returns whether this failure is one more of a flaky test, as far as its history says so."""
+    """Returns whether the test is flaky by its earlier runs, and this failure is not unlike the earlier ones."""
     return has_flaky_record(test) and not test.is_unlike
 
 
 def has_flaky_record(test: FailedTest) -> bool:
-    """Returns whether the test is flaky as far as its runs say so. A single failure says nothing about that: most
-    failures that come once are of flaky tests, but it is the first one of a broken test, too.
+    """Returns whether the test is flaky by its runs. One failure, or one streak of failures, is not enough: most single
+    failures are of flaky tests, but the first failure of a broken test looks the same.
     """
     record, began = test.record, test.first_bad
     if record is None or record.flaky_probability < FLAKY_FROM or record.broken_probability >= BROKEN_FROM:
@@ -37,8 +37,8 @@ def has_flaky_record(test: FailedTest) -> bool:
 
 
 def is_lasting(test: FailedTest) -> bool:
-    """Returns whether the test will probably fail again when the build is run again: since a commit, in builds in a
-    row, or as far as its runs say so.
+    """Returns whether the test will probably fail again when the build is run again: a commit broke it, it has failed
+    in LASTING_BUILDS builds in a row, or its runs say that the code is broken.
     """
     if (began := test.first_bad) is not None:
         return began.cause == "commit" or (began.cause != "same_commit" and began.failed_builds >= LASTING_BUILDS)

@@ -14,9 +14,9 @@ from domain.test_health import Action, Assessment, Risk, Trend
 from domain.triage import Classification
 
 Choice = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-"""Texts, one of which is enough."""
+"""Alternative texts. An answer needs one of them."""
 MAX_GOT = 200
-"""Number of characters of a text that is shown as the given answer."""
+"""Largest number of characters of the given answer that a grade shows."""
 
 
 class Grade(NamedTuple):
@@ -63,13 +63,15 @@ class ExpectedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     classification: tuple[Classification, ...] = ()
     says: tuple[Choice, ...] = ()
-    """The answer has at least one text of each of these lists."""
+    """Alternatives: the answer must contain at least one text of each of these lists."""
     never: tuple[str, ...] = ()
-    """Texts that the answer does not have."""
+    """Texts that the answer must not contain."""
     cites: tuple[Choice, ...] = ()
-    """The answer cites at least one reference of each of these lists. `test:*` stands for any result of a test."""
+    """Alternatives: the answer must cite at least one reference of each of these lists. `test:*` stands for any result
+    of a test.
+    """
     cites_log: str = ""
-    """Text that is in a part of the log that the answer cites."""
+    """Text that must be in a part of the log that the answer cites; empty for no such demand."""
     next_step: tuple[NextAction | Literal["none"], ...] = ()
     affected_tests: int | None = None
     min_confidence: float = 0.0
@@ -77,8 +79,8 @@ class ExpectedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def grade_answer(answer: Answer, evidence: Evidence, expected: ExpectedAnswer) -> Grade:
-    """Grades an answer to a question about the evidence. An answer that cites what the evidence does not have is wrong,
-    whatever is expected.
+    """Returns the grade of an answer. An answer that cites a source which the evidence does not contain is always
+    wrong.
     """
     text = f"{answer.root_cause}. {answer.text} {answer.suggested_fix}"
     faults = [f"It cites {ref}, which is not in the evidence." for ref in _find_unknown(answer, evidence)]

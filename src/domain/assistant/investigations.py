@@ -1,4 +1,4 @@
-"""Conclusions of jobs: what they have found, the cause of the failure that matters most, and further look-ups."""
+"""Conclusions of AI jobs: what a job has found, the cause of the failure that matters most, and further look-ups."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ from domain.assistant.next_steps import find_next_step
 
 
 def add_cause(found: Answer, lead: Evidence) -> Answer:
-    """Returns what a job has found with the cause of its leading failure, the one that the question of `lead` is about.
-    The verdict, its confidence and the next step are those of a diagnosis of that failure alone; a next step that the
-    job itself has found comes first.
+    """Returns the findings of an AI job, completed by the cause of its leading failure: the result that the question of
+    `lead` is about. Classification, confidence, suggested fix and next step come from a diagnosis of that failure
+    alone. But a next step that the job itself has found stays.
     """
     tests = tuple(test for test in lead.failures if test.result_id == lead.question.result_id)
     if lead.build is None or not tests:
@@ -43,14 +43,14 @@ def add_cause(found: Answer, lead: Evidence) -> Answer:
 
 
 def add_lookups(found: Answer, looked: Sequence[LookedUp]) -> Answer:
-    """Returns the conclusion with a claim for each look-up."""
+    """Returns the findings of an AI job with one more claim for each look-up."""
     more = [AnswerClaim(one.text, tuple(source.ref for source in one.sources) or (one.lookup.ref,)) for one in looked]
     return msgspec.structs.replace(found, claims=(*found.claims, *more))
 
 
 def collect_sources(found: Answer, lead: Evidence | None, looked: Sequence[LookedUp]) -> tuple[Source, ...]:
-    """Returns all sources of a conclusion, each reference once. What a job has counted itself has no other text than
-    the job's own claims.
+    """Returns all sources that the findings of an AI job cite, each reference once. The text of a source that nobody
+    has looked up consists of the claims that cite it.
     """
     texts: dict[str, str] = {}
     for claim in found.claims:

@@ -13,17 +13,19 @@ from domain.assistant.answers import AnswerClaim
 from domain.phrases import count
 
 MAX_NAMED = 5
-"""Number of jobs that a claim names, and of tests of each."""
+"""Largest number of jobs that a claim names, and of failed tests of each of them."""
 
 
 class JobState(msgspec.Struct, frozen=True):
     job_id: int
     build_id: int
-    """The newest build that has ended; of a matrix, the one with the most failed tests if any failed."""
+    """Id of the job's newest build that has ended. For a matrix, the one with the most failed tests, if any of them
+    failed.
+    """
     status: str
     off_default_branch: bool = False
-    """Whether the build is on another branch than the default one of the job, since the job has no build there, or
-    since another branch was asked about.
+    """Whether the build is not on the default branch of the job. This is so if the job has no build there, or if
+    somebody asked about another branch.
     """
     failed: int = 0
     """Number of the build's failed tests."""
@@ -33,19 +35,19 @@ class JobState(msgspec.Struct, frozen=True):
 
 
 def is_red(status: str) -> bool:
-    """Returns whether a job is red whose newest build has this status."""
+    """Returns whether a job is red, given the status of its newest build."""
     return status in ("failed", "aborted")
 
 
 def sort_states(states: Sequence[JobState]) -> list[JobState]:
-    """Returns the red jobs first, then those in which quarantined tests failed, and those with the newest build first
-    among these.
+    """Returns the states in this order: red jobs, jobs in which quarantined tests failed, other jobs. Within each
+    group, the job with the newest build comes first.
     """
     return sorted(states, key=lambda state: (not is_red(state.status), not state.quarantined, -state.build_id))
 
 
 def describe_jobs(states: Sequence[JobState]) -> Iterator[AnswerClaim]:
-    """Says which jobs are red, and by which builds."""
+    """Yields a claim that names the red jobs and their builds, or says that no job is red."""
     red = [state for state in sort_states(states) if is_red(state.status)]
     if not states:
         return
@@ -68,7 +70,7 @@ def describe_jobs(states: Sequence[JobState]) -> Iterator[AnswerClaim]:
 
 
 def list_tests_of_jobs(states: Sequence[JobState], but: int) -> Iterator[AnswerClaim]:
-    """Says which tests failed in the red jobs other than that of the build `but`."""
+    """Yields a claim for each red job with its failed tests. Leaves out the job whose newest build is `but`."""
     for state in [one for one in sort_states(states) if is_red(one.status) and one.build_id != but][:MAX_NAMED]:
         named, hidden = state.tests[:MAX_NAMED], state.failed - len(state.tests[:MAX_NAMED])
         if named:
@@ -80,7 +82,7 @@ def list_tests_of_jobs(states: Sequence[JobState], but: int) -> Iterator[AnswerC
 
 
 def describe_state(state: JobState) -> str:
-    """Returns what a source says of a job."""
+    """Returns sentences about a job and its newest build, as the text of a source."""
     on = ", not on its default branch" if state.off_default_branch else ""
     tests = f": {', '.join(state.tests)}" if state.tests else ""
     return (

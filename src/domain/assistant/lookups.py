@@ -1,5 +1,5 @@
-"""Look-ups with which a job asks for more evidence about what it has found. Each has a type and a reference that the
-job's answer cites, so that nobody can ask for anything else, such as another project.
+"""Look-ups by which an AI job gets more evidence about what it has found. Each look-up has a type and a reference that
+the job's answer cites. So nobody can ask for anything else, such as another project.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from domain.assistant.answers import Source
 LookupKind = Literal["test_history", "similar_failures", "log_lines", "builds_of_commit"]
 
 MAX_LOOKUPS = 6
-"""Largest number of look-ups of a job."""
+"""Largest number of look-ups of one AI job."""
 MAX_OFFERED = 40
 """Largest number of look-ups among which a model may choose."""
 _KINDS: dict[str, tuple[LookupKind, ...]] = {
@@ -46,13 +46,15 @@ class LookedUp(msgspec.Struct, frozen=True):
 
 
 def offer_lookups(refs: Iterable[str]) -> tuple[Lookup, ...]:
-    """Returns the look-ups that can be made about references, in their order, MAX_OFFERED at most."""
+    """Returns the look-ups that are possible for these references, in their order, MAX_OFFERED at most."""
     offered = [Lookup(kind, ref) for ref in refs for kind in _KINDS.get(ref.partition(":")[0], ())]
     return tuple(dict.fromkeys(offered))[:MAX_OFFERED]
 
 
 def plan_lookups(offered: Sequence[Lookup]) -> tuple[Lookup, ...]:
-    """Returns the look-ups that are made without a model: the first of each type, then the second of each."""
+    """Returns the look-ups to make if no model chooses them: the first of each type, then the second of each type, and
+    so on, MAX_LOOKUPS at most.
+    """
     by_kind: dict[LookupKind, list[Lookup]] = {}
     for lookup in offered:
         by_kind.setdefault(lookup.kind, []).append(lookup)

@@ -23,15 +23,16 @@ from domain.triage import CLASSIFICATIONS, Classification
 MAX_ANSWER = 20_000
 """Largest number of characters of a model's answer that are read."""
 MAX_READ = 5 * MAX_TEXT
-"""Number of characters of a claim, a root cause or a suggested fix, with links and markup, that are read."""
+"""Number of characters of a claim, a root cause or a suggested fix that are read, before links and markup are removed.
+"""
 MAX_GUESSES = 2
-"""Largest number of guesses that are shown of an answer."""
+"""Largest number of guesses that are shown in one answer."""
 MIN_SUPPORT = 0.5
 """Smallest share of the words of a claim that its sources must contain."""
 STEM = 5
-"""Number of characters by which two words count as the same, so that `failed` is `failure`."""
+"""Number of letters at the beginning by which words are compared, so that `failed` equals `failure`."""
 MAX_GUESSED_CONFIDENCE = 0.4
-"""Largest confidence in a class that only the model has found."""
+"""Largest confidence in a classification that only the model has found."""
 GUESS = "Not supported by the sources: "
 
 _LINK = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]{1,20}://|www\.|mailto:|javascript:|data:)[^\s)\]>\"']*")
@@ -46,7 +47,7 @@ _INSTRUCTION = re.compile(
     r"(?i)\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|rules?|prompts?|above|previous)\b"
     r"|\bsystem prompt\b|\bas an ai\b|\blanguage model\b"
 )
-"""Texts about the model itself, which it takes from instructions in logs."""
+"""Matches statements about the model itself, which a model copies from instructions that somebody wrote into a log."""
 _PASSED = re.compile(
     r"(?i)\bbuild(?: \d+)?,?(?: has| have| was| is| actually){0,2} (?:passed|succeeded|success\w*|green)\b"
     r"|\bbuild(?: \d+)? (?:did not|didn't|never) fail"
@@ -55,7 +56,9 @@ _CLASS = re.compile(
     r"(?i)\b(?:flak|infrastruct|intermittent|(?:product|test) (?:bug|defect)|defect of (?:the|a) (?:product|test)"
     r"|no defect)"
 )
-"""Names of classes. Rules choose the class, so a model names only one that its sources name."""
+"""Matches names of classifications. Rules choose the classification, so a model may only name one that its sources
+name.
+"""
 _NOT = re.compile(r"(?i)\b(?:not|no|never|none|cannot|without)\b|n['’]t\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?]) +")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -69,7 +72,7 @@ _COMMON = frozenset(
         " what when where which while will with would your",
     )
 )
-"""Words that say nothing about what a claim is about."""
+"""Common words, which are left out when a claim is compared with its sources."""
 
 
 T = TypeVar("T")
@@ -82,7 +85,7 @@ class UnusableAnswer(Exception):
 class _ModelClaim(msgspec.Struct):
     text: str
     sources: list[int | str] = []
-    """Numbers of sources in the prompt, or their references. A guess has none."""
+    """Sources by their numbers in the prompt, or by their references. A guess has none."""
 
 
 class _ModelChoice(msgspec.Struct):
@@ -97,8 +100,8 @@ class _ModelReply(msgspec.Struct):
 
 
 def check_answer(text: str, prompt: Prompt, evidence: Evidence, findings: Answer) -> Answer:
-    """Returns what of a model's answer may be shown. `findings` are what rules and statistics answer. Raises
-    UnusableAnswer if the answer has no claim that its sources support.
+    """Returns the parts of a model's answer that may be shown, completed by `findings`, the answer of rules and
+    statistics. Raises UnusableAnswer if the model's answer has no claim that its sources support.
     """
     reply = _parse(text, _ModelReply)
     texts = {source.ref: f"{source.ref} {source.text}" for source in prompt.sources}
@@ -151,7 +154,7 @@ def _parse(text: str, form: type[T]) -> T:
 
 
 def _claim_texts(findings: Answer) -> Mapping[str, str]:
-    """Returns, for each reference, what the findings say by it."""
+    """Returns reference -> the texts of all claims of the findings that cite it."""
     texts: dict[str, str] = {}
     for claim in findings.claims:
         for ref in claim.sources:
@@ -162,7 +165,9 @@ def _claim_texts(findings: Answer) -> Mapping[str, str]:
 def _check_claim(
     claim: _ModelClaim, known: Mapping[int | str, str], texts: Mapping[str, str], found: Mapping[str, str]
 ) -> AnswerClaim | None:
-    """Returns the claim as it may be shown; None if it is dropped."""
+    """Returns the model's claim as it may be shown: a statement if its sources support it, else a guess. Returns None
+    if the claim may not be shown at all.
+    """
     text = clean_text(claim.text)
     if not text or _COMMAND.search(claim.text) or _INSTRUCTION.search(text):
         return None
@@ -181,8 +186,9 @@ def _check_claim(
 def _merge_claims(
     supported: Sequence[AnswerClaim], guesses: Sequence[AnswerClaim], findings: Answer
 ) -> tuple[AnswerClaim, ...]:
-    """Returns the claims of the model that say more than one of the findings, and then those of the findings that
-    they leave out. If the findings have a probable root cause that these do not say, returns all of the findings first.
+    """Returns the claims of an answer. The claims of the model that say more than one of the findings come first,
+    followed by the findings that they do not cover. But if the model does not say the probable root cause of the
+    findings, all findings come first. Some of the guesses come last.
     """
     more = _without_repetitions(supported, findings.claims)
     if more and _is_enough(_join(more), findings.root_cause, findings):
@@ -200,7 +206,9 @@ def _join(claims: Sequence[AnswerClaim]) -> str:
 
 
 def _without_repetitions(claims: Sequence[AnswerClaim], others: Sequence[AnswerClaim]) -> Sequence[AnswerClaim]:
-    """Returns the claims of which neither one before nor one of the others has all words and facts."""
+    """Returns the claims without repetitions. A claim is a repetition if all of its words, numbers and names of
+    classifications are in one earlier claim, or in one of `others`.
+    """
     kept: list[AnswerClaim] = []
     for claim in claims:
         words, facts = _words(claim.text), set(_facts(claim.text))
@@ -210,13 +218,15 @@ def _without_repetitions(claims: Sequence[AnswerClaim], others: Sequence[AnswerC
 
 
 def _is_enough(text: str, found: str, findings: Answer) -> bool:
-    """Returns whether a text has what the findings say, unless these are not probable."""
+    """Returns whether a text says what `found`, a text of the findings, says. Also True if the findings are not
+    probable.
+    """
     return findings.confidence < PROBABLE or (_has_facts_of(found, text) and _retells(text, found))
 
 
 def _is_covered(found: AnswerClaim, supported: Sequence[AnswerClaim]) -> bool:
-    """Returns whether claims of the model say what a claim of the findings says: with its sources, its numbers and at
-    least MIN_SUPPORT of its words. Any answer covers that the rules do not understand a question.
+    """Returns whether claims of the model cover a claim of the findings: together they have its sources, its numbers
+    and at least MIN_SUPPORT of its words. Any claims cover the list of what can be asked (CAPABILITIES).
     """
     citing = [claim for claim in supported if not found.sources or set(found.sources) & set(claim.sources)]
     refs = {ref for claim in citing for ref in claim.sources}
@@ -236,9 +246,10 @@ def _choose_class(named: str | None, findings: Answer) -> tuple[Classification |
 
 
 def _choose_text(text: str, findings: Answer, support: str, *, is_advice: bool = False) -> str:
-    """Returns the model's root cause, or its advice, if the support bears it, and else that of the findings. If these
-    are probable, the model's has to have what theirs has. Advice may have words that no source has, but no numbers,
-    and says more than the root cause.
+    """Returns the root cause that the model gives (or with `is_advice` its suggested fix) if `support` bears it;
+    otherwise the root cause or the fix of the findings. If the findings are probable, the model's text must also say
+    what theirs says. Advice may have words that no source has, but no other numbers, and must not just repeat the root
+    cause.
     """
     shown = clean_text(text)
     found = findings.suggested_fix if is_advice else findings.root_cause
@@ -249,8 +260,8 @@ def _choose_text(text: str, findings: Answer, support: str, *, is_advice: bool =
 
 
 def clean_text(text: str) -> str:
-    """Returns a model's text as plain text in one line: without links, markup, characters that nobody sees, sentences
-    that it repeats, and the beginning of a sentence that is cut off.
+    """Returns a model's text as one line of plain text: without links, markup, invisible characters, repeated
+    sentences, and a last sentence that is cut off.
     """
     shown = " ".join(remove_hidden(text[:MAX_READ]).split())
     for pattern, replacement in ((_MARKDOWN_LINK, r"\1"), (_LINK, "(link)"), (_TAG, ""), (_MARKUP, "")):
@@ -265,8 +276,8 @@ def clean_text(text: str) -> str:
 
 
 def _has_facts_of(text: str, support: str) -> bool:
-    """Returns whether each number and each name of a class of the text is in the support, and a negation if it has
-    one.
+    """Returns whether `support` has all numbers and names of classifications of the text, and a negation if the text
+    has one.
     """
     return set(_facts(text)) <= set(_facts(support))
 
@@ -282,7 +293,7 @@ def _facts(text: str) -> Iterable[str]:
 
 
 def _retells(text: str, other: str) -> bool:
-    """Returns whether a text has at least MIN_SUPPORT of the words of the other, which it has if there are none."""
+    """Returns whether a text has at least MIN_SUPPORT of the words of `other`. True if `other` has no words."""
     words = _words(other)
     known = {word[:STEM] for word in map(str.lower, _WORD.findall(text))}
     return len(words & known) >= MIN_SUPPORT * len(words)

@@ -1,4 +1,4 @@
-"""States of tests that a question names: whether they fail now, by the newest run that counts, and how their earlier
+"""States of the tests that a question names: whether each fails now, by its newest run that counts, and how its earlier
 runs ended.
 """
 
@@ -19,27 +19,28 @@ _REASONS = {
 
 
 class NamedTest(msgspec.Struct, frozen=True):
-    """A test case that a message names. Runs that say nothing about it do not count."""
+    """A test case that a message names, with numbers of its runs. Only runs that say something about the test count."""
 
     case_id: int
     name: str
     runs: int
     failed_runs: int
     retried_runs: int = 0
-    """Runs that passed on a retry only."""
+    """Number of runs that passed only on a retry."""
     left_out: int = 0
-    """Failed runs that do not count."""
+    """Number of failed runs that do not count."""
     is_failing: bool = False
     """Whether the newest run that counts failed."""
     failed_build: int | None = None
-    """Build of the newest run that failed and counts."""
+    """Build of the newest run that counts and failed; None if there is no such run."""
     passed_since: int = 0
     """Number of runs that passed since `failed_build`."""
     left_out_build: int | None = None
-    """Build of the newest run, if it failed but does not count."""
+    """Build of the newest run of all, if this run failed and does not count; otherwise None."""
     left_out_reason: str = ""
     missed_builds: int = 0
-    """Newer builds of the job in which the test did not run, if its newest run that counts failed."""
+    """Number of builds of the job in which the test did not run, since its newest run that counts, if this run failed.
+    """
 
     @property
     def ref(self) -> str:
@@ -47,7 +48,7 @@ class NamedTest(msgspec.Struct, frozen=True):
 
 
 def make_named_test(case_id: int, name: str, history: RunHistory) -> NamedTest:
-    """Returns the state of a test by the history of its runs."""
+    """Returns the state of a test, as its run history shows it."""
     left_out = [run for run in history.notable if run.flags & LEFT_OUT]
     failed = [run for run in history.notable if run.flags & FAILED and not run.flags & LEFT_OUT]
     newest = failed[-1] if failed else None
@@ -71,7 +72,7 @@ def make_named_test(case_id: int, name: str, history: RunHistory) -> NamedTest:
 
 
 def describe_state(test: NamedTest) -> str:
-    """Returns sentences that say whether a test fails now, and since when it does not."""
+    """Returns sentences that say whether a test fails now, and if not, in which build it failed last."""
     name, others = test.name, _count_left_out(test)
     if test.is_failing and test.missed_builds:
         return (
@@ -98,7 +99,9 @@ def describe_state(test: NamedTest) -> str:
 
 
 def describe_missed(missed: int, *, is_one: bool = True) -> str:
-    """Says in how many newer builds of its job a failing test, or several ones, did not run."""
+    """Returns a sentence: in how many newer builds of the job the failing test did not run. With `is_one=False`, the
+    sentence is about several tests.
+    """
     why = (
         "it: it may have been removed, or is skipped" if is_one else "them: they may have been removed, or are skipped"
     )
@@ -111,7 +114,7 @@ def _count_left_out(test: NamedTest) -> str:
 
 
 def describe_states(tests: tuple[NamedTest, ...]) -> Iterator[AnswerClaim]:
-    """Says of each of the tests whether it fails now."""
+    """Yields a claim for each test that says whether the test fails now."""
     for test in tests:
         builds = dict.fromkeys(build for build in (test.failed_build, test.left_out_build) if build is not None)
         yield AnswerClaim(describe_state(test), (test.ref, *(f"build:{build}" for build in builds)))

@@ -1,4 +1,4 @@
-"""Next step after a diagnosis, as one request to the API that does it."""
+"""Next step after a diagnosis: one request to the API that deals with the cause."""
 
 import re
 
@@ -7,14 +7,14 @@ from domain.assistant.diagnoses import Diagnosis
 from domain.assistant.evidence import BuildFacts, Evidence
 
 LEAST_CONFIDENCE = 0.4
-"""Confidence of a diagnosis below which no step is proposed but to look."""
+"""Least confidence of a diagnosis with which a next step is proposed."""
 MAX_TITLE = 100
-"""Number of characters of a known issue's title."""
+"""Largest number of characters of the title of a known issue that is proposed."""
 _SIGNATURE = re.compile(r"[0-9a-f]{16}")
 
 
 def find_next_step(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:
-    """Returns what to do about the cause of a build's failures; None if there is nothing to do by one request."""
+    """Returns the request that deals with the cause of a build's failures; None if no single request does."""
     build, cause = evidence.build, diagnosis.cause
     if build is None or build.status != "failed" or diagnosis.confidence < LEAST_CONFIDENCE:
         return None
@@ -51,7 +51,9 @@ def _rerun(build: BuildFacts, diagnosis: Diagnosis) -> NextStep:
 
 
 def _make_known(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:
-    """Returns the request that links the first failure to a known issue, or that creates one by its signature."""
+    """Returns the request that creates a known issue by the signature of the first failure. Returns None if one of the
+    failures already has a known issue, or the first has no signature.
+    """
     cause = diagnosis.cause
     if not diagnosis.tests or any(test.known_issue_id is not None for test in diagnosis.tests):
         return None

@@ -33,11 +33,11 @@ FLAKY_LIMIT = 20
 TIME_TO_GREEN_LIMIT_S = 2 * 86_400
 QUARANTINE_LIMIT_DAYS = 90
 MAX_NAMED = 3
-"""Number of tests that a recommendation names."""
+"""Largest number of tests that a recommendation names."""
 MAX_ISSUES = 3
-"""Number of known issues that are recommended."""
+"""Largest number of known issues that an audit recommends to create."""
 MAX_MESSAGE = 120
-"""Number of characters of a failure's message that a recommendation quotes."""
+"""Largest number of characters that a recommendation quotes of a failure's message."""
 
 
 class UnstableTest(msgspec.Struct, frozen=True):
@@ -50,9 +50,11 @@ class UnstableTest(msgspec.Struct, frozen=True):
     flake_rate: float
     is_quarantined: bool = False
     is_infrastructure: bool = False
-    """Whether it is not flaky, but outages of the machine, the network or another system made it fail now and then."""
+    """Whether outages (of the machine, the network or another system) made the test fail now and then. It is not flaky
+    then.
+    """
     known: KnownCause | None = None
-    """Known issue that explains its failures as a bug."""
+    """Known issue that explains the failures of the test as a bug; None if none does."""
 
 
 class QuarantineEntryFacts(msgspec.Struct, frozen=True):
@@ -72,18 +74,18 @@ class UnreadCluster(msgspec.Struct, frozen=True):
     failures: int
     builds: int
     result_id: int
-    """One of the failures."""
+    """Id of one of the failures."""
     classification: Classification
-    """What the failures probably are."""
+    """Probable classification of the failures."""
     tests: tuple[str, ...] = ()
-    """Tests of some of the failures."""
+    """Names of the tests of some of the failures."""
     last_build: int | None = None
-    """Newest build with such a failure."""
+    """Id of the newest build with one of the failures."""
 
 
 def put_present_first(clusters: Iterable[UnreadCluster], red: Collection[int]) -> list[UnreadCluster]:
-    """Returns the clusters with those first that are in one of the builds `red`, by which jobs are red now. The others
-    may have been mended.
+    """Returns the clusters, those first that occur in one of the builds `red`, because of which jobs are red now. The
+    causes of the other clusters may have been mended.
     """
     return sorted(clusters, key=lambda cluster: cluster.last_build not in red)
 
@@ -92,30 +94,30 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     project_id: int
     days: int
     passed: int = 0
-    """Builds of the window that passed."""
+    """Number of builds of the window that passed."""
     failed: int = 0
     time_to_green_s: float | None = None
     """Median time from the first failed build of a branch to the next one that passed; None if none passed."""
     flaky_tests: tuple[UnstableTest, ...] = ()
-    """Tests that are flaky by their history, also by a known bug, and tests that outages made fail now and then."""
+    """Tests that fail now and then: because they are flaky, because of a known bug, or because of outages."""
     quarantine: tuple[QuarantineEntryFacts, ...] = ()
     failures: int = 0
-    """Failed results that were looked at."""
+    """Number of failed results that were looked at."""
     unread: int = 0
-    """Those that nobody and no rule has classified."""
+    """Number of those `failures` that nobody and no rule has classified."""
     unread_clusters: tuple[UnreadCluster, ...] = ()
-    """The most frequent of them first."""
+    """Clusters of these unread failures, the most frequent first."""
 
     @property
     def flakes(self) -> list[UnstableTest]:
-        """Flaky tests. An unstable machine or network does not make a test flaky, nor does a known bug: to put it in
-        quarantine would only hide the cause.
+        """Tests of `flaky_tests` that are really flaky: neither outages nor a known bug explain their failures. To put
+        the others in quarantine would only hide the cause.
         """
         return [test for test in self.flaky_tests if not test.is_infrastructure and test.known is None]
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """Advice: the request that follows it, and the sources that say why."""
+    """One piece of advice: the API request that carries it out, and the sources that say why."""
 
     step: NextStep
     sources: tuple[str, ...]
@@ -135,7 +137,7 @@ def audit(facts: ProjectAuditFacts) -> ProjectAudit:
 
 
 def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
-    """Returns the audit as an answer. Each claim cites its sources."""
+    """Returns the audit as an answer, in which each claim cites its sources."""
     project = (f"project:{facts.project_id}",)
     ended = facts.passed + facts.failed
     builds = f"{facts.passed:,} of {ended:,} builds passed" if ended else "no build passed or failed"
@@ -162,7 +164,7 @@ def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
 
 
 def _describe_known(tests: Iterable[UnstableTest]) -> Iterator[AnswerClaim]:
-    """Says which known bugs make tests fail now and then."""
+    """Yields a claim that names the known bugs that make tests fail now and then."""
     by_issue: dict[KnownCause, list[UnstableTest]] = {}
     for test in tests:
         if test.known is not None:
@@ -176,7 +178,7 @@ def _describe_known(tests: Iterable[UnstableTest]) -> Iterator[AnswerClaim]:
 
 
 def _measure(facts: ProjectAuditFacts) -> dict[Measure, float]:
-    """Returns the share of its points that each measure costs."""
+    """Returns measure -> share of its points that the project loses by it, from 0 to 1."""
     ended = facts.passed + facts.failed
     ages = [entry.days for entry in facts.quarantine]
     return {

@@ -9,7 +9,7 @@ from domain.phrases import count
 
 MAX_NAMED = 3
 NOTABLE_CHANGE = 0.05
-"""Change of the pass rate from which it is said to have risen or fallen."""
+"""Least change of the pass rate that a claim calls a rise or a fall."""
 
 
 def find_pass_rate(passed: int, failed: int) -> float | None:

@@ -25,7 +25,7 @@ MAX_SOURCES_TEXT = 12_000
 fits a model that reads 8,192.
 """
 MIN_SOURCE = 100
-"""Number of characters below which the rest of MAX_SOURCES_TEXT is not used for one more source."""
+"""Least number of characters left of MAX_SOURCES_TEXT with which one more source is added to a prompt."""
 MAX_QUESTION = 2_000
 """Largest number of characters of the question in a prompt."""
 MAX_EARLIER = 4
@@ -33,7 +33,9 @@ MAX_EARLIER = 4
 MAX_REPLY = 500
 """Largest number of characters of an earlier message, of an earlier reply and of a finding in a prompt."""
 MAX_ANSWER_TOKENS = 800
-"""Largest number of tokens of a model's answer: for as many texts as it may have, of MAX_TEXT characters each."""
+"""Largest number of tokens of a model's answer. It has room for MAX_CLAIMS claims, a root cause and a suggested fix of
+MAX_TEXT characters each.
+"""
 MAX_CHOICE_TOKENS = 400
 """Largest number of tokens of a model's choice of look-ups: six names of 40 tokens each, and more."""
 MAX_CLAIMS, MAX_CITED, MAX_TEXT = 4, 3, 300
@@ -45,7 +47,7 @@ BYTES_PER_TOKEN = 2
 numbers and hashes about 2.5.
 """
 OVERHEAD_TOKENS = 200
-"""Tokens that a server adds to a prompt, for roles and the schema."""
+"""Number of tokens that the model's server adds to a prompt, for roles and the schema."""
 
 INSTRUCTIONS = """\
 You explain results of builds and tests of a continuous integration server. You get one JSON object. Its `sources` \
@@ -89,7 +91,7 @@ class Prompt(msgspec.Struct, frozen=True):
     data: str
     """The evidence, as JSON."""
     sources: tuple[Source, ...]
-    """Sources that the prompt contains, as the model gets them."""
+    """Sources that the prompt contains, cut as in the prompt."""
     schema: dict[str, Any]
     """JSON schema of the answer."""
     answer_tokens: int = MAX_ANSWER_TOKENS
@@ -111,14 +113,16 @@ class Prompt(msgspec.Struct, frozen=True):
 
 
 def build_prompt(evidence: Evidence, findings: Answer) -> Prompt:
-    """Returns the prompt for a question. `findings` are what rules and statistics answer."""
+    """Returns the prompt for a question. `findings` is the answer that rules and statistics give."""
     sources = _choose_sources(evidence, findings)
     schema = _schema(len(sources))
     return Prompt(INSTRUCTIONS, _encode(_to_data(evidence, findings, sources)), tuple(sources), schema)
 
 
 def build_lookup_prompt(evidence: Evidence, findings: Answer, offered: Sequence[Lookup]) -> Prompt:
-    """Returns the prompt that asks which of the offered look-ups to make. `findings` are what a job has found."""
+    """Returns the prompt that asks the model which of the offered look-ups to make. `findings` is what an AI job has
+    found.
+    """
     sources = _choose_sources(evidence, findings)
     names = [lookup.name for lookup in offered]
     data = _to_data(evidence, findings, sources) | {"lookups": names}
@@ -156,7 +160,9 @@ def _to_data(evidence: Evidence, findings: Answer, sources: Sequence[Source]) ->
 
 
 def _choose_sources(evidence: Evidence, findings: Answer) -> list[Source]:
-    """Returns the sources of the prompt, cleaned and cut: first those that the findings cite, which are cut less."""
+    """Returns the sources of the prompt without secrets, and cut. Sources that the findings cite come first, and keep
+    more of their text.
+    """
     by_ref = {source.ref: source for source in evidence.sources}
     cited = [ref for ref in findings.sources if ref in by_ref]
     chosen: list[Source] = []
@@ -171,7 +177,7 @@ def _choose_sources(evidence: Evidence, findings: Answer) -> list[Source]:
 
 
 def _clean(text: str, length: int) -> str:
-    """Returns the text without characters that nobody sees and without secrets, with `length` characters at most."""
+    """Returns the first `length` characters of the text, without invisible characters and secrets."""
     return cut(mask_secrets(remove_hidden(text)), length)
 
 
@@ -184,8 +190,9 @@ def _encode(data: dict[str, Any]) -> str:
 
 
 def _schema(sources: int) -> dict[str, Any]:
-    """Returns the schema of an answer that cites so many sources, in the form that OpenAI's strict mode takes: without
-    optional fields. Prompts with as many sources have the same schema, since servers prepare each new one for seconds.
+    """Returns the JSON Schema of an answer that may cite this number of sources, in the form that OpenAI's strict mode
+    takes: without optional fields. It depends on nothing else, since model servers take seconds to prepare each new
+    schema.
     """
     text = {"type": "string", "maxLength": MAX_TEXT}
     number = {"type": "integer", "enum": list(range(1, sources + 1))} if sources else {"type": "integer"}

@@ -1,4 +1,6 @@
-"""Search for regressions: tests that passed until a commit, and have failed ever since, or since their first run."""
+"""Search for regressions: tests that passed until a commit and have failed ever since, or have failed since their first
+run.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -12,11 +14,11 @@ from domain.phrases import count
 from domain.test_health import FLAKY_FROM
 
 MIN_FAILED_BUILDS = 2
-"""Builds in a row in which a test must have failed. A single failure is no regression yet."""
+"""Least number of builds in a row in which a regression has failed. A single failure is no regression yet."""
 MAX_NAMED = 3
-"""Number of tests that a claim names."""
+"""Largest number of tests that a claim names."""
 MAX_MESSAGE = 300
-"""Number of characters of a failure's message that are shown."""
+"""Largest number of characters that are shown of a failure's message."""
 
 
 class FailingTest(msgspec.Struct, frozen=True):
@@ -29,40 +31,44 @@ class FailingTest(msgspec.Struct, frozen=True):
     flaky_probability: float
     first_failure: FirstFailure | None
     has_passed: bool = True
-    """Whether any run of the test has passed, on whatever branch."""
+    """Whether any run of the test has passed, on any branch."""
     failing_runs: int = 0
-    """Runs that count and failed, or passed on a retry only."""
+    """Number of runs that count and failed, or passed only on a retry."""
     last_build: int = 0
-    """Build of the newest run."""
+    """Id of the build of the newest run."""
     missed_builds: int = 0
-    """Newer builds of the job in which the test did not run."""
+    """Number of builds of the job after `last_build`, in which the test did not run."""
 
 
 class Regression(msgspec.Struct, frozen=True):
     test: str
     test_case_id: int
     result_id: int
-    """The newest failure."""
+    """Id of the test's newest failed result."""
     message: str
     last_good_build: int | None
-    """Null if the test has failed since its first run on this branch and combination of a matrix."""
+    """Last build before the failures in which the test passed. Null if the test has failed since its first run on this
+    branch and combination of a matrix.
+    """
     last_good_commit: str | None
     first_bad_build: int
     commit: str | None
     """Commit of the first bad build; null if it is not known."""
     failed_builds: int
-    """Builds in a row in which the test failed."""
+    """Number of builds in a row in which the test failed."""
     has_passed: bool = True
-    """Whether any run of the test has passed, on whatever branch."""
+    """Whether any run of the test has passed, on any branch."""
     last_failed_build: int = 0
     missed_builds: int = 0
-    """Builds of the job since then in which the test did not run: it may have been removed, or is skipped."""
+    """Number of builds of the job after `last_failed_build`, in which the test did not run: it was removed, or is
+    skipped.
+    """
 
 
 def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
-    """Returns the regressions among tests: those with the newest first bad build first, and tests that do not run any
-    more last. Leaves out flaky tests, and tests that passed and failed on one commit. One that has failed since its
-    first run is a regression, too: it was broken with the commit that added it.
+    """Returns the tests that are regressions. Tests that still run come first, and among these the regression with the
+    newest first bad build. A test that has failed since its first run is a regression, since the commit that added it
+    was bad. Flaky tests are not, nor are tests that passed and failed on one commit.
     """
     found: list[Regression] = []
     for test in tests:
@@ -95,8 +101,8 @@ def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
 def summarize_regressions(
     project_id: int, regressions: Sequence[Regression], checked: int, jobs: Sequence[JobState] = ()
 ) -> Answer:
-    """Returns the regressions as an answer: one claim for each first bad build, with its sources. Says how many failing
-    tests are none, and which of the `jobs` are red.
+    """Returns the regressions as an answer: one claim for each first bad build, with its sources. Also says how many of
+    the `checked` failing tests are no regressions, and which of the `jobs` are red.
     """
     claims: list[AnswerClaim] = []
     if checked > len(regressions):

@@ -16,11 +16,11 @@ EMAIL = "[email]"
 ADDRESS = "[ip]"
 USER = "[user]"
 MIN_RANDOM = 28
-"""Smallest number of characters of a word that can be taken for a random token."""
+"""Smallest number of characters of a word that is taken for a random token."""
 MIN_BITS = 3.9
-"""Smallest entropy of such a word, in bits for each character. Names of tests have less."""
+"""Smallest entropy of a random token, in bits for each character. Names of tests have less."""
 MIN_DIGITS = 3
-"""Smallest number of digits of such a word."""
+"""Smallest number of digits of a random token."""
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
@@ -31,10 +31,12 @@ _KNOWN = re.compile(
     r"|whsec_[A-Za-z0-9+/=]{8,}|th_[a-z]+_[\w-]{8,}|dop_v1_[0-9a-f]{16,}|[sr]k_(?:live|test)_\w{8,})"
 )
 _DOTTED = re.compile(r"(?<![\w-])[\w-]+(?:\.[\w-]*)+")
-"""Words with dots between them, as in a JSON web token. Each begins at the beginning of a word, in linear time."""
+"""Matches words with dots between them, such as a JSON web token. A match begins only at the beginning of a word, so
+that the search takes linear time.
+"""
 _JWT_HEADER = re.compile(r"\beyJ[\w-]{8}")
 MIN_JWT_PAYLOAD = 8
-"""Smallest number of characters of a token's second part."""
+"""Smallest number of characters of the second part of a JSON web token."""
 _USERINFO = re.compile(r"(?<=://)[^\s/@:\"'<>]{0,200}:[^\s/@\"'<>]{1,200}(?=@)")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic|digest|negotiate)(\s+)[A-Za-z0-9+/._~=-]{6,}")
 _NAMED = re.compile(
@@ -49,7 +51,7 @@ _HOME = re.compile(r"(?i)((?:/home/|/Users/|[A-Z]:\\Users\\))(?!runner\b|root\b)
 _WORD = re.compile(rf"(?<![\w+/=.-])[A-Za-z0-9_+=-]{{{MIN_RANDOM},512}}(?![\w+/=-])")
 _HEX = re.compile(r"[0-9a-f]+|[0-9A-F]+")
 _HIDDEN = ("Cc", "Cf", "Co", "Cs", "Cn")
-"""Unicode categories of characters that nobody sees: control, format, private use, surrogates, unassigned."""
+"""Unicode categories of invisible characters: control, format, private use, surrogates, unassigned."""
 _UNNAMED = ("true", "false", "none", "null", "undefined", "nil", "***")
 
 
@@ -71,12 +73,12 @@ def mask_secrets(text: str) -> str:
 
 
 def remove_hidden(text: str) -> str:
-    """Returns the text without characters that nobody sees, except line feeds and tabs."""
+    """Returns the text without invisible characters, except line feeds and tabs."""
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _HIDDEN)
 
 
 def _mask_jwt(found: re.Match[str]) -> str:
-    """Masks dotted words from the header of a JSON web token on."""
+    """Returns the matched words with the JSON web token in them masked: everything from the header of the token on."""
     parts = found[0].split(".")
     for at, (part, payload) in enumerate(pairwise(parts)):
         header = _JWT_HEADER.search(part)
@@ -99,8 +101,8 @@ def _mask_address(found: re.Match[str]) -> str:
 
 
 def _mask_random(found: re.Match[str]) -> str:
-    """Masks a word that looks random: with upper and lower case, digits, and as many different characters as a random
-    one. Hashes of commits and files, which are hexadecimal, stay.
+    """Returns a mask for a word that looks random: it has upper and lower case, digits, and the entropy of a random
+    word. Any other word stays, also a hexadecimal hash of a commit or file.
     """
     word = found[0]
     digits = sum(map(str.isdigit, word))

@@ -1,4 +1,6 @@
-"""Choice of the failed tests whose beginning and earlier failures are searched: that takes too long for all of them."""
+"""Chooses the failed tests for which the assistant searches where they began to fail and how they failed before. The
+search would take too long for all failed tests.
+"""
 
 from collections.abc import Sequence
 
@@ -10,14 +12,14 @@ from domain.failures.infrastructure_failures import INFRASTRUCTURE
 from domain.phrases import first_line
 
 MAX_TRACED = 3
-"""Number of failed tests whose beginning and earlier failures are searched."""
+"""Largest number of failed tests for which the assistant searches the first failure and earlier failures."""
 MAX_LINE = 300
 """Number of characters of a message's first line that are searched for words of the infrastructure."""
 
 
 def pick_traced(failures: Sequence[FailedTest], question: Question) -> list[FailedTest]:
-    """Returns the first few tests: those that the question is about, then those with another signature each. Failures
-    of the infrastructure come last, since where they began says little.
+    """Returns MAX_TRACED tests: first those that the question is about, then one of each other signature. Failures of
+    the infrastructure come last, since it says little where they began.
     """
     by_signature = {one.signature or one.name: one for one in reversed(failures)}
     chosen = {one.result_id for one in by_signature.values()}

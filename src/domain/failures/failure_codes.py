@@ -21,11 +21,11 @@ _ERRNO = re.compile(r"\berrno (\d{1,4})\b", re.IGNORECASE)
 _STATUS = re.compile(r"(?<![\w.,/:-])[45]\d\d(?![\w.,:/%-])")
 _EXIT = re.compile(r"\bexit (?:code|status) (\d{1,3})\b", re.IGNORECASE)
 _BY_SIGNAL = 128
-"""A shell adds the number of the signal to this one if a signal has ended a process."""
+"""Number that a shell adds to a signal's number to get the exit code of a process that the signal has ended."""
 
 
 def describe_codes(text: str) -> str:
-    """Returns the descriptions of the codes in a text, each once; an empty text if it has none."""
+    """Returns the descriptions of all codes in a text, each once; an empty text if it contains no code."""
     return " ".join(dict.fromkeys(_descriptions(text)))
 
 

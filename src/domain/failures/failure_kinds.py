@@ -13,15 +13,15 @@ from domain.failures.infrastructure_failures import INFRASTRUCTURE, FailureKind,
 class KindMatch(msgspec.Struct, frozen=True):
     kind: FailureKind
     line: str
-    """The line that has the words of the kind, without spaces around it. If it only announces another line, that one
-    follows.
+    """The line with the words of the kind, without spaces around it. If it only announces an error that follows in
+    another line, that line is added.
     """
     file_line: str = ""
-    """The nearest line before that names a file, or this line itself if it does."""
+    """This line if it names a file; otherwise the nearest earlier line that names one."""
 
     @property
     def is_in_test(self) -> bool:
-        """Whether the failure is in a file with tests."""
+        """Whether the file in which the failure occurred contains tests."""
         return TEST_FILE.search(self.file_line) is not None
 
 
@@ -209,12 +209,12 @@ OF_CODE: tuple[FailureKind, ...] = (
     ),
 )
 OF_SOURCE = ("compile_error", "name_missing", "module_missing")
-"""Names of the kinds that are mistakes in the test if a file with tests has them."""
+"""Names of the kinds that are mistakes in the test, if the file in which they occur contains tests."""
 KINDS = (*INFRASTRUCTURE, *OF_CODE)
-"""All kinds, those first whose words say most."""
+"""All kinds of failures. The first ones have the most specific words."""
 
 MAX_DISTANCE = 8
-"""Number of lines around a line that are searched for what belongs to it."""
+"""Number of lines before and after a line that are searched for the file and the error that belong to it."""
 _ANNOUNCES = re.compile(r"\b(?:suite failed to run|COMPILATION ERROR|went wrong|ERROR collecting|code E[A-Z]{3,20})\b")
 _NAMES_ERROR = re.compile(
     r"\b\w{0,60}(?:Error|Exception)\b|\b(?:cannot|error|could not|not found|no module)\b", re.IGNORECASE
@@ -223,27 +223,29 @@ NAMES_FILE = re.compile(r"\b[\w.-]{1,100}\.[A-Za-z]{1,5}\b(?:[\"':(]|, line|$| a
 _HEADING = re.compile(r"[-=_*#>|\s]{1,200}$")
 _MARK = re.compile(r"^E {2,8}")
 MAX_MATCHES = 5
-"""Number of places of a kind's words in a text that are looked at."""
+"""Largest number of matches of a kind's words that are examined in one text."""
 ASSERTION = re.compile(
     r"\A(?:E {1,6})?\s{0,8}(?:[\w.$]{0,100}\b)?(?:Assertion(?:Failed)?Error|AssertionException|ComparisonFailure"
     r"|ExpectationFailed|assert\b|assertion\b|expect\(|expected\b|Failed asserting)|\A.{0,120}\bto (?:equal|be|have)\b"
     r"|\A.{0,120}\bshould (?:be|have|equal)\b|\A.{0,200}\bexpected\b.{0,120}\b(?:but|got|was|actual|received)\b",
     re.IGNORECASE,
 )
-"""Beginnings of the messages of failed assertions."""
+"""Matches the beginning of the message of a failed assertion."""
 ERROR_IN_TEST = re.compile(
     r"^(?:E {1,6})?\s{0,4}(?:NameError|UnboundLocalError|ReferenceError|IndentationError"
     r"|TypeError: .{0,200}\bmissing \d"
     r"|AttributeError: 'NoneType'|AttributeError: module)\b",
     re.MULTILINE,
 )
-"""Errors that are mistakes in the code that raised them, rather than answers of the code that it called."""
+"""Matches errors, such as NameError, that are mistakes in the code that raised them. They do not come from the tested
+code.
+"""
 TEST_FILE = re.compile(
     r"(?:^|[/\\\s\"'(])(?:tests?|specs?|__tests__)[/\\]\S{1,200}:\d|\b(?:test_\w{1,100}|\w{1,100}_test"
     r"|\w{1,100}[.-](?:test|spec))"
     r"\.(?:py|js|jsx|ts|tsx|mjs|go|rb)\b|\b\w{1,100}Tests?\.(?:java|kt|cs|php)\b",
 )
-"""Names of files with tests, in stack traces."""
+"""Matches names of files with tests, in stack traces."""
 
 
 _LOADED_CODE_FAILS = make_kind(
@@ -257,12 +259,12 @@ _LOADED_CODE_FAILS = make_kind(
 _RAISED = re.compile(
     r"^(?:E {1,8})?((?:\w{1,60}\.){0,8}\w{0,60}(?:Error|Exception): (?!Failed to import test).*)", re.MULTILINE
 )
-"""Line with the error of a traceback."""
+"""Matches the line of a traceback that has the error."""
 
 
 def find_kind(text: str) -> KindMatch | None:
-    """Returns the first of KINDS whose words the text has; None if it has none. Leaves out words of infrastructure and
-    flakiness in lines of failed assertions, which check the code, whatever they compare.
+    """Returns the first of KINDS whose words are in the text; None if no kind's are. Words of infrastructure and
+    flakiness do not count in lines of failed assertions, since an assertion checks the code, whatever it compares.
     """
     for kind in KINDS:
         for match in islice(kind.pattern.finditer(text), MAX_MATCHES):
@@ -276,7 +278,9 @@ def find_kind(text: str) -> KindMatch | None:
 
 
 def _add_raised(text: str, position: int, found: KindMatch) -> KindMatch:
-    """Adds the error for which tests could not be loaded. If a file without tests raised it, that code is the cause."""
+    """Returns `found` with the error that kept tests from being loaded. If a file without tests raised the error,
+    returns the kind that blames the code in that file.
+    """
     raised = _RAISED.search(text, position)
     if raised is None:
         return found
@@ -295,7 +299,7 @@ def _line_at(text: str, position: int) -> str:
 
 
 def _with_detail(text: str, position: int, line: str) -> str:
-    """Returns the line, followed by the next one that says more if this one only announces it."""
+    """Returns the line. If it only announces an error, adds the next line that names the error."""
     if not (line.endswith((":", "'.")) or _ANNOUNCES.search(line)):
         return line
     end = text.find("\n", position)

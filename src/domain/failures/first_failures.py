@@ -1,4 +1,4 @@
-"""Search for the commit that broke a test: between the last run that passed and the first that failed."""
+"""Search for the commit that broke a test: it lies between the last run that passed and the first run that failed."""
 
 from collections.abc import Collection, Iterable
 from typing import Literal
@@ -8,11 +8,12 @@ import msgspec
 from domain.results import FAILED, PASSED
 
 LASTING_BUILDS = 3
-"""Number of builds in a row in which a test must have failed, so that it will probably fail again."""
+"""Number of builds in a row with failures of a test from which on the test will probably fail in the next build, too.
+"""
 
 
 class BuildOutcome(msgspec.Struct, frozen=True):
-    """Results of a test in one build."""
+    """Outcome of a test in one build."""
 
     build_id: int
     commit_sha: str | None
@@ -24,7 +25,7 @@ class FirstFailure(msgspec.Struct, frozen=True):
 
     first_bad: BuildOutcome
     last_good: BuildOutcome | None
-    """The last build before in which the test passed; None if there is none among the builds that were searched."""
+    """The last build before `first_bad` in which the test passed; None if no build that was searched is one."""
     failed_builds: int
     """Number of builds in a row in which the test failed, from `first_bad` to the build that is asked about."""
     is_outage: bool = False
@@ -36,8 +37,9 @@ class FirstFailure(msgspec.Struct, frozen=True):
 
     @property
     def cause(self) -> Literal["commit", "same_commit", "unknown"]:
-        """`same_commit`: the test passed and failed on one commit, so that no commit broke it. If it passed on another
-        branch only, and has failed here LASTING_BUILDS times in a row, then the branches differ in something else.
+        """Whether a commit broke the test. `same_commit`: it passed and failed on one commit, so no commit broke it.
+        But a test that passed only on another branch, and has failed here LASTING_BUILDS times in a row, is broken by
+        something else in which the branches differ.
         """
         if self.is_outage or self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
             return "unknown"

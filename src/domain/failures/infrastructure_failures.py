@@ -11,9 +11,9 @@ import msgspec
 from domain.triage import Classification
 
 ASSERTION = re.compile(r"\bassert|\bexpected\b|\bComparisonFailure\b", re.IGNORECASE)
-"""Words of messages that compare something."""
+"""Matches words of a message that says what a test expected."""
 MAX_LENGTH, MAX_TRACE = 4096, 2000
-"""Numbers of characters of a message, and of the end of a trace, that are searched."""
+"""Largest numbers of characters that are searched at the beginning of a message, and at the end of a trace."""
 
 
 class FailureKind(msgspec.Struct, frozen=True):
@@ -261,8 +261,8 @@ INFRASTRUCTURE: tuple[FailureKind, ...] = (
 
 
 def is_infrastructure(message: str, trace: str) -> bool:
-    """Returns whether the message, or the trace of a failure without a message, is one of the network, of the machine
-    or of another system. A failed assertion is a failure of the test, whatever it compares.
+    """Returns whether a message says that the network, the machine or another system failed. For a failure without a
+    message, the trace is searched. A failed assertion is a failure of the test, whatever it compares.
     """
     text = (message or trace[-MAX_TRACE:])[:MAX_LENGTH]
     return not ASSERTION.search(text) and any(kind.pattern.search(text) for kind in INFRASTRUCTURE)

@@ -45,36 +45,36 @@ VERSION: Final = 3
 MAX_EXCERPTS = 3
 MAX_LINES = 30
 GAP = 3
-"""Lines without a signal after which a block ends. Blank lines do not count. Stack frames, and indented lines that
-directly follow a line of the block, belong to it.
+"""Number of lines without a signal after which a block ends. Blank lines do not count. Stack frames, and indented lines
+that directly follow a line of the block, belong to the block.
 """
 HEADER_GAP = 20
-"""Lines without a signal after which a block ends that consists of a failed test's header. pytest, for one, shows the
-source of the test between its header and what failed.
+"""Number of lines without a signal after which a block ends that has only the header of a failed test so far. pytest,
+for example, prints the source of the test between this header and the error.
 """
 BLOCK_LINES = 400
-"""Lines after which a block ends in any case, so that a log that consists of errors is not one block."""
+"""Largest number of lines of a block, so that a log that consists of errors is not one block."""
 CONTEXT = 2
-"""Lines that an excerpt shows before its first line with a signal."""
+"""Largest number of lines that an excerpt shows before its first line with a signal."""
 STRONG = 10
-"""Weight from which a line is of a failed test, an error in a source or a time limit."""
+"""Least weight of a line that reports a failed test, an error in a source or a time limit."""
 MAX_STRENGTH = 16
-"""Strength of a failed test with a stack trace and many further lines with signals. Its score is 1."""
+"""Strength of a block that gets the score 1: a failed test with a stack trace and many further lines with signals."""
 CANDIDATES = 64
 MAX_FINGERPRINTS = 20_000
-"""Number of different first lines of blocks that are counted. Further ones count as if they came once."""
+"""Largest number of different first lines of blocks that are counted. Further ones count as if they came once."""
 FIRST_COUNTS: tuple[Reason, ...] = ("test_failure", "source_error")
 """Kinds for which the first of several blocks is chosen, since the later ones often follow from it. The distance of
 such a block from the end of the log does not matter.
 """
 ALIKE = 0.8
-"""Share of the best score from which an earlier block of the same kind is chosen instead."""
+"""Least share of the best score with which an earlier block of the same kind is chosen instead of the best one."""
 PROGRESS_SCALE = 10
-"""Number of later lines that say that the build goes on, such as passed tests, which makes a block count 0.8."""
+"""Number of progress lines after a block, such as passed tests, that reduce the block's score to 0.8."""
 SIMILAR_FACTOR = 0.6
-"""Share of the score that a block keeps if a better one has the same kind of strongest signal."""
+"""Factor for the score of a block, if a better block has the same kind of strongest signal."""
 NOISE_FACTOR = 0.2
-"""Share of the score that a block keeps if the log of a passed build has it, too."""
+"""Factor for the score of a block whose first line is also in the log of a passed build."""
 
 
 class Excerpt(msgspec.Struct, frozen=True):
@@ -83,14 +83,14 @@ class Excerpt(msgspec.Struct, frozen=True):
     first_line: int
     last_line: int
     first_byte: int
-    """Offset of the first line in the log, if the log is UTF-8 and each line ends in one line feed."""
+    """Offset in bytes of the first line in the log, if the log is UTF-8 and each line ends in one line feed."""
     last_byte: int
-    """Offset of the end of the last line, without its line feed."""
+    """Offset in bytes of the end of the last line, without its line feed."""
     score: float
     """Between 0 and 1. Scores can be compared within one log."""
     reasons: tuple[str, ...]
-    """The kinds of signals in the block, the strongest first, then `repeated`, `in_passed_build`, `after_the_end` if
-    these made the score lower. `end_of_log` alone: no line had a signal.
+    """The kinds of signals in the block, the strongest first. After them, what made the score lower: `repeated`,
+    `in_passed_build` or `after_the_end`. Only `end_of_log` if no line of the log had a signal.
     """
 
 
@@ -101,23 +101,23 @@ class _Block(msgspec.Struct):
     """First line of the excerpt."""
     first_byte: int
     ends: list[int]
-    """Offsets of the ends of the excerpt's lines."""
+    """Offsets in bytes of the ends of the excerpt's lines."""
     last: int
-    """Last line with a signal, or that belongs to one."""
+    """Last line that has a signal or belongs to one, such as a stack frame."""
     strongest: int
-    """Line with the strongest signal, whose fingerprint and weight follow."""
+    """Line with the strongest signal. `fingerprint` and `weight` are those of this line."""
     fingerprint: int
     weight: float
     progress: int = 0
-    """Number of lines up to `last` that say that the build goes on."""
+    """Number of progress lines in the log up to `last`, such as passed tests."""
     gap: int = 0
-    """Lines since `last`, without blank ones."""
+    """Number of lines since `last`, without blank ones."""
     extra: float = 0.0
-    """Sum of the weights of further lines."""
+    """Sum of the weights of the block's other lines with signals."""
     reasons: dict[Reason, float] = {}
     has_frames: bool = False
     occurrence: int = 1
-    """How often a block with this fingerprint has come, this one included."""
+    """Number of blocks with this fingerprint in the log so far, including this one."""
     is_noise: bool = False
 
     @property
@@ -132,7 +132,7 @@ class _Block(msgspec.Struct):
 
     @property
     def strength(self) -> float:
-        """Score without what is known only at the end of the log."""
+        """Score of the block as far as it is known before the end of the log."""
         strength = self.weight + min(self.extra * 0.1, 3.0) + (1.0 if self.has_frames else 0.0)
         return strength * (NOISE_FACTOR if self.is_noise else 1.0) / (1 + 0.2 * math.log2(self.occurrence))
 
@@ -148,7 +148,7 @@ def fingerprint(line: str) -> int:
 
 
 def _novelty(block: _Block, chosen: list[_Block]) -> float:
-    """Returns a lower number for a block that fails in the same way as one that was chosen, so that the excerpts show
+    """Returns a factor for the score of a block, less than 1 if a chosen block failed in the same way: excerpts show
     different possible causes.
     """
     return SIMILAR_FACTOR if any(block.leading == other.leading for other in chosen) else 1.0
@@ -167,18 +167,18 @@ class Explainer:
         """The last lines: offset of the first byte, offset of the end, whether the line is blank or repeats a command.
         """
         self._closed_at = 0
-        """First line that belongs to no earlier block."""
+        """First line after the last closed block."""
         self._best: list[tuple[float, int, _Block]] = []
         self._recent: deque[_Block] = deque(maxlen=CANDIDATES)
         self._counts: dict[int, int] = {}
         self._progress = 0
-        """Number of lines so far that say that the build goes on."""
+        """Number of progress lines so far, such as passed tests."""
         self._traceback_end = 0
         """Line at which a traceback of pytest ends at the latest, if one has begun."""
         self._is_error_awaited = False
-        """Whether no error of that traceback has come yet."""
+        """Whether the first error of that traceback is still to come."""
         self._outcome = -1
-        """Last line that says how a step ended."""
+        """Last line that says how a step ended; -1 before the first of them."""
 
     def add(self, text: str) -> None:
         line = clean(text)
@@ -201,8 +201,8 @@ class Explainer:
         self._byte = end + 1
 
     def _is_of_traceback(self, line: str) -> bool:
-        """Returns whether pytest shows the line as source code or as an error of a traceback. The first error is shown
-        in any case: it is the one from which others follow.
+        """Returns whether the line belongs to a traceback of pytest: as source code, or as an error. Moves the excerpt
+        so that it shows the first error, from which the other errors follow.
         """
         if begins_pytest_failure(line):
             self._traceback_end, self._is_error_awaited = self._line + BLOCK_LINES, True
@@ -242,8 +242,9 @@ class Explainer:
         block.gap = 0
 
     def _is_new_failure(self, block: _Block, line: str, signal: Signal) -> bool:
-        """Returns whether a line begins another failure than the one in the block: a failed test or an error in a
-        source some lines after weaker signals, the next failed test, or the next error in a source after MAX_LINES.
+        """Returns whether a line begins another failure than the block's. In a block of weaker signals: a failed test
+        or an error in a source that comes more than two lines later. In any other block: the next failed test, or an
+        error in a source after MAX_LINES.
         """
         if signal.weight >= STRONG and block.weight < STRONG:
             return self._line - block.last > 2
@@ -252,7 +253,7 @@ class Explainer:
         return self._line - block.first >= BLOCK_LINES
 
     def _show(self, block: _Block, line: str) -> None:
-        """Lets the excerpt of a block begin shortly before this line if it would end before it otherwise."""
+        """Moves the beginning of a block's excerpt to shortly before this line, if the excerpt would end before it."""
         if self._line - block.first >= MAX_LINES - 10:
             first = self._begin(line, Signal(block.weight, block.leading), after=block.first + 1)
             block.first, block.first_byte, block.ends = first.first, first.first_byte, first.ends

@@ -52,7 +52,7 @@ _PREFIX = re.compile(
     r"\s?(?:\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?\]?"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d{1,9})?\]?)[ \t]"
 )
-"""The time that many tools put before each line."""
+"""Matches the time that many tools print at the beginning of each line."""
 
 HINTS = (
     *("err", "fail", "exce", "panic", "fatal", "abort", "denied", "refused", "timeout", "timed out", "not found"),
@@ -79,7 +79,8 @@ HINTS = (
         "candidate",
     ),
 )
-"""Every line with a signal contains one of these texts. Nearly all other lines are done with after this test."""
+"""Texts of which every line with a signal contains at least one. Nearly all other lines are excluded by this fast test.
+"""
 
 _NOTHING_FAILED = re.compile(
     r"\b(?:no|0) (?:\w{1,20} )?(?:errors?|failures?|failed|failing|exceptions?|offenses|problems|issues|warnings?"
@@ -105,8 +106,8 @@ _PROGRESS = re.compile(
 )
 _GOES_ON = ("PASSED", "passed", "... ok", "STARTED", "SUCCESS")
 _COMMAND = re.compile(r"==> (?:Command: |Setup: |Build \d{1,20} of job )|\+{1,4} (?![-+])")
-"""Beginnings of the lines in which the agent repeats the commands and the name of a job, and a shell after `set -x` the
-commands that it runs.
+"""Matches the beginning of a line that repeats a command. The agent prints the name and the commands of a job, and a
+shell after `set -x` prints the commands that it runs.
 """
 _PYTEST_HEADER = re.compile(r"_{3,80} (?!_).{1,120} _{3,80}$")
 _SHOWN_SOURCE = re.compile(r" {4}|>  |_ _ |[A-Za-z_]\w{0,60} {1,60}= ")
@@ -140,7 +141,9 @@ _OUTCOME = re.compile(
     r"|\bFor more information about the errors|\bTo see the full stack trace",
     re.IGNORECASE,
 )
-"""Ends of steps. A line of a failed test's own runner, such as `Tests run: 3, Failures: 1`, is one, too."""
+"""Matches lines that say how a step of a build ended. The last line of a test runner, such as `Tests run: 3, Failures:
+1`, is one of them.
+"""
 
 _TIME_LIMIT = re.compile(
     r"\bexceeded the (?:maximum )?(?:time|run ?time)|\bNo output has been received\b|\b(?:job|build"
@@ -154,7 +157,9 @@ _TOOL_ERROR = re.compile(
     r"|There were failing|Run with|Compilation|Get more)\w.{0,200}\b(?:found|failed|violations?|errors?|not)\b",
     re.IGNORECASE,
 )
-"""Sentences with which a build tool says why it stops, other than failed tests and sources, which come before."""
+"""Matches sentences in which a build tool says why it stops. Leaves out failed tests and errors in sources, which
+earlier lines have reported.
+"""
 
 _PATTERNS: tuple[tuple[Reason, float, re.Pattern[str]], ...] = (
     (
@@ -277,9 +282,8 @@ _FRAME = re.compile(
 
 
 def clean(line: str, *, keep_time: bool = False) -> str:
-    """Returns what a terminal shows of a line at last: without escapes and control characters, and without what a
-    carriage return overwrites.
-    Cuts at MAX_LINE characters. Drops the time at the beginning, unless `keep_time`.
+    """Returns the line as a terminal finally shows it: without escape sequences, control characters, and text that a
+    carriage return overwrites. Cuts it at MAX_LINE characters. Drops the time at its beginning, unless `keep_time`.
     """
     if "\r" in line:
         line = next((part for part in reversed(line[-8 * MAX_LINE :].split("\r")) if part.strip()), "")
@@ -292,37 +296,37 @@ def clean(line: str, *, keep_time: bool = False) -> str:
 
 
 def looks_red(line: str) -> bool:
-    """Returns whether a part of a line, before `clean`, is red."""
+    """Returns whether a part of a raw line, before `clean`, is red."""
     return "\x1b[" in line and _RED.search(line[: 2 * MAX_LINE]) is not None
 
 
 def is_frame(line: str) -> bool:
-    """Returns whether a line is one of a stack trace."""
+    """Returns whether a line is a frame of a stack trace."""
     return _FRAME.match(line) is not None
 
 
 def is_command(line: str) -> bool:
-    """Returns whether a line that `clean` returned only repeats a command. It says nothing about what happened: the
-    command may print other words, or none.
+    """Returns whether a line that `clean` returned only repeats a command. Such a line says nothing about what
+    happened.
     """
     return _COMMAND.match(line) is not None
 
 
 def drop_commands(lines: Iterable[str]) -> list[str]:
-    """Returns the lines of a log that do not only repeat a command."""
+    """Returns the lines of a log, without those that only repeat a command."""
     return [line for line in lines if not is_command(clean(line))]
 
 
 def begins_pytest_failure(line: str) -> bool:
-    """Returns whether a line that `clean` returned is the header of a failed test of pytest. pytest shows the source of
-    each function of the traceback after it, until a line with three marks such as `===`.
+    """Returns whether a line that `clean` returned is pytest's header of a failed test. After the header, pytest prints
+    the source of each function of the traceback, up to a line that begins with `===` or the like.
     """
     return _PYTEST_HEADER.match(line) is not None
 
 
 def is_shown_source(line: str) -> bool:
-    """Returns whether a line after pytest's header is of the source code, or an argument of a function: it says what
-    was run, and not what failed.
+    """Returns whether a line after pytest's header shows source code or an argument of a function. Such a line says
+    what was run, and not what failed.
     """
     return _SHOWN_SOURCE.match(line) is not None
 

@@ -24,14 +24,14 @@ from domain.failures import volatile_text
 VERSION: Final = 1
 """Version of the grouping. A new version may group the same lines differently."""
 MAX_LENGTH = 2000
-"""Number of characters of a line that count."""
+"""Number of characters at the beginning of a line that are read. The rest of a longer line is ignored."""
 MAX_TOKENS = 128
 LEADING = 2
 """Number of words at the beginning that all lines of a family have in common. A word with a digit or a masked part
 counts as a wildcard.
 """
 SIMILARITY = 0.6
-"""Share of equal words from which a line belongs to a family."""
+"""Least share of equal words with which a line belongs to a family."""
 MAX_WORDS = 5
 MAX_SIBLINGS = 100
 """Largest number of families with the same length and first words. Once there are as many, a line that fits none of
@@ -52,11 +52,11 @@ _SIZE = re.compile(
     r"\b\d{1,20}(?:[.,]\d{1,20}){0,4} ?(?:[KMGT]i?B|[KMGT]?[Bb]ytes|B|ms|us|ns|secs?|seconds|min|hours)\b"
 )
 _USER = re.compile(r"(?<=\b[uU]ser )[\w.\-$@]{1,100}(?=\s|$)|(?<=\bfor )[\w.\-$@]{1,100}(?= from\b)")
-"""Names in `user ann` and `for ann from 10.0.0.7`."""
+"""Matches the name of a user, in texts such as `user ann` and `for ann from 10.0.0.7`."""
 _URL = re.compile(r"\bhttps?://[^\s,;\"'>)\]]{1,2000}")
 _PATH = re.compile(r"(?<!\w)(?:/[\w.@+\-$%#]{1,255}){2,40}/?")
 _COLON_HEX = re.compile(r"\b(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}\b")
-"""Address of IPv6, or of a network card."""
+"""Matches an IPv6 address or the address of a network card."""
 _SHORT_HEX = re.compile(r"\b(?=[a-fA-F]{0,63}\d)(?=\d{0,63}[a-fA-F])[0-9a-fA-F]{6,64}\b")
 _NUMBER = re.compile(r"-?\d{1,64}(?:[.,:]\d{1,64}){0,16}")
 _MASKS = (
@@ -74,7 +74,7 @@ def tokenize(line: str) -> list[str]:
 
 
 class TemplateMatch(msgspec.Struct, frozen=True):
-    """Family of a line, and the line's words. `TemplateMiner.template` returns the template that these have by now."""
+    """A line's family and words. `TemplateMiner.template` returns the line's template as of now."""
 
     family: int
     tokens: tuple[str, ...]
@@ -83,9 +83,11 @@ class TemplateMatch(msgspec.Struct, frozen=True):
 class _Family(msgspec.Struct):
     id: int
     tokens: list[str]
-    """The words that all lines have in common, with WILDCARD where they differ."""
+    """The words of the family's lines, with WILDCARD at each position where the lines differ."""
     words: list[set[str] | None]
-    """The different words at each position; None if they are too many, or not all of them are words."""
+    """The different words at each position; None at a position that has had too many of them, or a value that is no
+    word.
+    """
 
 
 class TemplateMiner:
@@ -112,7 +114,9 @@ class TemplateMiner:
         return TemplateMatch(family.id, tuple(tokens))
 
     def template(self, match: TemplateMatch) -> str:
-        """Returns the template of a line by what is known now. Lines with the same template and family are a group."""
+        """Returns the template of a line as of now; it may become more general later. Lines with the same template and
+        family form a group.
+        """
         family = self._families[match.family]
         tokens = zip(match.tokens, family.tokens, family.words, strict=True)
         return " ".join(common if words is None else token for token, common, words in tokens)
@@ -141,7 +145,7 @@ def _is_word(token: str) -> bool:
 
 
 def _join(family: _Family, tokens: list[str]) -> None:
-    """Adds a line to a family: its words to the words of each position."""
+    """Adds the words of a line to the words that its family has had at each position."""
     for position, token in enumerate(tokens):
         if family.tokens[position] != token:
             family.tokens[position] = WILDCARD

@@ -1,5 +1,5 @@
-"""Masks for the parts of failures' messages that change from run to run, and the choice of the messages that show, if
-they are equal, that failures have one cause.
+"""Masks the parts of failures' messages that change from run to run. Also selects the messages that show, when they are
+equal, that failures have one cause.
 """
 
 import re
@@ -8,11 +8,11 @@ from domain.failures import volatile_text
 from domain.failures.telling_words import count_telling_words
 
 MESSAGE_LENGTH = 4096
-"""Number of characters of a message that count, since diffs and dumps come after them."""
+"""Number of characters of a message that `mask` reads. Later characters are mostly diffs and dumps."""
 SHARED_LENGTH = 500
-"""Number of characters of a message that are compared: masking 4,096 takes a millisecond."""
+"""Number of characters of a message that `find_shared_message` compares: to mask MESSAGE_LENGTH of them takes 1 ms."""
 MIN_TELLING = 2
-"""Number of words that tell something which equal messages of failures with one cause have at least."""
+"""Least number of telling words in a message with which equal messages mean one cause."""
 
 _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (volatile_text.ANSI, ""),
@@ -55,7 +55,7 @@ def _masked_path(match: re.Match[str]) -> str:
 
 
 def find_shared_message(message: str) -> str:
-    """Returns the masked message by which failures of one build have one cause, whatever their traces say. Returns an
-    empty text if too few of its words tell what failed: `assert 1 == 2` has many causes.
+    """Returns the masked message. Failures of one build with equal masked messages have one cause, whatever their
+    traces are. Returns an empty text if too few words tell what failed: `assert 1 == 2` has many causes.
     """
     return mask(message[:SHARED_LENGTH]) if count_telling_words(message) >= MIN_TELLING else ""

@@ -14,20 +14,27 @@ from domain.run_histories import RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 
 MIN_BUILDS = 3
-"""Number of builds in which two tests must have failed together."""
+"""Least number of builds in which two tests failed together, so that they are similar."""
 MIN_STREAKS = 2
-"""Number of times that both must have begun to fail: two tests that broke one after the other fail together, too."""
+"""Least number of streaks of failures that two similar tests share. Two tests that broke one after the other fail
+together too, but in one streak.
+"""
 MIN_LIFT = 3.0
-"""How many times more often than by chance, by their numbers of failures, both must have failed together."""
+"""Least ratio of the builds in which two similar tests failed together, to those in which they would do so by chance.
+"""
 MAX_CHANCE = 0.005
-"""Largest probability that tests that fail independently of each other, as often as both do, fail together so often."""
+"""Largest probability with which two similar tests would have failed together as often by chance, that is, if they
+failed independently of each other.
+"""
 MIN_SIMILARITY = 0.4
-"""Mean similarity of the tests of two clusters from which they are one."""
+"""Least mean similarity of the tests of two clusters with which the clusters are joined."""
 
 
 class FailingRuns(NamedTuple):
     streaks: dict[int, int]
-    """Build in which the test failed or passed on a retry only -> number of the streak: the failures in a row."""
+    """Id of a build in which the test failed or passed only on a retry -> number of the streak. A streak is failures in
+    a row.
+    """
     runs: int
     """Number of runs of the test."""
 
@@ -46,8 +53,8 @@ def find_failing(history: RunHistory, up_to: int) -> FailingRuns:
 
 
 def compare(one: FailingRuns, other: FailingRuns) -> float:
-    """Returns the similarity of two tests: the share of the builds in which both failed among those in which one did.
-    It is 0 if that may be chance.
+    """Returns the similarity of two tests: the number of builds in which both failed, divided by the number of builds
+    in which at least one failed. Returns 0 if they may fail together by chance.
     """
     together = one.streaks.keys() & other.streaks.keys()
     if len(together) < MIN_BUILDS:
@@ -63,8 +70,8 @@ def compare(one: FailingRuns, other: FailingRuns) -> float:
 
 
 def find_chance(together: int, one: int, other: int, runs: int) -> float:
-    """Returns how probable it is that two tests fail together in so many of their runs at least, if they fail `one` and
-    `other` times independently of each other (hypergeometric distribution).
+    """Returns the probability that two tests fail together in at least `together` of `runs` runs, if they fail `one`
+    and `other` times independently of each other (hypergeometric distribution).
     """
     runs = max(runs, one, other)
     common = max(together, one + other - runs)
@@ -82,7 +89,7 @@ def find_chance(together: int, one: int, other: int, runs: int) -> float:
 
 
 def _log_choose(of: int, chosen: int) -> float:
-    """Returns the logarithm of the number of ways to choose some of a number of things."""
+    """Returns the logarithm of the number of ways to choose `chosen` of `of` items."""
     return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
 
 
@@ -97,7 +104,7 @@ def group(tests: Sequence[FailingRuns]) -> list[int]:
         for pair in combinations(compared, 2)
         if (similarity := compare(tests[pair[0]], tests[pair[1]]))
     }
-    """Sum of the similarities of all pairs of tests of two clusters."""
+    """Pair of clusters -> sum of the similarities of all pairs of their tests."""
     while sums:
         (one, other), mean = max(
             ((pair, value / (len(clusters[pair[0]]) * len(clusters[pair[1]]))) for pair, value in sums.items()),

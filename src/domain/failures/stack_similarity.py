@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_FRAMES = 20
-"""Frames of a trace that are compared, the innermost ones."""
+"""Number of frames of a trace that are compared: the innermost ones."""
 MAX_TRACES = 60
-"""Number of different traces that are compared with each other. 60 traces of 20 frames take about 0.3 s."""
+"""Largest number of different traces that are compared with each other. 60 traces of 20 frames take about 0.3 s."""
 POSITION_EXPONENT = 0.5
-"""The weight of the n-th frame is n to the power of minus this."""
+"""Exponent for the weights of frames: the weight of the n-th frame is n to the power of minus this."""
 SAME_CAUSE = 0.7
-"""Similarity from which two traces count as having the same cause."""
+"""Least similarity with which two traces count as having the same cause."""
 
 
 class Trace(NamedTuple):

@@ -1,4 +1,4 @@
-"""Words of a failure's message by which failures of other tests with a similar message are found."""
+"""Selects the words of a failure's message by which similar messages of other tests are found."""
 
 import re
 from collections.abc import Iterable
@@ -9,8 +9,8 @@ from domain.search import find_query_words
 MAX_LINE = 300
 """Number of characters of a message's first line from which the words are taken."""
 MAX_WORDS, MIN_TELLING = 6, 3
-"""Number of words that similar messages have in common: so many of the longest ones, and among these at least so many
-that tell something.
+"""Number of words, the longest ones, that similar messages have in common, and least number of telling words among
+them.
 """
 _GENERAL = re.compile(
     r"a|actual|also|an|and|another|any|are|as|assert|asserted|assertion|at|attribute|be|been|but|by|can|caused"
@@ -20,7 +20,9 @@ _GENERAL = re.compile(
     r"|raised|received|result|return|returned|returns|right|runtime|so|than|that|the|then|this|to|true|type"
     r"|undefined|unexpected|value|values|was|were|with"
 )
-"""Words that messages of all kinds of failures have. Messages with no others in common are not similar."""
+"""Matches words of messages of any kind of failure. They tell nothing: messages need other words in common to be
+similar.
+"""
 
 
 def find_telling_words(message: str) -> list[str]:
