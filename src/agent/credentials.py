@@ -12,7 +12,9 @@ from agent.console import print_line
 
 VARIABLE = "TESTHIDE_AGENT_TOKEN"
 _PIPE_PREFIX = "fd:"
-"""`--token-file fd:7` reads the pipe that is open as file descriptor 7. Only `restart_program` passes it."""
+"""Prefix by which `--token-file` names a pipe instead of a file: `fd:7` is the pipe that is open as file descriptor 7.
+Only `restart_program` passes such a name.
+"""
 
 
 class NoToken(Exception):

@@ -21,8 +21,8 @@ EXIT_OK, EXIT_FAILED, EXIT_BAD_TOKEN = 0, 1, 2
 RESTART = -1  # in the queue of exit codes: start the program again instead of exiting
 _REMEMBERED_COMMANDS = 1000  # ids, to recognize a message that comes twice
 _SHUTDOWN_GRACE_S, _REPORT_WITHIN_S, _CLOSE_TIMEOUT_S = 1.0, 2.0, 4.0
-"""Time limits when the agent ends: for the processes of a task from SIGTERM to SIGKILL, then for the task's report,
-and for all tasks together.
+"""Time limits in seconds when the agent ends: for the processes of a task from SIGTERM to SIGKILL, then for the task's
+report, and for all tasks together.
 """
 
 

@@ -48,7 +48,9 @@ class ServerRequest(NamedTuple):
     pause: RetryPause
     cancellation: Cancellation | None = None
     read: Callable[[http.client.HTTPResponse], bytes] = http.client.HTTPResponse.read
-    """Reads the body of an answer. Returns what is to be decoded, so nothing if it has put the body elsewhere."""
+    """Function that reads the body of an answer and returns the bytes to decode. Returns no bytes if it has stored the
+    body elsewhere, for example in a file.
+    """
 
     @property
     def is_cancelled(self) -> bool:

@@ -72,7 +72,7 @@ class Task:
         self._interrupt = Interrupt()
         self._report_until: float | None = None
         self._why_abandoned = "the agent was shut down, and the server did not answer in time"
-        """Reason why requests to the server are given up, if they are."""
+        """Reason that the agent prints when a request to the server is given up."""
 
     def run(self) -> None:
         """Do the work and report its result. When this method returns, no process and no file of the task is left on

@@ -189,7 +189,7 @@ class ChangeEvaluator:
 
     async def _end_older(self, received: ChangeReceived) -> None:
         """Ends queued builds of a pull request that its newest change makes useless. The newest change may have been
-        evaluated before this one has started its builds: then it has not found them.
+        evaluated before this change started its builds, so that the evaluation could not end them.
         """
         newest = await self._find_newest(received)
         if newest.change_id != received.change_id:
@@ -199,7 +199,9 @@ class ChangeEvaluator:
         await self._end_closed(newest)
 
     async def _find_newest(self, received: ChangeReceived) -> ChangeReceived:
-        """Returns the newest change of the pull request in the log; for a change of no pull request, the change."""
+        """Returns the newest change in the log that is of the same pull request as `received`. Returns `received`
+        itself if it is of no pull request.
+        """
         if received.change.pull_request is None:
             return received
         pull_request, head = _identify_pull_request(received), await self.event_log.read_head()

@@ -46,7 +46,9 @@ class DockerOperator:
     secrets: Secrets
     clock: Callable[[], datetime]
     policy: DockerPolicy
-    """Checked again before a container is created: what a pool that is scaled may use could have changed meanwhile."""
+    """Docker hosts and images that may be used. Checked again before a container is created, since they may have
+    changed after a pool was set to use them.
+    """
 
     async def operate(self, agent_id: str) -> None:
         """Carries out the pending operation of a Docker agent; does nothing if there is none. Raises DockerDelayed."""

@@ -18,7 +18,9 @@ from projections.test_health import CaseHistory
 async def find_changes(
     connection: AsyncConnection, event: ResultsRecorded
 ) -> list[FlakinessEmerged | FlakinessSettled]:
-    """Returns what the results of one block have changed. May return what is recorded already."""
+    """Returns the events about flakiness that emerged or is settled by the results of one block. Some of them may be
+    recorded already.
+    """
     columns = (event.case_ids, event.statuses, event.flaky)
     finals = list(zip(*(compress(column, event.finals) for column in columns), strict=True))
     failing = {case_id for case_id, status, flaky in finals if status == FAILED or flaky}
@@ -38,8 +40,8 @@ async def find_changes(
 def decide(
     case: CaseHistory, history: RunHistory, event: ResultsRecorded, *, is_open: bool
 ) -> list[FlakinessEmerged | FlakinessSettled]:
-    """Returns the change of one test, if there is one. `is_open` says that its flakiness has emerged and is not
-    settled.
+    """Returns the event about the flakiness of one test if it has just emerged or is settled, otherwise an empty list.
+    `is_open` says whether flakiness that emerged earlier is not settled yet.
     """
     drift = follow(history.without_unknown())
     state = drift.state

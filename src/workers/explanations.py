@@ -19,8 +19,8 @@ from store.tables.build_logs import BuildLogs, Line
 
 CALLER = CommandContext("system:explanations")
 MAX_CPU_S = 120.0
-"""Most CPU time for reading one log. A log of a million ordinary lines takes some 15 s. If a log takes longer, only the
-lines that were read until then count.
+"""Largest CPU time for reading one log, in seconds. A log of a million ordinary lines takes some 15 s. If a log takes
+longer, only the lines that were read until then count.
 """
 
 

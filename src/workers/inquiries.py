@@ -40,7 +40,7 @@ GIVE_UP_AFTER = timedelta(minutes=5)
 OVERDUE_AFTER = timedelta(hours=1)
 """Age of an inquiry at which it fails in any case, for example because its worker died in each try."""
 SWEEP_INTERVAL_S = 60.0
-"""Seconds between two searches for such inquiries."""
+"""Seconds between two searches for overdue inquiries."""
 SWEPT_AT_ONCE = 100
 MAX_EARLIER = 4
 """Number of earlier messages of a conversation that an answer takes into account."""
@@ -180,8 +180,8 @@ class InquiryAnswerer:
 
 
 def select_inquiries(events: Sequence[Recorded], *, are_jobs: bool) -> list[Recorded]:
-    """Returns the inquiries that are jobs, or those that are none. Also returns events that cannot be read, so that
-    they are parked instead of skipped.
+    """Returns the events that ask for AI jobs or, if `are_jobs` is false, those that ask questions. Also returns events
+    that cannot be read, so that they are parked instead of skipped.
     """
     return [
         one

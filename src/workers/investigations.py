@@ -1,6 +1,6 @@
 """Investigations: a job that has found something looks at the failure that matters most, asks for more evidence, and
-concludes. Without a model, rules choose the look-ups and word the conclusion. With one, it does both; the verdict, its
-confidence, the numbers and the next step stay those of the rules.
+concludes. Without a model, rules choose the look-ups and word the conclusion. With a model, the model does both, but
+the verdict, its confidence, the numbers and the next step are still those of the rules.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,9 @@ class Investigator:
         )
 
     async def _gather_of_lead(self, project_id: int, found: Findings) -> Evidence | None:
-        """Returns the evidence for the failure that matters most; None if there is none, or none any more."""
+        """Returns the evidence for the failure that matters most; None if the job found no failure, or if the failure
+        was deleted meanwhile.
+        """
         if found.lead is None:
             return None
         origin = await results_history.find_origin(self.pool, found.lead)

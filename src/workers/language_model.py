@@ -64,7 +64,7 @@ class ChosenLookups(msgspec.Struct, frozen=True):
 class AnswerWriter:
     policy: ModelPolicy
     language_model: LanguageModel | None
-    """None if the provider is `builtin`."""
+    """The model to ask; None if the provider is `builtin`."""
     meter: TokenMeter
     clock: Callable[[], datetime]
     time_limit: timedelta

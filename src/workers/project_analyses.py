@@ -44,23 +44,25 @@ from store.postgres.queries import connected
 DAYS = 30
 """Look-back window of a job, in days."""
 MAX_BUILDS = 100
-"""Number of failed builds whose failures are read, the newest ones."""
+"""Largest number of failed builds whose failures are read: the newest ones."""
 MAX_SIGNATURES = 50
-"""Number of signatures of one build that are read, the most frequent ones."""
+"""Largest number of signatures of one build that are read: the most frequent ones."""
 EXAMPLES = 3
-"""Number of failures of a signature, or of a cluster, that are named."""
+"""Number of failures of a signature, or of a cluster, that are shown as examples."""
 MAX_FLAKES = 100
-"""Number of flaky tests of an audit, those with the highest flake rates."""
+"""Largest number of flaky tests that an audit lists: those with the highest flake rates."""
 MIN_OUTAGES = 2
-"""Number of outages from which on an audit names a test that they made fail."""
+"""Smallest number of outages in which a test failed for an audit to list the test."""
 MAX_ENTRIES = 1_000
-"""Number of quarantine entries of an audit, the oldest ones."""
+"""Largest number of quarantine entries that an audit reads: the oldest ones."""
 MAX_SCANNED = 200
-"""Number of failing tests that a search for regressions looks at, those that failed last."""
+"""Largest number of failing tests that a search for regressions looks at: those that failed last."""
 RECENT_RUNS, MAX_RECENTLY_FAILED = 200, 1_000
-"""Numbers of runs, on any branch, and of tests among which it searches for these."""
+"""A search for regressions reads the tests that failed in their last RECENT_RUNS runs, on any branch, and
+MAX_RECENTLY_FAILED of them at most. It looks for failing tests among these.
+"""
 MAX_ASSESSED_RUNS = 1_000
-"""Number of newest runs of a test by which it counts as flaky."""
+"""Number of the newest runs of a test from which the server decides whether the test is flaky."""
 
 TakeStep = Callable[[str, str], Awaitable[None]]
 """Function that records a look-up: its kind, and a sentence that says what was found."""
@@ -70,9 +72,9 @@ class Findings(msgspec.Struct, frozen=True):
     answer: Answer
     evidence: dict[str, Any]
     result: dict[str, Any]
-    """What the answer of the job shows."""
+    """Fields of the `result` in the answer about the job."""
     lead: int | None = None
-    """Result whose cause matters most; None if no failure was found."""
+    """Id of the failed result whose cause matters most; None if no failure was found."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ class ProjectAnalyst:
         ]
 
     async def _name(self, cluster: FailureCluster) -> FailureCluster:
-        """Returns the cluster with some of its tests."""
+        """Returns a copy of the cluster with its newest EXAMPLES results and the node ids of their tests."""
         shown = cluster.result_ids[-EXAMPLES:]
         found = [await results_history.find_origin(self.pool, result_id) for result_id in shown]
         names = dict.fromkeys(origin.node_id for origin in found if origin is not None)

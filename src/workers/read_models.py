@@ -115,7 +115,9 @@ IN_PARTS: tuple[tuple[Projection, str, FindChanged], ...] = (
     (builds.PROJECTION, "builds", find_changed_builds),
     (results.PROJECTION, "test cases", find_changed_cases),
 )
-"""Read models that are compared with the same part of the log as the audit trail, with what their rows are."""
+"""Read models that are compared with the same part of the log as the audit trail: for each the projection, the name of
+its rows for messages, and the function that finds rows which differ.
+"""
 
 
 @dataclass

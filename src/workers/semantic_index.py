@@ -38,13 +38,13 @@ BATCH_SIZE = 50
 """Number of events that one transaction handles. A block of results has up to a thousand results."""
 VECTORS_AT_ONCE = 256
 MAX_TEXT = 1_000
-"""Number of characters of a passage."""
+"""Largest number of characters of a passage. The rest of a longer text is left out."""
 EVENTS = (ResultsRecorded, BuildFinished, BuildExplained, BuildDeleted, JobDeleted, ProjectDeleted)
 
 
 @dataclass
 class SemanticIndex:
-    """Worker that keeps the passages. Any number may run: they take turns, and each event is handled once."""
+    """Worker that keeps the passages up to date. Any number may run: they take turns. Each event is handled once."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
@@ -52,7 +52,7 @@ class SemanticIndex:
     """Model for the vectors; None if there is none, so that passages are found by their words only."""
 
     async def run(self) -> None:
-        """Keeps the passages until cancelled."""
+        """Keeps the passages and their vectors up to date until cancelled."""
         try:
             while True:
                 async with tolerate_outages(NAME):

@@ -92,7 +92,9 @@ class VcenterOperator:
                 await self._note_connection(vcenter_id, error=str(failure))
 
     async def sync(self, vcenter_id: int) -> Sequence[VirtualMachine]:
-        """Reads the machines of a vCenter, and records what has changed. Returns them; none if that failed."""
+        """Reads the machines of a vCenter, and records what has changed. Returns the machines, or no machines if
+        reading failed.
+        """
         vcenter = await self.event_log.load_state(VCENTER.at(vcenter_id))
         if vcenter is None or vcenter.deleted:
             return ()

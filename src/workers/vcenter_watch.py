@@ -1,5 +1,5 @@
-"""Keeps true what the server knows of vCenters: reads their virtual machines now and then, deletes machines that a
-failed operation has left over, and ends operations that nobody carries out any more.
+"""Keeps the server's knowledge of vCenters up to date: reads their virtual machines every few minutes, deletes machines
+that a failed operation has left over, and ends operations that nobody carries out any more.
 """
 
 from collections.abc import Collection

@@ -29,7 +29,7 @@ _EXTENSIONS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "link
 
 
 class BadArchive(Exception):
-    """An archive is not unpacked. The message says why."""
+    """An archive must not be unpacked. The message says why."""
 
 
 def check_archive(file: BinaryIO, paths: Sequence[str], folder: Path) -> None:

@@ -22,7 +22,7 @@ _TRANSFER_TIMEOUT_S = 300.0  # of one transfer, with all tries
 
 
 class NotTransferred(Exception):
-    """A cache is not fetched or sent. The message says why."""
+    """A cache could not be fetched or sent. The message says why."""
 
 
 @dataclass

@@ -23,7 +23,7 @@ from formats.reports import has_report_ending
 _OF_BUILD = (404, 409)
 """Statuses with which the server refuses a report because the build is not this agent's any more."""
 _MAX_PATH = 1_000
-"""Characters of a path that the server takes at most. Of a longer one it gets the end."""
+"""Largest number of characters of a path that the server accepts. Of a longer path, the agent sends the end."""
 _MAX_SHOWN_WARNINGS = 20
 _FIND_TIMEOUT_S = 120.0  # for finding the files of all patterns; a million files take about 10 s
 
@@ -114,8 +114,8 @@ class Collector:
             return True  # so that it is not sent as an artifact without a mask
 
     def _read_report(self, path: str, since_ns: int) -> bool | None:
-        """Do as `_send_if_report` for a file with the file ending of a report. Raises OSError if it cannot be read or
-        copied.
+        """Send a file that has the file ending of a report, if it is a report, and return what `_send_if_report`
+        returns. Raises OSError if the file cannot be read or copied.
         """
         try:
             file = self._open(path)
@@ -155,8 +155,8 @@ class Collector:
         return False
 
     def _send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
-        """Report that results are missing. The server may take no further report, since the build has too many; then
-        the last one that it took says so.
+        """Report that results are missing. Ignore a refusal because the build has too many reports: the last report
+        that the server accepted already says so.
         """
         try:
             self._client.send_missing_report(pattern[-_MAX_PATH:], is_denied=is_denied)
@@ -205,8 +205,8 @@ class Collector:
 
 
 def _is_twin(path: str) -> bool:
-    """Return whether the file has a name of results that are also written as JUnit XML, since the format with this name
-    is one that the server does not read: that of TestNG, also under surefire, or Open Test Reporting of JUnit.
+    """Return whether the file is named like a report of TestNG or of Open Test Reporting. The server cannot read these
+    formats, but the programs that write them usually write the same results as JUnit XML too.
     """
     name = os.path.basename(path)
     return name in ("testng-results.xml", "open-test-report.xml") or name.startswith("junit-platform-events-")

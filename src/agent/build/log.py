@@ -28,8 +28,8 @@ MAX_REQUEST_LINES = 1000
 MAX_REQUEST_BYTES = 512 * 1024
 _MIN_REQUEST_INTERVAL_S = 0.05  # between two requests while there are few new lines
 _INDEX_INTERVAL = 256
-"""Number of lines from one line whose position in the file is stored to the next such line. When the server asks for an
-earlier line again, the agent searches for it from the nearest stored position.
+"""Number of lines after which the position of a line in the file is stored again. When the server asks for an earlier
+line, the agent searches for it from the nearest stored position before it.
 """
 MAX_FILE_BYTES = 128 * 1024 * 1024
 """Largest size of the file in bytes. Later lines are only in memory, which holds the last of them: `LAST_LINES` lines

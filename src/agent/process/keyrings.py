@@ -9,7 +9,7 @@ import ctypes
 import os
 
 _NUMBERS = {"x86_64": 250, "aarch64": 219}
-"""Machine -> number of the system call keyctl(2), for which the C library has no function."""
+"""Processor architecture -> number of the system call keyctl(2), for which the C library has no function."""
 _JOIN_SESSION, _CLEAR, _GET_PERSISTENT = 1, 7, 22
 _PROCESS, _USER, _USER_SESSION = -2, -4, -5
 

@@ -55,8 +55,8 @@ def is_folded(event: Event) -> bool:
 
 
 def types_of(event: Event) -> Sequence[str]:
-    """Returns the notification types that an endpoint is registered for by this event. Returns none if the event leaves
-    them unchanged.
+    """Returns the notification types that an endpoint is registered for by this event. Returns an empty sequence if the
+    event leaves the types unchanged.
     """
     match event:
         case WebhookRegistered() | ChannelRegistered():
@@ -75,7 +75,7 @@ class Targets:
         self._targets: dict[int | None, dict[int, DeliveryTarget]] = {}
 
     def add(self, *targets: DeliveryTarget) -> None:
-        """Adds endpoints, except those that are there already."""
+        """Adds endpoints. Those that were added before stay as they are."""
         for target in targets:
             self._targets.setdefault(target.project_id, {}).setdefault(target.id, target)
 

@@ -2,9 +2,9 @@
 
 Each delivery is sent at least once, and deliveries with the same ordering key are sent in order. When a sender dies,
 its leases end as soon as its advisory lock is free. When a sender hangs, its leases expire. Only a limited number of
-deliveries to one endpoint are under way at once, so a slow endpoint does not delay others. Nor do the slow endpoints of
-one project delay other projects: a project has at most as many deliveries under way as the process could still take. An
-endpoint that fails many times in a row is paused, and then tried with a single delivery
+deliveries to one endpoint are under way at once, so a slow endpoint does not delay others. The slow endpoints of one
+project do not delay other projects either: a project gets no further delivery once it has as many under way as the
+process has free slots left. An endpoint that fails many times in a row is paused, and then tried with a single delivery
 (`store.tables.deliveries.CircuitBreaker`).
 """
 

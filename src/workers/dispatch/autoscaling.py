@@ -45,19 +45,19 @@ REMOVAL_PAUSE = timedelta(seconds=30)
 MAX_AT_ONCE = 20
 """Largest number of machines that one decision spawns in a pool. The next decision may spawn more."""
 FIRST_TRIAL_ID = 2**62
-"""Smallest id of a node in a trial placement that does not exist yet. Ids of nodes are smaller, so of nodes with
-equally many free slots those that exist are preferred.
+"""Smallest id of the nodes that exist only in a trial placement. Ids of existing nodes are smaller, so the placement
+prefers an existing node to a trial node with equally many free slots.
 """
 
 
 @dataclass
 class NewIds:
-    """Makes ids of machines, and of the operations that make and delete virtual ones."""
+    """Makes ids of machines, and of the operations that make and delete virtual machines."""
 
     new_registration: Callable[[], MachineRegistration]
     """Function that returns a container's id and registration."""
     operation_ids: list[int]
-    """Ids that were drawn before, for operations on vCenters. If they are used up, the rest waits for the next
+    """Ids for operations on vCenters, drawn in advance. When they are used up, further operations wait for the next
     decision.
     """
 
@@ -106,7 +106,7 @@ def decide_scaling(
 
 
 class _PoolScaling:
-    """The machines of one pool, and what is to be done about them."""
+    """Decides which machines one pool gets and loses."""
 
     def __init__(
         self,
@@ -139,8 +139,8 @@ class _PoolScaling:
         ]
 
     def make_node(self, node_id: int, slots: int, features: frozenset[str]) -> Node:
-        """Returns a node as the pool's machines have it, for a trial placement. `features` are those of its agent, if
-        no machine of the pool was online before.
+        """Returns a node for a trial placement, like the nodes of the pool's machines. `features` are the features that
+        its agent is assumed to have if no agent of the pool's machines has connected yet.
         """
         seen = self._history.features
         features = features if seen is None else seen
@@ -230,7 +230,7 @@ class _PoolScaling:
                 yield ScaleDown(self.pool_id, machine_id, self._leader, cause, text, since, operation_id)
 
     def _may_revert(self, machine_id: str, left: int) -> bool:
-        """Returns whether a machine that has had its build is of use again after a revert."""
+        """Returns whether a machine that has had its only build could take another one after a revert."""
         clone = self._scaling.virtual.get_clone(read_machine_id(machine_id) or 0)
         if clone is None or self.setting is None:
             return False
@@ -318,7 +318,7 @@ def _place_on_free(state: DispatchState, nodes: dict[int, Node], now: datetime) 
 
 
 def _with_nodes(state: DispatchState, nodes: dict[int, Node]) -> DispatchState:
-    """Returns a copy of the state with `nodes` as well, and with the free slots of these nodes only."""
+    """Returns a copy of the state to which `nodes` are added, and in which only they have free slots."""
     return replace(
         state,
         nodes=state.nodes | nodes,

@@ -103,8 +103,8 @@ class AutoscalingState:
                 pass
 
     def find(self, machine_id: str, *, is_leaving: bool) -> Machine | None:
-        """Returns a machine of a node pool; None if it is gone. `is_leaving` says whether it was decided that it
-        goes.
+        """Returns a machine of a node pool; None if it is gone. `is_leaving` says whether the machine's removal was
+        decided.
         """
         operation_id = read_machine_id(machine_id)
         if operation_id is None:

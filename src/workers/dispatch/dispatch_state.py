@@ -115,9 +115,9 @@ class DispatchState:
     served: Counter[int] = field(default_factory=Counter)
     """Project id -> number of the project's last assignment. Assignments are numbered from 1, across all projects."""
     spent: set[int] = field(default_factory=set)
-    """Ids of the nodes that get no more builds, since they are for a single one and have had it, or since it was
-    requested to destroy their machine. The latter counts also if somebody releases the node from quarantine. A virtual
-    machine that was reverted gets another build.
+    """Ids of the nodes that get no more builds: each was for a single build and has had it, or the destruction of its
+    machine was requested. Releasing such a node from quarantine changes nothing. Reverting its virtual machine removes
+    the node from this set.
     """
     damaged: set[str] = field(default_factory=set)
     """Names of streams with an unreadable event. No build of these jobs is placed, and none on these nodes or in these

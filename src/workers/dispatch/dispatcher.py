@@ -72,12 +72,12 @@ POLL_EXPIRY_S = 25.0
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks for silent agents, unacknowledged builds and repaired streams."""
 SCALING_INTERVAL_S = 0.2
-"""Shortest time in seconds between two decisions about the machines of node pools. A build that comes after a pause of
-this length is decided about at once.
+"""Shortest time in seconds between two decisions about the machines of node pools. If no decision was made for this
+long, a new build causes one at once.
 """
 SCALING_REST = 19
-"""Smallest pause between two decisions, in times of what the last one took. So they take a twentieth of the time at
-most, also with thousands of queues.
+"""Smallest pause after a decision about machines, as a multiple of the time that the decision took. So decisions take a
+twentieth of the time at most, even with thousands of queues.
 """
 MAX_SCALING_COMMANDS = 20
 """Number of commands about machines that are executed in one round, so that builds do not wait long for them."""
@@ -257,8 +257,8 @@ class _Leadership:
                 self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes a build
 
     async def _scale(self) -> bool:
-        """Spawns and destroys machines of node pools. The state must contain all assignments. Returns whether the log
-        has got events by it.
+        """Spawns and destroys machines of node pools. The state must contain all assignments. Returns whether this
+        appended events to the log.
         """
         now = self._now()
         self._defers_scaling = bool(self._scaling.pools) and now < self._next_scaling

@@ -1,5 +1,5 @@
-"""Finds builds that the server takes for running, and that the heartbeats of their agents do not name. No input or
-output.
+"""Finds forgotten builds: those that run as far as the server knows, but that the heartbeats of their agents do not
+name. No input or output.
 
 An agent names a build from the moment when it gets the `run` message until the server has accepted the build's end. So
 a build that it does not name any more has been dropped, for example because of a defect, and nobody would report its
@@ -13,23 +13,23 @@ from store.tables.agent_gauges import RunningBuilds
 from workers.dispatch.dispatch_state import ActiveBuild
 
 FORGOTTEN_AFTER_S = 30.0
-"""Seconds for which the heartbeats of an agent must not have named a build until it is lost. The agent sends one every
-10 s, and this must be longer than the delivery of a `run` message and of a heartbeat takes.
+"""Seconds after which a build is lost if no heartbeat of its agent has named it. An agent sends a heartbeat every 10 s.
+The limit must be longer than it takes to deliver a `run` message and then a heartbeat.
 """
 MIN_HEARTBEATS = 2
-"""Number of heartbeats in a row that must not have named the build. The first may be older than the build, since an
-agent repeats the same heartbeat until it is answered.
+"""Number of heartbeats in a row that have to lack a build before it is lost. One is not enough: it may be older than
+the build, since an agent repeats the same heartbeat until it is answered.
 """
 
 
 class _Absence(NamedTuple):
-    """Time since which no heartbeat has named a build."""
+    """Absence of a build from the heartbeats of its agent. `since` is the time at which it began."""
 
     since: float
     uptime_s: int
     """`uptime_s` of the latest heartbeat of the build's session. An older one that comes late does not count."""
     heartbeats: int = 0
-    """Number of heartbeats since then, none of which named the build."""
+    """Number of heartbeats since the absence began."""
 
 
 class ForgottenBuilds:

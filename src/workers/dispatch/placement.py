@@ -257,7 +257,9 @@ class _Round:
         return ""
 
     def _maximum_reason(self, requirements: Requirements, scaled: Mapping[int, Autoscaling]) -> str:
-        """Returns that a scaled pool whose machines a build may use has its maximum; an empty string if none has."""
+        """Returns a sentence that says that a scaled pool has its maximum of machines. Considers the pools whose
+        machines the build may use; returns an empty string if none of them has its maximum.
+        """
         for pool_id, scaling in self._fitting_pools(requirements, scaled):
             if scaling.setting is not None and scaling.room == 0:
                 return (

@@ -39,10 +39,12 @@ class VirtualMachines:
     deleted_vcenters: set[int] = field(default_factory=set)
     """Ids of integrations that were deleted. The server cannot do anything about their machines any more."""
     removals: dict[int, VcenterOperation] = field(default_factory=dict)
-    """Id of the operation that has cloned a machine -> the last operation that was to delete it."""
+    """Id of the operation that has cloned a machine -> the last operation that was requested to delete the machine."""
     _clones: dict[int, VcenterOperation] = field(default_factory=dict)
     _reverts: dict[int, VcenterOperation] = field(default_factory=dict)
-    """Id of the operation that has cloned a machine -> the last operation that was to revert it after its build."""
+    """Id of the operation that has cloned a machine -> the last operation that was requested to revert the machine
+    after its build.
+    """
     _renewed_at: dict[int, datetime] = field(default_factory=dict)
     """Id of the operation that has cloned a machine -> when the machine was reverted; only until its agent has
     registered again.
@@ -51,7 +53,7 @@ class VirtualMachines:
     """Id of an operation that deletes or reverts a machine -> id of the operation that has cloned it."""
 
     def apply(self, event: Event, *, is_ours: bool) -> None:
-        """Takes an event. `is_ours` says whether the machine, if the event is about one, is of a node pool."""
+        """Updates the machines by an event. `is_ours` says whether the event is about a machine of a node pool."""
         match event:
             case VcenterDeleted():
                 self.deleted_vcenters.add(event.vcenter_id)
@@ -77,8 +79,8 @@ class VirtualMachines:
         return self._clones.get(clone_id)
 
     def find(self, clone_id: int, *, is_leaving: bool) -> ClonedMachine | None:
-        """Returns the machine that an operation clones; None if it is gone. `is_leaving` says whether it was decided
-        that it goes: one that could not be made is gone from then on.
+        """Returns the machine that an operation clones; None if it is gone. `is_leaving` says whether the machine's
+        removal was decided. A machine that could not be made counts as gone from that decision on.
         """
         clone = self._clones.get(clone_id)
         if clone is None or clone.vcenter_id in self.deleted_vcenters:
@@ -114,7 +116,9 @@ class VirtualMachines:
     def _follow(
         self, states: dict[int, VcenterOperation], clone_id: int | None, event: VcenterOperationRequested
     ) -> None:
-        """Takes the request to delete or revert a machine, if it is one of a node pool."""
+        """Records in `states` the request to delete or revert a machine of a node pool. Ignores requests for other
+        machines.
+        """
         if clone_id is not None and clone_id in self._clones:
             if (before := states.get(clone_id)) is not None:
                 self._clone_of.pop(before.operation_id, None)
