@@ -16,7 +16,7 @@ async def fetch_lines(source: Source, build_ids: Collection[int], asked: Collect
     """
     following = (
         f"SELECT build_id FROM {BuildOutcomeRow.table} n WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0"
-        f" AND n.build_id > o.build_id AND NOT ({IS_BROKEN}) ORDER BY n.build_id LIMIT 1"
+        f" AND n.build_id > o.build_id AND passed + failed > 0 AND NOT ({IS_BROKEN}) ORDER BY n.build_id LIMIT 1"
     )
     query = (
         f"SELECT o.build_id, o.job_id, o.line, o.passed, o.failed, ({following})"
