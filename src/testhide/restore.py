@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import msgspec
+import psycopg
 
 from commands.artifacts import DeleteArtifact
 from commands.audit import NoteRestore
@@ -23,6 +24,7 @@ from store.audit.checkpoints import AuditTree, compute_root
 from store.clock import utcnow
 from store.log.event_log import EventLog
 from store.log.ids import skip_lost_ids
+from store.postgres.connection_settings import process_name
 from testhide.backup import AGENT_TOKEN, BLOBS, DUMP, KEY, MANIFEST, Manifest, copy_blobs, read_all
 from testhide.engines import embedded_engines
 from testhide.engines.client_programs import run_client
@@ -156,6 +158,20 @@ def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restore
             )
 
     return asyncio.run(finish())
+
+
+def refuse_running(settings: Settings) -> None:
+    """Raises Fault if processes of a server use the database. Their agents would lose their sessions and run all builds
+    again, and their log would say that it was restored.
+    """
+    with suppress(psycopg.OperationalError), psycopg.connect(settings.database_url) as connection:
+        query = (
+            "SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name LIKE 'testhide process %%' AND application_name <> %s"
+        )
+        running = sorted(name for (name,) in connection.execute(query, (process_name(),)))
+        if running:
+            raise Fault(f"A server runs on this database: stop it first ({', '.join(running)}).")
 
 
 def _is_below(key: str, deleted: Collection[str]) -> bool:

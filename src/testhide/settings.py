@@ -232,7 +232,7 @@ def from_environment(environ: Mapping[str, str], **given: Any) -> Settings:
     """
     found: dict[str, Any] = {}
     for name in MEANINGS:
-        value = _value(name, environ)
+        value = find_value(name, environ)
         if value:
             found[name] = value
     if "data" in found:
@@ -280,7 +280,8 @@ def not_set(field: str) -> Fault:
     return Fault(f"{variable(field)} is not set: it is needed outside of `./dev up`, which starts its own.", 2)
 
 
-def _value(field: str, environ: Mapping[str, str]) -> str:
+def find_value(field: str, environ: Mapping[str, str]) -> str:
+    """Return the value that the environment gives for a field, also by a file or a command, or an empty text."""
     given = [name for name in variables(field) if environ.get(name)]
     if not given:
         return ""
@@ -301,7 +302,7 @@ def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None
     """Return the key that the environment gives for a field, or None without one. Raises Fault if the text is no
     key.
     """
-    value = _value(field, environ)
+    value = find_value(field, environ)
     return parse_key(value, variable(field)) if value else None
 
 

@@ -252,6 +252,20 @@ async def test_what_cannot_be_restored_leaves_nothing_behind(
     assert list(data.iterdir()) == []
 
 
+async def test_a_database_that_a_server_uses_is_not_made_safe_after_a_restore(
+    original: Core, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = await original.log.read_head()
+    conninfo = make_conninfo(settings.database_url, application_name="testhide process 4711 on ci-1")
+    with psycopg.connect(conninfo):
+        assert await run("after-restore") == 1
+    stop_it = "testhide: A server runs on this database: stop it first (testhide process 4711 on ci-1).\n"
+    assert capsys.readouterr().err == stop_it
+    assert await original.log.read_head() == head
+    assert await run("after-restore") == 0
+    assert await original.log.read_head() > head + SKIPPED
+
+
 async def test_a_folder_whose_restore_was_killed_is_refused(
     original: Core, data: Path, tmp_path: Path, python: Python
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from testhide.engines import embedded_engines
 from testhide.engines.folder import read_record
+from testhide.operator_errors import Fault
 from testhide.preparation import migrate
 from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
@@ -65,3 +66,22 @@ def test_what_is_no_data_folder_is_said_to_be_none(tmp_path: Path) -> None:
         assert answer.returncode == 2
         assert "is no data folder of a stack" in answer.stderr
         assert "Traceback" not in answer.stderr
+
+
+def test_a_stopped_stack_on_another_postgresql_is_looked_at_there(database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=database, redis_url="", secret_key=bytes(32), data_dir=str(tmp_path))
+    migrate(settings)
+    (tmp_path / "run").mkdir()
+    save_settings(settings, tmp_path / "run" / "settings.json")
+    status = run_forked("projections", "status", "--data", str(tmp_path))
+    assert (status.returncode, status.stderr) == (0, "")
+    assert "builds" in status.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "no PostgreSQL of its own was made"
+
+
+def test_two_databases_are_refused(folder: Path, database: str, tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(database)
+    for environ in ({"TESTHIDE_DATABASE_URL": database}, {"TESTHIDE_DATABASE_URL_FILE": str(tmp_path / "url")}):
+        names_another = f"TESTHIDE_DATABASE_URL names another database than --data {folder}: leave one of them out"
+        with pytest.raises(Fault, match=names_another), settings_of(folder, environ):
+            pass

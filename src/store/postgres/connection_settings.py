@@ -32,8 +32,12 @@ def with_keepalive(conninfo: str) -> str:
     """
     given = conninfo_to_dict(conninfo)
     options = f"{SERVER_OPTIONS} {given.get('options') or ''}".strip()
-    name = f"testhide process {os.getpid()} on {socket.gethostname()}"
-    return make_conninfo("", **(CLIENT_SETTINGS | {"application_name": name} | given | {"options": options}))
+    return make_conninfo("", **(CLIENT_SETTINGS | {"application_name": process_name()} | given | {"options": options}))
+
+
+def process_name() -> str:
+    """Returns the name that connections of this process have, unless the database URL sets another one."""
+    return f"testhide process {os.getpid()} on {socket.gethostname()}"
 
 
 async def find_durability_risks(connection: AsyncConnection) -> list[str]:

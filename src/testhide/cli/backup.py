@@ -13,7 +13,7 @@ from testhide.cli.options import DataFolder, run_on_stack
 from testhide.cli.printing import printable
 from testhide.repair import SKIPPING, Repaired
 from testhide.repair import repair as repair_database
-from testhide.restore import Restored, finish_restore
+from testhide.restore import Restored, finish_restore, refuse_running
 from testhide.restore import restore as restore_backup
 from testhide.settings import Settings
 from testhide.stack.offline import data_folder, settings_of
@@ -61,9 +61,10 @@ def after_restore(*, data: DataFolder = None) -> int:
     """Check and repair a database that PostgreSQL's own tools restored from a copy by pg_dump or pg_basebackup. Skips
     ids that lost events may have had, and queues builds again that were running.
 
-    `restore` does this by itself. Ends with 1 if something is lost or altered.
+    `restore` does this by itself. Refuses a database that a server uses. Ends with 1 if something is lost or altered.
     """
     with settings_of(data, os.environ) as settings:
+        refuse_running(settings)
         return _print_found(finish_restore(settings))
 
 

@@ -5,18 +5,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+from psycopg.conninfo import conninfo_to_dict
 
 from testhide.engines import embedded_engines
-from testhide.engines.folder import default_data_folder, is_locked, refuse_unfinished
+from testhide.engines.folder import SECRET_KEY, default_data_folder, is_locked, read_record, refuse_unfinished
 from testhide.operator_errors import Fault
-from testhide.settings import Settings, load_settings
+from testhide.settings import Settings, find_value, load_settings
 
 
 @contextlib.contextmanager
 def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Settings]:
     """Yield the settings of the stack in the data folder `data`; None stands for the default folder. If no stack runs
-    there, starts its PostgreSQL and Valkey until the block ends. Raises Fault if the folder has no stack or cannot be
-    used.
+    there, starts its PostgreSQL and Valkey until the block ends, unless the stack ran on another PostgreSQL. Raises
+    Fault if the folder has no stack or cannot be used, or if the environment names another database than its stack.
 
     If `data` is None and the environment names a database, only yields the settings of the environment.
     """
@@ -29,7 +30,10 @@ def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Setti
         raise Fault(f"{folder} is no data folder of a stack: name it by --data, or set TESTHIDE_DATABASE_URL.", 2)
     # The file may have come with a copied or moved folder, and still name the old one.
     settings = msgspec.structs.replace(_load(folder), data_dir=str(folder))
-    if is_locked(folder):
+    named = find_value("database_url", environ)
+    if data is not None and named and named != settings.database_url:
+        raise Fault(f"TESTHIDE_DATABASE_URL names another database than --data {folder}: leave one of them out.", 2)
+    if is_locked(folder) or not _has_embedded_database(folder, settings):
         yield settings
         return
     with embedded_engines(folder) as engines:
@@ -46,6 +50,16 @@ def settings_of_running_stack(data: Path | None, environ: Mapping[str, str]) -> 
 
 def data_folder(data: Path | None, environ: Mapping[str, str]) -> Path:
     return data or Path(environ.get("TESTHIDE_DATA") or default_data_folder())
+
+
+def _has_embedded_database(folder: Path, settings: Settings) -> bool:
+    """Returns whether the PostgreSQL of these settings is the folder's own. If the record of the folder's engines is
+    lost, a secret key in the folder tells it: a stack on another PostgreSQL gets its key from the environment.
+    """
+    record = read_record(folder)
+    if record is None:
+        return (folder / SECRET_KEY).exists()
+    return conninfo_to_dict(settings.database_url).get("password") == record.postgres_password
 
 
 def _settings_file(folder: Path) -> Path:
