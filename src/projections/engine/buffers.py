@@ -153,6 +153,7 @@ class BufferedTable:
             keys = range(deletion.first, deletion.last + 1)
             if len(keys) < len(self.rows):
                 return filter(self.rows.__contains__, keys)
+            return filter(keys.__contains__, self.rows)
         if deletion.first != deletion.last:
             return self.rows
         if column not in self._keys_by_value:
