@@ -27,7 +27,9 @@ MAX_OPEN_JOBS = 20
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many jobs may try again."""
 ESTIMATES_S: Mapping[JobType, int] = {"project_audit": 10, "failure_cluster": 10, "regression_scan": 15}
-"""Seconds that a job takes at most in a project with 20 million results, if no other waits and no model is asked."""
+"""Kind of job -> seconds that it takes at most in a project with 20 million results, if no other job waits and no model
+is asked.
+"""
 MODEL_S = 8
 """Seconds that the two calls of a model take in addition, estimated as for evaluations."""
 STREAM_TIMEOUT_S = 600.0

@@ -172,7 +172,9 @@ class ApiRouter(Router):
 
 class Application(Litestar):
     services: AbstractAsyncContextManager[Services]
-    """Entered when the server starts, left when it stops. Set before that."""
+    """Context manager that makes the services. It must be set before the server starts: it is entered at the start, and
+    left when the server stops.
+    """
 
     def __init__(self, **options: Any) -> None:
         self._public_bodies = PublicBodies()

@@ -22,7 +22,7 @@ from projections.autoscaling import AutoscalingView
 MAX_MACHINES = 1_000
 """Largest maximum of a pool."""
 DEFAULT_IDLE_S = 300
-"""Idle time in seconds if the request does not say one."""
+"""Seconds without a build after which a machine is destroyed, if the request does not set `idle_seconds`."""
 
 
 class DockerMachines(msgspec.Struct):

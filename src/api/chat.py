@@ -51,7 +51,9 @@ ANSWER_TIMEOUT_S = 90.0
 and the answer can be read later.
 """
 _SESSION = re.compile(rb'"session_id": ?"([^"]+)"')
-"""Id of the conversation in an answer, as JSON. Quotes in texts are escaped."""
+"""Pattern that finds the id of the conversation in an answer as JSON. It matches nothing inside a text, since quotes in
+texts are escaped.
+"""
 PROBLEMS = {"problems": (NotFound, StillRunning, TooManyRequests, Unavailable)}
 
 R = TypeVar("R", bound="ChatReply")
@@ -80,7 +82,7 @@ class ChatReply(msgspec.Struct):
     sources: list[str]
     """All sources that the reply cites, each once."""
     claims: list[ClaimView]
-    """The reply in sentences, each with the sources that say so."""
+    """The reply divided into claims, each with the sources that support it."""
     next_step: NextStepView | None
     """The recommended next step; null if nothing can be done by one request."""
     provider: str
@@ -103,7 +105,7 @@ class ChatController(Controller):
     async def ask_assistant(
         self, request: Request[User, Any, Any], ctx: RequestContext, data: ChatMessage
     ) -> ChatReply:
-        """Answers a question about a build, a test or a project. Each sentence cites what says so. With `session_id`,
+        """Answers a question about a build, a test or a project. Each sentence cites its sources. With `session_id`,
         the question continues an earlier conversation.
         """
         async with asked_question(ctx, data) as command:
@@ -157,8 +159,8 @@ class ChatController(Controller):
 
 @asynccontextmanager
 async def asked_question(ctx: RequestContext, data: ChatMessage) -> AsyncIterator[AskInquiry]:
-    """Context manager around the wait for an answer. Asks first, and yields the command that has asked. Raises what
-    `counted_question`, `refuse_beyond_limits`, `make_question` and `checked_replay` raise.
+    """Context manager that asks a question, and yields the command with which it has asked. The block waits for the
+    answer. Raises what `counted_question`, `refuse_beyond_limits`, `make_question` and `checked_replay` raise.
     """
     async with checked_replay(ctx), counted_question(ctx):
         async with take_turn(ctx.request, ctx.services.question_turns):
@@ -171,8 +173,9 @@ async def asked_question(ctx: RequestContext, data: ChatMessage) -> AsyncIterato
 @asynccontextmanager
 async def checked_replay(ctx: RequestContext) -> AsyncIterator[None]:
     """Context manager around the first command of a question. If an earlier request with the same `Idempotency-Key` has
-    been answered, raises NotFound if the caller cannot see the projects of its conversation any more. The request
-    itself does not tell: what a message names is looked for in the projects that the caller can read now.
+    been answered, raises NotFound if the caller cannot see the projects of its conversation any more. The present
+    request cannot show this: the subject that a message names is looked for only in the projects that the caller can
+    read now.
     """
     try:
         yield

@@ -44,8 +44,8 @@ MAX_OPEN_QUESTIONS = 100
 MAX_OPEN_FOR_MODEL = 5
 """Number of open questions of a user if a model answers. Each takes one of 20 slots of a worker for up to a minute."""
 MAX_OPEN_IN_ALL = 300
-"""Number of questions of all users that may be unanswered. A later one would probably get no answer while its request
-waits.
+"""Number of questions of all users that may be unanswered. A further question would probably get no answer while its
+request waits.
 """
 RETRY_AFTER_S = 10
 """Seconds after which a user may try again if they or all users have too many questions."""
@@ -57,7 +57,7 @@ class DiagnosisRequest(msgspec.Struct):
     build_id: Id
     """The failed build."""
     include_logs: bool = True
-    """Whether the build's log is looked at, too."""
+    """Whether the diagnosis also looks at the build's log."""
     max_tests: Annotated[int, Meta(ge=1, le=MAX_TESTS, description="Max number of failed tests to look at")] = 20
 
 
@@ -67,15 +67,15 @@ class ClaimView(msgspec.Struct):
     text: str
     """The sentences."""
     sources: list[str]
-    """What says so: `build:9812`, `test:47821` (a result), `test_case:52004`, `log:9812:120-134` (lines of a build's
-    log), `known_issue:7`, `commit:3f2a9c`, `project:12`.
+    """References to the sources that support the text: `build:9812`, `test:47821` (a result), `test_case:52004`,
+    `log:9812:120-134` (lines of a build's log), `known_issue:7`, `commit:3f2a9c`, `project:12`.
     """
     is_guess: bool
-    """Whether no source says so: it is only supposed."""
+    """Whether the text is a guess, which no source supports."""
 
 
 class NextStepView(msgspec.Struct):
-    """One request that does what is recommended."""
+    """Recommended next step, which can be done by one request."""
 
     action: NextAction
     """Kind of the step."""
@@ -102,13 +102,13 @@ class DiagnosisView(msgspec.Struct):
     classification: Classification | None
     """Kind of the cause; null if the evidence does not say."""
     claims: list[ClaimView]
-    """The diagnosis in sentences, each with the sources that say so."""
+    """The diagnosis divided into claims, each with the sources that support it."""
     sources: list[str]
     """All sources that the claims cite, each once."""
     next_step: NextStepView | None
     """The recommended next step; null if nothing can be done by one request."""
     provider: str
-    """What has made the diagnosis: `builtin` for rules and statistics, otherwise the kind of the model's server."""
+    """Author of the diagnosis: `builtin` for rules and statistics, otherwise the kind of the model's server."""
     fell_back: str
     """A sentence that says why rules answered instead of the model; empty if the model did, or if there is none."""
 
@@ -118,7 +118,7 @@ class SummaryView(msgspec.Struct):
     summary: str
     """How the build's tests did, and what likely caused the failures, in sentences."""
     claims: list[ClaimView]
-    """The summary in sentences, each with the sources that say so."""
+    """The summary divided into claims, each with the sources that support it."""
     sources: list[str]
     """All sources that the claims cite, each once."""
 
@@ -151,7 +151,7 @@ class Insights(msgspec.Struct):
     summary: str
     """The insights in sentences."""
     claims: list[ClaimView]
-    """The summary in sentences, each with the sources that say so."""
+    """The summary divided into claims, each with the sources that support it."""
     sources: list[str]
     """All sources that the claims cite, each once."""
 
@@ -165,8 +165,8 @@ class DiagnosisController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, data: DiagnosisRequest
     ) -> DiagnosisView:
         """Returns the most likely cause of a build's failure, how sure that is, and what to do about it, with the
-        sources that say so. The diagnosis is recorded in the audit trail, together with the evidence; if the caller
-        asks again and nothing has changed, it is not recorded again.
+        sources that support the answer. The diagnosis is recorded in the audit trail, together with the evidence; if
+        the caller asks again and nothing has changed, it is not recorded again.
 
         Answers 409 if the build has not ended, or if it passed. If a model is configured, a worker asks it for the
         words of the diagnosis. If it does not answer within a minute, the answer is that of rules and statistics.
@@ -241,8 +241,8 @@ class DiagnosisController(Controller):
 
 @asynccontextmanager
 async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
-    """Context manager around a request that asks a worker. Raises TooManyRequests if this process handles too many of
-    the caller.
+    """Context manager around a request that asks a worker. Raises TooManyRequests if this process already handles too
+    many questions of the caller, and Unavailable if it handles too many of all users.
     """
     user_id, questions = ctx.user.user_id, ctx.services.questions
     questions[user_id] += 1
@@ -256,8 +256,8 @@ async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
 
 
 async def refuse_beyond_limits(ctx: RequestContext) -> None:
-    """Raises TooManyRequests if the read model shows too many unanswered questions of the caller, and Unavailable if it
-    does so of all users together.
+    """Raises TooManyRequests if the caller has too many unanswered questions in the read model, and Unavailable if all
+    users together have too many.
     """
     unanswered = await inquiries.count_open_by_user(ctx.source, ("chat", "diagnosis"))
     refuse_too_many(ctx, unanswered.get(ctx.user.user_id, 0), sum(unanswered.values()))
@@ -288,9 +288,10 @@ async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence
 
 
 def name_diagnosis(ctx: RequestContext, evidence: Evidence, found: Answer, hour: str = "") -> str:
-    """Returns the id of a diagnosis. It is the same if a user asks again and nothing has changed, so that an unchanged
-    diagnosis is recorded once. The evidence does not show in it, since it stays when the evidence is erased. `hour` is
-    that of a repeated question to a model that has given no answer.
+    """Returns the id of a diagnosis. The id is the same if a user asks again and nothing has changed, so that an
+    unchanged diagnosis is recorded once. The id does not reveal the evidence, since it stays after the evidence is
+    erased. `hour` is the present hour for a question that is asked again because a model gave no answer, otherwise
+    empty.
     """
     contents = msgspec.json.encode((ctx.user.user_id, ctx.services.model_policy.model, evidence, found, hour))
     return ctx.services.secrets.claim(ID_PREFIX.removesuffix("-"), hashlib.sha256(contents).hexdigest())
@@ -304,8 +305,8 @@ async def find_end(ctx: RequestContext, inquiry_id: str) -> InquiryEnd | None:
 async def wait_for_answer(
     request: Request[User, Any, Any], ctx: RequestContext, command: AskInquiry, timeout_s: float
 ) -> InquiryEnd | None:
-    """Returns how the inquiry that the command has asked ended; None if it has not after `timeout_s`. Raises NotFound
-    if what it is about is deleted meanwhile, as nobody can answer it then.
+    """Waits until the inquiry of `command` has ended, and returns its end; None if it has not ended after `timeout_s`.
+    Raises NotFound if the subject of the inquiry is deleted meanwhile, since nobody can answer it then.
     """
 
     async def find() -> InquiryEnd | None:

@@ -64,7 +64,9 @@ class EmergingTest(msgspec.Struct):
 
 class EmergingList(msgspec.Struct):
     emerging: list[EmergingTest]
-    """Tests by the size of the rise; first those whose rise was recorded. Those that are rather broken come last."""
+    """Tests by the size of the rise; first those whose rise was recorded. Tests that are more probably broken than
+    flaky come last.
+    """
 
 
 class Detection(msgspec.Struct):
@@ -194,8 +196,8 @@ def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> Em
 
 
 def find_first_failing(history: RunHistory, recent: RunHistory) -> int:
-    """Returns the build with which a rise began that is not recorded: where the evidence for it begins, which may be
-    before the recent runs.
+    """Returns the id of the build with which an unrecorded rise began: the first failing build that is evidence for the
+    rise. That build may be older than the recent runs.
     """
     return follow(history).first_build_id or next(
         run.build_id for run in recent.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT

@@ -32,7 +32,7 @@ from projections.evals import EvalRow
 
 GUARD = admins_only("run evaluations and read their results")
 DEFAULT_LIMIT = 20
-"""Evaluations on a page if the request does not say how many it wants."""
+"""Number of evaluations on a page if the request does not say how many it wants."""
 NO_PAIR = "There are no two complete evaluations of one suite: run one more, then try again."
 
 EvalId = Annotated[str, Parameter(max_length=100, description="Id of the evaluation")]
@@ -58,7 +58,7 @@ class EvalItem(msgspec.Struct):
 class FailedCase(msgspec.Struct):
     case: str
     expected: str
-    """The right answer in a few words."""
+    """The right answer, in a few words."""
     got: str
     """The given answer in a few words."""
     faults: list[str]

@@ -18,7 +18,7 @@ FEATURES: Mapping[str, Capability] = {"chat": "ai_chat", "investigation": "ai_ch
 
 class ModelStatus(msgspec.Struct):
     provider: Provider
-    """What answers: `builtin` for rules and statistics, `openai` for a model behind the OpenAI API."""
+    """Provider of the answers: `builtin` for rules and statistics, `openai` for a model behind the OpenAI API."""
     model: str
     """Name of the model; `builtin` if there is none."""
     available: bool
@@ -26,7 +26,7 @@ class ModelStatus(msgspec.Struct):
     statistics then answer in its place.
     """
     features: list[str]
-    """What the server answers by this provider, of `chat`, `investigation` and `test_health`."""
+    """Features whose answers come from this provider: some of `chat`, `investigation` and `test_health`."""
 
 
 class TokenQuota(msgspec.Struct):
@@ -48,7 +48,7 @@ class LanguageModelController(Controller):
 
     @get("/llm/status", guards=[ANY_USER])
     async def get_model_status(self, ctx: RequestContext) -> ModelStatus:
-        """Returns what answers questions to the assistant, and whether it can be asked now."""
+        """Returns which provider answers questions to the assistant, and whether it can be asked now."""
         policy, license, now = ctx.services.model_policy, ctx.services.license, utcnow()
         is_available = True
         if policy.provider != "builtin":

@@ -18,7 +18,7 @@ class RecordedClassification(msgspec.Struct):
 
     source: Literal["known_issue", "rule", "statistics"]
     """`known_issue`: a known issue; `rule`: a classification rule of the project; `statistics`: people have classified
-    earlier failures with the same signature so.
+    earlier failures with the same signature in this way.
     """
     confidence: float
     """Probability that a person would agree, as the statistics estimate it; 1 for known issues and rules."""
@@ -29,11 +29,11 @@ class RecordedClassification(msgspec.Struct):
     title: str | None
     """Name of the classification rule; null for other sources."""
     text: str
-    """Part of the message and trace that a pattern matched, up to 500 characters; empty if none did."""
+    """Part of the message and trace that a pattern matched, up to 500 characters; empty if no pattern matched."""
     start: int
-    """First byte of this part in the message, a line break and the trace, in UTF-8."""
+    """Offset of the first byte of `text` in the UTF-8 bytes of the message, a line break and the trace."""
     end: int
-    """Byte after the last one of this part."""
+    """Offset of the byte after the last one of `text`."""
 
 
 async def find_recorded_classification(

@@ -43,8 +43,8 @@ class RegistrationController(Controller):
 
     @post("/register", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, Conflict)})
     async def register_machine(self, ctx: RequestContext, data: Registration) -> RegisteredMachine:
-        """Makes a machine that the server has spawned a node. The registration token works once: repeated with the same
-        `agent_token`, the request gets the same answer, and with another one 401.
+        """Registers a machine, which the server has spawned, as a node. The registration token works once: a repeated
+        request gets the same answer if it has the same `agent_token`, and 401 if it has another one.
         """
         services = ctx.services
         found = read_registration_token(services.secrets, data.registration_token)
@@ -70,7 +70,7 @@ class RegistrationController(Controller):
 async def register_vcenter_machine(
     ctx: RequestContext, operation_id: int, registration_id: str, data: Registration
 ) -> RegisteredMachine:
-    """Registers as a node a machine that an operation on a vCenter has cloned."""
+    """Registers a virtual machine, which an operation on a vCenter has cloned, as a node."""
     operation = await ctx.services.log.load_state(VCENTER_OPERATION.at(operation_id))
     title = "" if operation is None else operation.vm_name
     node_id, claim = await ctx.services.ids.draw("nodes"), name_claim(ctx, title)

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 MAX_RESULTS = 50
 """Largest number of results."""
 RANKED = 100
-"""Number of passages of each ranking that are fused."""
+"""Number of best passages that are taken from each ranking, by words and by vectors, before the two are joined."""
 MIN_SIMILARITY = 0.1
 """Cosine similarity from which on a text counts as similar to the query."""
 _STOP_WORDS = (
@@ -47,9 +47,9 @@ class SemanticResult(msgspec.Struct):
     snippet: str
     """Part of the text that was found; dots stand for what is left out."""
     build_id: int
-    """Build of the newest such failure."""
+    """Id of the build with the newest failure that has this text."""
     result_id: int | None
-    """Result of the newest such failure; null for the types `build` and `log`."""
+    """Id of the newest failed result that has this text; null for the types `build` and `log`."""
 
 
 class SemanticResults(msgspec.Struct):
@@ -117,9 +117,9 @@ class SemanticSearchController(Controller):
 
 
 def to_results(rankings: Sequence[Sequence[PassageRank]], words: Sequence[str], limit: int) -> list[SemanticResult]:
-    """Fuses rankings: that by words, and that by vectors if there is one. Passages that are equally relevant by their
-    words are in the order of the ranking by vectors. If no passage has a word of the query, the scores are multiplied
-    by the similarity, so that a query of another subject gets low ones.
+    """Joins two rankings into one: the ranking by words, and the ranking by vectors if there is one. Passages that are
+    equally relevant by their words are in the order of the ranking by vectors. If no passage has a word of the query,
+    the scores are multiplied by the similarity, so that a query of another subject gets low ones.
     """
     by_words, *by_vectors = rankings
     similarity = {item.id: item.relevance for ranking in by_vectors for item in ranking}

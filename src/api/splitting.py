@@ -39,7 +39,7 @@ class Shard(msgspec.Struct):
     names: list[str]
     """Tests or files of the shard, in the order of the request; empty if there are fewer of them than shards."""
     expected_s: float | None
-    """Time that they are expected to take one after the other, in seconds; null if no duration is known."""
+    """Seconds that the tests or files of the shard probably take, one after the other; null if no duration is known."""
 
 
 class SplitAnswer(msgspec.Struct):

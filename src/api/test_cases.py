@@ -1,4 +1,4 @@
-"""Test cases: lists of the tests of a project or job by what they do lately, and one test with its runs."""
+"""Test cases: lists of the tests of a project or job by their latest outcomes, and one test with its runs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ Days = Annotated[int, Parameter(ge=1, le=90, description="Look-back window: toda
 
 
 class TestCaseItem(msgspec.Struct):
-    """A test case with what it did in the look-back window. Its failed and retried runs of broken builds, in which most
-    tests failed, count only in `failing_streak` and `failing_since`, not in `runs` either.
+    """A test case with its outcomes in the look-back window. Failed and retried runs in broken builds, in which most
+    tests failed, count in `failing_streak` and `failing_since`, but in no other field, not even in `runs`.
     """
 
     __test__ = False
@@ -58,7 +58,7 @@ class TestCaseItem(msgspec.Struct):
     """
     outages: int
     """Number of these runs that failed, or passed on a retry only, because the machine, the network or another system
-    failed. They do not count as flips; the latter are not in `retried_runs`.
+    failed. They do not count as flips, and those that passed on a retry do not count in `retried_runs`.
     """
     retried_runs: int
     """Number of these runs that passed on a retry only."""
@@ -79,9 +79,11 @@ class TestCaseItem(msgspec.Struct):
     test did not run: it may have been removed, or is skipped. From 3 on it is not listed as `newly_failing`.
     """
     duration_ms: int | None
-    """Duration of the newest result; null if the test was skipped. In a project, the longest of those of its jobs."""
+    """Duration of the newest result; null if the test was skipped. In the list of a project, the longest of the
+    durations in its jobs.
+    """
     time_lost_ms: int
-    """Time that runs took which failed or passed on a retry only, estimated by `duration_ms`."""
+    """Milliseconds that all runs took together that failed or passed on a retry only, estimated from `duration_ms`."""
     has_failed: bool
     """Whether the test has ever failed or passed on a retry only, in any build but the broken ones."""
 
@@ -142,7 +144,9 @@ class TestCaseController(Controller):
         job_id: Annotated[
             int | None, Parameter(ge=1, le=MAX_ID, description="Only test cases that ran in this job")
         ] = None,
-        sort: Annotated[Sort, Parameter(description="What comes first: the most of it, or the lowest id")] = "failures",
+        sort: Annotated[
+            Sort, Parameter(description="Order: the largest value first; for `id` the lowest")
+        ] = "failures",
         only: Annotated[
             Only | None,
             Parameter(
@@ -160,8 +164,8 @@ class TestCaseController(Controller):
             Parameter(max_length=60, description="Where the page begins, from the `Link` of the page before"),
         ] = None,
     ) -> Response[TestCaseList]:
-        """Returns the test cases of a project or job that ran in the look-back window, sorted by what they did. The
-        header `Link: rel="next"` leads to the next page. Either `project_id` or `job_id` is required.
+        """Returns the test cases of a project or job that ran in the look-back window, in the order that `sort` names.
+        The header `Link: rel="next"` leads to the next page. Either `project_id` or `job_id` is required.
         """
         if (project_id is None) == (job_id is None):
             raise Invalid.field("project_id", "is required, or `job_id` instead of it; not both")
@@ -219,7 +223,7 @@ async def find_project_of(ctx: RequestContext, project_id: int | None, job_id: i
 
 
 def parse_position(after: str) -> tuple[int, int]:
-    """Returns the sort key in a `Link`."""
+    """Returns the sort key of the last test of a page, from the parameter `after` in the `Link` to the next page."""
     value, _, case_id = after.partition(":")
     try:
         return int(value), int(case_id)

@@ -140,7 +140,9 @@ async def fetch_decisions(
     histories: Mapping[int, RunHistory],
     now: datetime,
 ) -> dict[int, Decisions]:
-    """Returns what was decided about tests. Whether a known issue explains the failures is asked of flaky ones only."""
+    """Returns test id -> decisions of people about the test: its quarantine, and the known issue that explains its
+    failures. Looks for known issues of flaky tests only.
+    """
     job_ids = await jobs.fetch_ids(connection, project_id)
     entries = await quarantine.fetch_containing(connection, job_ids, {item.name for item in items}, now)
     failures = {item.test_id: find_newest_failures(histories[item.test_id]) for item in items if item.is_flaky}

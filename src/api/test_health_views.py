@@ -231,7 +231,7 @@ def mask_line(message: str) -> str:
 
 
 def find_counting(history: RunHistory) -> set[int]:
-    """Returns the builds with failed or retried runs that are not left out."""
+    """Returns the ids of the builds whose failed or retried run of the test counts for its health."""
     return {run.build_id for run in history.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT}
 
 

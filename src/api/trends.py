@@ -73,7 +73,9 @@ class TrendController(Controller):
 
     @get("/projects/{project_id:int}/trend", guards=[CAN_READ])
     async def get_project_trend(self, ctx: RequestContext, project_id: int, days: Days = 30) -> Trend:
-        """Returns the builds of all jobs of a project by day, as for a job."""
+        """Returns the builds of all jobs of a project by day: how many passed, how long they took, how flaky their
+        results were, and how long failures lasted.
+        """
         async with ctx.reading():
             await find_visible_project(ctx, project_id)
             return await read_trend(ctx, "project_id", project_id, days)

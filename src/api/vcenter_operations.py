@@ -45,7 +45,9 @@ MachineId = Annotated[
 ]
 VmId = Annotated[str, Parameter(max_length=100, pattern=r"^[\w-]+\Z", description="Id of the machine in the vCenter")]
 ANSWER_TIMEOUT_S = 30.0
-"""Seconds that a request waits for the end of its operation. Longer ones go on, and are answered by 504."""
+"""Seconds that a request waits for the end of its operation. A longer operation goes on, and the request is answered
+with 504.
+"""
 PROBLEMS = {"problems": (StillRunning, NotFound, Conflict, OutsideFailure, OutsideTimeout)}
 
 
@@ -64,9 +66,9 @@ class SyncedVcenter(msgspec.Struct):
     synced_vms: int
     """Number of virtual machines and templates in the datacenter."""
     updated: int
-    """Number of those that were new or had changed since the last sync, and of those that were gone."""
+    """Number of virtual machines and templates that are new, changed or gone since the last sync."""
     duration_ms: int
-    """Milliseconds that the vCenter took to list them."""
+    """Milliseconds that the vCenter took to list the machines and templates."""
 
 
 class PowerChange(msgspec.Struct):

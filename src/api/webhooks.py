@@ -37,9 +37,9 @@ from store.tables.delivery_history import DeliveryStats
 from store.tables.delivery_planning import count_replays
 
 MAX_OPEN_REPLAYS = 5
-"""Number of replays of a webhook whose deliveries are not all planned yet."""
+"""Largest number of replays of one webhook that may be open: replays whose deliveries are not all planned yet."""
 RETRY_AFTER_S = 60
-"""Seconds after which somebody whose replay was refused may ask again."""
+"""Seconds after which a user whose replay was refused may try again."""
 
 Url = Annotated[
     str,

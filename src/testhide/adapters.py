@@ -1,4 +1,5 @@
-"""Chooses the adapters of outside systems of which there are several, by the settings.
+"""Chooses, by the settings, among several adapters for the same outside system, such as a file system and an object
+store for artifacts.
 
 Each function imports its adapter itself, so that a process loads only the adapters that it uses.
 """
@@ -114,7 +115,7 @@ def vcenters(settings: Settings, outgoing: "Outgoing", secrets: Secrets) -> "Vce
 
 
 def model_policy(settings: Settings) -> "ModelPolicy":
-    """Return which language models may be asked, and for how many tokens."""
+    """Return which language models may be asked, and how many tokens they may use in a month."""
     from domain.language_model import BUILTIN, ModelPolicy
 
     if settings.ai_provider == "builtin":

@@ -1,6 +1,6 @@
 """Compares the server's other stored data with the events in the log: `testhide audit verify --contents`.
 
-Compared are build logs, artifacts, and the endpoints of webhooks and Teams channels.
+The data are build logs, artifacts, and the endpoints of webhooks and Teams channels.
 """
 
 import hashlib

@@ -127,8 +127,8 @@ async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
 
 @cache
 def application() -> "Application":
-    """Returns the HTTP application of this process, without services. A process that was forked from one that has made
-    it has it already: to make it takes 0.2 s of CPU time.
+    """Returns the HTTP application of this process, without services. Makes it at the first call, which takes 0.2 s of
+    CPU time. Processes that are forked after that share it.
     """
     from api.app import make_app
 

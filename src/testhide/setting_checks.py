@@ -16,7 +16,7 @@ MAX_MODEL_NAME = 200
 
 
 def variable(field: str) -> str:
-    """Return the environment variable of a setting."""
+    """Return the name of the environment variable of a setting."""
     return f"TESTHIDE_{field.upper()}"
 
 

@@ -33,7 +33,7 @@ has signed.
 """
 ALGORITHM = "HS256"
 MAX_READ_HEADERS = 100
-"""Number of headers of session tokens that a process remembers. All tokens that one key signed have the same."""
+"""Number of headers of session tokens that a process remembers. All tokens that one key signed have the same header."""
 MAX_READ_TOKENS = 1_000
 """Number of session tokens with a valid signature that a process remembers."""
 PUBLIC = {"public": True}

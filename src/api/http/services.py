@@ -44,23 +44,25 @@ from store.tables.shared_caches import SharedCaches
 AUDIT_PAGES = 2
 """Number of pages of the audit trail that a process reads at once, each for another user."""
 AUDIT_PAGES_OF_USER = 10
-"""Number of such pages, under way or waiting, that a user may have at a process."""
+"""Largest number of requests for pages of the audit trail, under way or waiting, that one user may have at a process.
+"""
 MAX_AUDIT_PAGES = 50
-"""Number of such pages, under way or waiting, that a process has for all users."""
+"""Largest number of requests for pages of the audit trail, under way or waiting, that all users may have at a process.
+"""
 REPLAY_REQUESTS = 4
 """Number of requests for replays of webhooks that a process handles at once, each of another user."""
 REPLAY_REQUESTS_OF_USER = 10
-"""Number of such requests, under way or waiting, that a user may have at a process."""
+"""Largest number of requests for replays of webhooks, under way or waiting, that one user may have at a process."""
 ANALYSES = 2
 """Number of analyses of tests that a process makes at once, each for another user."""
 ANALYSES_OF_USER = 10
-"""Number of such analyses, under way or waiting, that a user may have at a process."""
+"""Largest number of analyses of tests, under way or waiting, that one user may have at a process."""
 MAX_ANALYSES = 100
-"""Number of such analyses, under way or waiting, that a process has for all users."""
+"""Largest number of analyses of tests, under way or waiting, that all users may have at a process."""
 CONTAINER_LOGS = 4
 """Number of logs of containers that a process reads at once for requests without `stream`, each for another user."""
 CONTAINER_LOGS_OF_USER = 10
-"""Number of such reads, under way or waiting, that a user may have at a process."""
+"""Largest number of reads of logs of containers, under way or waiting, that one user may have at a process."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class Services:
     """Largest number of bytes of artifacts that one project may have."""
     caches: SharedCaches
     cache_quota: int
-    """Largest number of bytes of shared caches that a project's builds of one trust may have."""
+    """Largest number of bytes of the shared caches of one project and trust. Builds of different trust share no caches.
+    """
     cache_limit: int
     """Largest number of bytes of one shared cache; 0 if the server keeps none."""
     disks: Mapping[str, Path]

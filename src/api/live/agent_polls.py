@@ -80,8 +80,9 @@ class AgentPolls:
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
         """Node id -> two events of the node's open poll: one that ends the poll, and one that wakes it."""
         self._recorded: LRUCache[int, int] = LRUCache(MAX_REMEMBERED)
-        """Node id -> id of the node's poll that this process recorded last. A poll whose connection closes ends that
-        one, which may be an earlier poll: then this process knows of no open poll of the agent any more.
+        """Node id -> id of the node's poll that this process recorded last. When a poll's connection closes, the poll
+        with this id is recorded as ended. This may be an earlier poll of the node, if the closed one was not recorded
+        yet.
         """
 
     async def next(
@@ -160,8 +161,8 @@ class AgentPolls:
         return node is not None and node.session == session
 
     async def _find_subjects(self, node_id: int) -> set[str]:
-        """Returns what waits for the agent: builds (`1025`) and commands (`cmd-7`). First waits until the read models
-        have caught up.
+        """Returns the subjects of the messages that may wait for the agent: builds (`1025`) and commands (`cmd-7`).
+        First waits until the read models have caught up.
         """
         services = self._services
         await services.waiter.wait(await services.log.read_head())

@@ -37,13 +37,19 @@ EVENT_BATCH = 10
 PAGE_SIZE = 100
 """Number of events that a client which is further behind gets from the audit trail at once."""
 PAGE_READ_BYTES = 8 * 1024 * 1024
-"""Number of bytes of events after which such a page ends early."""
+"""Number of bytes of events that are read from the audit trail for a page of PAGE_SIZE events. The page ends early
+after them.
+"""
 PIECE_BYTES = 256 * 1024
-"""Size in bytes of messages after which they are sent. Each client that does not read keeps so many in memory."""
+"""Number of bytes of messages that are sent to a client at once. This much stays in memory for each client that does
+not read.
+"""
 CATCH_UPS = 2
 """Number of clients for which a process reads a page at once, each of another user."""
 FEED_LIMITS = FoldLimits(200, 4 * 1024 * 1024)
-"""How far the stream of an event is folded to show what the event changed, which takes some 30 ms."""
+"""Largest number of events, and of their bytes, that are folded to show what one event of their stream changed. Folding
+so many takes some 30 ms.
+"""
 INDEX_RETRY_S = 1.0
 """Seconds before the next attempt to read a page for a client, if the read models do not show the whole page yet."""
 
@@ -74,7 +80,7 @@ class FeedMessage(msgspec.Struct, frozen=True):
 class OlderMessages(NamedTuple):
     messages: Sequence[FeedMessage]
     position: int | None
-    """Position up to which these are all; None if no further ones are wanted."""
+    """Position up to which `messages` are complete; None if no later messages are wanted."""
 
 
 class EventFeed:
@@ -251,8 +257,8 @@ class EventStream:
         self._page_size = min(PAGE_SIZE, 2 * len(older.messages) or PAGE_SIZE)
 
     def _next_piece(self, user: User, messages: Sequence[FeedMessage]) -> tuple[bytes, int | None]:
-        """Returns the first of the messages that the client wants and its user may see, until they have PIECE_BYTES.
-        Also returns the position of the last of them, or None if these are all.
+        """Returns the first messages that the client wants and its user may see, joined, up to some PIECE_BYTES. Also
+        returns the position of the last one of them, or None if no message is left.
         """
         bodies: list[bytes] = []
         size = 0

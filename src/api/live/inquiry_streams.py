@@ -53,8 +53,8 @@ async def follow(
     services: Services, inquiry_id: str, on_change: Callable[[Inquiry], Awaitable[None]], timeout_s: float
 ) -> InquiryEnd | None:
     """Calls `on_change` with the inquiry now and after each of its events. Returns its end; None if it has not ended
-    after `timeout_s`, or if its stream cannot be read. If what it is about is deleted, nobody can record its end: then
-    returns one that says so.
+    after `timeout_s`, or if its stream cannot be read. If the subject of the inquiry is deleted, nobody can record its
+    end: then returns an end that says so.
     """
     changed = asyncio.Event()
     notification = inquiry_notification(inquiry_id)
@@ -105,12 +105,12 @@ class ChatTokens(msgspec.Struct, frozen=True):
 
 
 class JobProgress(msgspec.Struct, frozen=True):
-    """Source of a client: sends that a job is queued, its steps as they are taken, and its result."""
+    """Source of a client: sends a message about the queued job, each step when it is taken, and at last the result."""
 
     services: Services
     job_id: str
     first: dict[str, Any]
-    """What the answer without a stream would be."""
+    """First message: the answer that a request without a stream gets."""
     timeout_s: float
 
     async def __call__(self, client: StreamClient) -> None:

@@ -42,8 +42,8 @@ app = App(name="audit", help="Verify that nobody altered the log; manage signing
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""
 NOT_PROVED = 3
-"""Exit code of `verify` if the only explanation for missing contents is in the export itself, where anybody can have
-written it.
+"""Exit code of `verify` if contents are missing, and the only explanation is a deletion that the export has after its
+checkpoint, where anybody can have written it.
 """
 MAX_PUT_BACK = 10_000
 """Largest number of rows that one command puts back."""

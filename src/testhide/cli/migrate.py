@@ -1,5 +1,5 @@
-"""`testhide migrate`. It has an option, and thus a module of its own: server processes import `testhide.cli.processes`,
-and must not load the parser.
+"""`testhide migrate`: makes or changes the tables of the database. It is not in `testhide.cli.processes`, because its
+option needs the parser of the command line, which server processes must not load.
 """
 
 import asyncio

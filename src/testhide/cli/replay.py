@@ -29,7 +29,7 @@ from testhide.processes import Core, core
 from testhide.settings import Settings
 
 LAST_VERSION = 2**62
-"""Version that no event has."""
+"""Number above the version of every event, for reading a stream to its end."""
 PRINT_INTERVAL_S = 1.0
 """Seconds between two lines of progress."""
 

@@ -26,7 +26,7 @@ from testhide.supervise.watchdog import Watchdog
 __all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_fault"]
 
 START_TIMEOUT_S = 60.0
-"""Seconds for an engine to become ready: a killed PostgreSQL replays its write-ahead log first."""
+"""Seconds that an engine may take to become ready. A PostgreSQL that was killed first replays its write-ahead log."""
 FIRST_START_BYTES = 150 * 2**20
 """Bytes of free disk space that a first start needs, for a new cluster and its first write-ahead log."""
 LATER_START_BYTES = 48 * 2**20

@@ -23,8 +23,8 @@ PREPARE_TIMEOUT_S = 24 * 3600.0
 """Seconds that `prepare` may take: a release with new read models builds them from the whole log."""
 SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 WORK_NICE = 5
-"""Niceness of `work`, which gives it a third of the share of others while the processors are busy. Answers to hooks and
-users then come before what follows from them.
+"""Niceness of `work`, which gives it a third of the share of others while the processors are busy. So the server
+answers hooks and users before `work` runs the reactions to their requests.
 """
 
 
