@@ -47,8 +47,8 @@ ID_PREFIX = "chat-"
 MAX_MESSAGE = 4_000
 """Largest number of characters of a message."""
 ANSWER_TIMEOUT_S = 90.0
-"""Seconds that a request waits for its answer: longer than a model may take by default. Then it is answered with 504,
-and the answer can be read later.
+"""Seconds that a request waits for its answer: longer than a model may take by default. After that, the request is
+answered with 504, and the answer can be read later.
 """
 _SESSION = re.compile(rb'"session_id": ?"([^"]+)"')
 """Pattern that finds the id of the conversation in an answer as JSON. It matches nothing inside a text, since quotes in

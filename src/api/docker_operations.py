@@ -17,7 +17,7 @@ from store.postgres.cancellation import wait_for
 from store.postgres.notifications import EVENTS, may_contain
 
 WAIT_TIMEOUT_S = 30.0
-"""Seconds that a request waits for its operation. Then it is answered with 504."""
+"""Seconds that a request waits for its operation. After that, the request is answered with 504."""
 POLL_INTERVAL_S = 1.0
 """Seconds after which the state of an agent is looked up again, in case a notification was lost."""
 NOTIFY_ON = frozenset(event.name for event in docker_agents.EVENTS)

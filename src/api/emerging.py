@@ -64,8 +64,8 @@ class EmergingTest(msgspec.Struct):
 
 class EmergingList(msgspec.Struct):
     emerging: list[EmergingTest]
-    """Tests by the size of the rise; first those whose rise was recorded. Tests that are more probably broken than
-    flaky come last.
+    """Tests in this order: those whose rise was recorded, then the other flaky tests, then the tests that are probably
+    broken rather than flaky. Larger rises come first.
     """
 
 

@@ -124,9 +124,9 @@ class RequestedEval(msgspec.Struct):
 
 class Regressions(msgspec.Struct):
     baseline: str
-    """Id of the evaluation that is compared with."""
+    """Id of the evaluation with which `current` is compared."""
     current: str
-    """Id of the evaluation that is compared."""
+    """Id of the evaluation that is compared with `baseline`."""
     score_delta: float
     """Share of cases that pass now, minus the share that passed before; of the cases that both evaluations have."""
     cases_compared: int

@@ -74,7 +74,7 @@ class HookAnswer(msgspec.Struct):
     file.
     """
     detail: str
-    """What follows, or why nothing does, as a sentence."""
+    """Sentence that says what the server does because of the message, or why it does nothing."""
     changes: int
     """Number of changes that the message reports. The builds that they trigger start shortly after this answer."""
 

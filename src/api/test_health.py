@@ -36,7 +36,8 @@ from projections.results_days import day_of
 from projections.test_health import MAX_SUSPECTS, CaseHistory
 
 MIN_ASSESSED, ASSESSED_SHARE = 300, 3
-"""Number of tests that are assessed to rank them: MIN_ASSESSED at least, and ASSESSED_SHARE for each one in the answer.
+"""Numbers of tests that are assessed before they are ranked: ASSESSED_SHARE for each test in the answer, but at least
+MIN_ASSESSED in all.
 """
 MAX_BUILDS = 50
 """Largest number of builds that an answer lists for a test."""

@@ -116,15 +116,15 @@ class HealthList(msgspec.Struct):
 
 class FailurePattern(msgspec.Struct):
     message: str
-    """First line of the newest of these failures, with placeholders for numbers, times, paths and other parts that
+    """First line of the newest failure of the group, with placeholders for numbers, times, paths and other parts that
     change.
     """
     signature: str
-    """Signature that these failures have in common; empty if they have none."""
+    """Signature that all failures of the group have; empty if they have none."""
     failures: int
-    """Number of these failures."""
+    """Number of failures of the group."""
     builds: list[int]
-    """Ids of the builds with these failures, the newest first."""
+    """Ids of the builds with failures of the group, the newest first."""
 
 
 class RunOfNote(msgspec.Struct):

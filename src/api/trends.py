@@ -36,7 +36,7 @@ class TrendItem(msgspec.Struct):
     pass_rate: float | None
     """Share of passed builds among those that passed or failed; null if there are none."""
     duration_s: float | None
-    """Median duration of the builds that passed or failed; null if there are none."""
+    """Median duration, in seconds, of the builds that passed or failed; null if there are none."""
     results: int
     """Number of passed and failed test results of the builds."""
     failed_results: int
@@ -48,8 +48,8 @@ class TrendItem(msgspec.Struct):
     result. This is not the flake rate of a test, which its health estimates. Null if there are no results.
     """
     time_to_green_s: float | None
-    """Median time from the first failed build of a job, branch and matrix combination to the next build that passed
-    with all tests, of those that passed on this day; null if there are none.
+    """Median time, in seconds, from the first failed build of a job, branch and matrix combination to the next build
+    that passed with all tests. Includes the times that ended on this day; null if there are none.
     """
 
 

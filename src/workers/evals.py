@@ -53,7 +53,7 @@ class _Grader:
     silent: int = 0
     """Number of the last cases in a row that the language model did not answer."""
     why_silent: str = ""
-    """A sentence that says why it did not answer the last of them."""
+    """A sentence that says why the language model did not answer the last case."""
 
     @property
     def has_given_up(self) -> bool:

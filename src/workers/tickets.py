@@ -60,7 +60,7 @@ class TicketsDelayed(Exception):
     def __init__(self, why: str, retry_after_s: int) -> None:
         super().__init__(why)
         self.retry_after_s = retry_after_s
-        """Seconds to wait at least; 0 if nobody asks for any."""
+        """Smallest number of seconds to wait before the next try; 0 if the tracker asks for no wait."""
 
 
 class TicketBeingCreated(Exception):

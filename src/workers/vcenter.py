@@ -53,7 +53,7 @@ CALLER = CommandContext("system:vcenter")
 TASK_POLL_INTERVAL_S = 0.5
 """Seconds between two looks at a task of a vCenter."""
 SNAPSHOT = "testhide"
-"""Name of the snapshot of a new machine before it was first powered on."""
+"""Name of the snapshot that is taken of a new machine before it is first powered on."""
 MAX_AGE = timedelta(hours=1)
 """Age of an operation at which it fails if the vCenter does not answer any more."""
 STATES_AFTER: Mapping[PowerAction, PowerState] = {

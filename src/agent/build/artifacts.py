@@ -133,7 +133,9 @@ class _Glob:
         return names
 
     def _match(self, root: str, path: str, name: str, states: set[int]) -> tuple[bool, set[int]]:
-        """Return (whether `path` is a file that matches, states for the names in `path` if it is a folder)."""
+        """Return two values: whether `path` is a file that matches, and the states for matching the names in `path` if
+        it is a folder.
+        """
         matched = {state + 1 for state in states if self._segments[state] != "**" and self._expressions[state](name)}
         stays = {state for state in states if self._segments[state] == "**"}
         if not matched and not stays:

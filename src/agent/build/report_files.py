@@ -63,8 +63,8 @@ def _decode(chunks: Iterator[bytes]) -> Iterator[str]:
 
 
 def _read_head(texts: Iterator[str]) -> tuple[str, str]:
-    """Return the first characters of a text in XML, and its characters from the root element on. Both end early. The
-    second is empty if there is no root element within `_MAX_PROLOG` characters.
+    """Return two texts: the first characters of an XML document, and its first characters from the root element on. The
+    second text is empty if there is no root element within `_MAX_PROLOG` characters.
     """
     head = rest = until = ""
     size = 0
@@ -81,9 +81,10 @@ def _read_head(texts: Iterator[str]) -> tuple[str, str]:
 
 
 def _skip_prolog(text: str, until: str) -> tuple[str, str]:
-    """Skip what is before the root element. `until` is the end of the comment or instruction in which `text` begins,
-    or empty. Return the text from the root element on, or, if it has not come yet, the end of the text with which more
-    text must be read, and its `until`.
+    """Skip the part of an XML document before its root element. `until` is the mark that ends the comment or
+    instruction in which `text` begins; empty if it begins in none. Return the text from the root element on, and an
+    empty mark. If the root element does not begin in `text`, return the text that must be put before the next one, and
+    the `until` of both.
     """
     at = 0
     while True:

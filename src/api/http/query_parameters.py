@@ -133,7 +133,9 @@ def query_parameters(handler: BaseRouteHandler, path_names: frozenset[str]) -> d
 
 
 def find_bounds(expected: Any) -> dict[str, float]:
-    """Returns the smallest and the largest number that the type of a parameter allows, as JSON Schema names them."""
+    """Returns the smallest and the largest number that the type of a parameter allows, under their names in JSON
+    Schema: `minimum` and `maximum`. A bound that the type lacks is left out.
+    """
     kind = inspect.type_info(expected)
     if isinstance(kind, inspect.Metadata):
         kind = kind.type

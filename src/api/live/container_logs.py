@@ -11,7 +11,9 @@ from integrations.container_ports import ContainerLogs, DockerFailure
 DONE_ID = "done"
 """Id of the message `done`. A client that reconnects with it has received everything."""
 BYTES_PER_S = 1024 * 1024
-"""Number of bytes of lines that a stream sends in a second, on average. A container may print any number."""
+"""Number of bytes of lines that a stream sends in a second, on average. The limit is needed because a container may
+print much faster.
+"""
 _BEGIN, _END = b'data: {"type":"log","data":', b"}\n\n"
 
 

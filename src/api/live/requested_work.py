@@ -17,8 +17,8 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS
 T = TypeVar("T")
 
 POLL_INTERVAL_S, MAX_POLL_INTERVAL_S = 1.0, 5.0
-"""Seconds after which the end is looked for without a notification, which may be lost: at first, and later. Many
-requests that wait for long would otherwise take the time of others.
+"""Shortest and longest time in seconds between two looks for the end of the work. Looks are needed because a
+notification may be lost. They become rarer during a wait, so that many long waits do not delay other requests.
 """
 
 

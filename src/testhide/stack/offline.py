@@ -53,8 +53,9 @@ def data_folder(data: Path | None, environ: Mapping[str, str]) -> Path:
 
 
 def _has_embedded_database(folder: Path, settings: Settings) -> bool:
-    """Returns whether the PostgreSQL of these settings is the folder's own. If the record of the folder's engines is
-    lost, a secret key in the folder tells it: a stack on another PostgreSQL gets its key from the environment.
+    """Returns whether the PostgreSQL of these settings is the one in the data folder. If the record of the folder's
+    engines is lost, returns whether the folder contains a secret key: a stack on another PostgreSQL gets its key from
+    the environment.
     """
     record = read_record(folder)
     if record is None:
