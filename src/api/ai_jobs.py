@@ -31,7 +31,8 @@ ESTIMATES_S: Mapping[JobType, int] = {"project_audit": 10, "failure_cluster": 10
 is asked.
 """
 MODEL_S = 8
-"""Seconds that the two calls of a model take in addition, estimated as for evaluations."""
+"""Seconds that a job takes longer if a model is asked, which happens twice. Each call is estimated as in evaluations.
+"""
 STREAM_TIMEOUT_S = 600.0
 """Seconds for which a stream shows the progress of a job. The job goes on after that."""
 
@@ -115,7 +116,7 @@ class AiJobController(Controller):
 
     @get("/{job_id:str}/result", guards=[CAN_READ])
     async def get_ai_job_result(self, ctx: RequestContext, job_id: JobId) -> AiJobResult:
-        """Returns how far a job is, and what it has found once it is complete. Answers 404 for jobs of others."""
+        """Returns how far a job is, and what it has found once it is complete. Answers 404 for jobs of other users."""
         row = await find_job(ctx, job_id)
         inquiry = await ctx.log.load_state(INQUIRY.at(job_id))
         assert inquiry is not None
@@ -123,7 +124,7 @@ class AiJobController(Controller):
 
     @post("/{job_id:str}/cancel", status_code=200, opt={"problems": (NotFound, Conflict)}, guards=[CAN_READ])
     async def cancel_ai_job(self, ctx: RequestContext, job_id: JobId) -> CancelledAiJob:
-        """Cancels a job that is queued or running. Answers 409 if it has ended, and 404 for jobs of others."""
+        """Cancels a job that is queued or running. Answers 409 if it has ended, and 404 for jobs of other users."""
         await find_job(ctx, job_id)
         await ctx(CancelInquiry(job_id))
         return CancelledAiJob(job_id, "cancelled")

@@ -47,9 +47,9 @@ class VcenterMachines(msgspec.Struct):
 class NewAutoscaling(msgspec.Struct):
     maximum: Annotated[int, Meta(ge=1, le=MAX_MACHINES)]
     docker: DockerMachines | None = None
-    """Where containers are spawned. A pool has either `docker` or `vcenter`."""
+    """Docker host on which the machines are spawned as containers. A pool has either `docker` or `vcenter`."""
     vcenter: VcenterMachines | None = None
-    """Template that virtual machines are cloned from."""
+    """Template in a vCenter from which the machines are cloned."""
     minimum: Annotated[int, Meta(ge=0, le=MAX_MACHINES)] = 0
     idle_seconds: Annotated[int, Meta(ge=5, le=86_400)] = DEFAULT_IDLE_S
     single_use: bool = False

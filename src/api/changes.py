@@ -50,7 +50,9 @@ class ChangeView(msgspec.Struct):
     decide, as for tags. While they are unknown, the globs of paths in triggers count as matching.
     """
     jobs: list[ChangeJob]
-    """Jobs that the change has started, and those that wait for other jobs or were left out because of them."""
+    """Jobs that the change has started, jobs that wait for other jobs, and jobs that do not start because of a job that
+    they need.
+    """
 
 
 class RepositoryChangeController(Controller):

@@ -145,7 +145,7 @@ class ChatController(Controller):
     async def get_assistant_answer(
         self, ctx: RequestContext, chat_id: Annotated[str, Parameter(max_length=100, description="Id of the question")]
     ) -> ChatAnswer:
-        """Returns the answer to a question that took long. Answers 404 for questions of others."""
+        """Returns the answer to a question that took long. Answers 404 for questions of other users."""
         row = await ctx.find_row(lambda source: inquiries.find(source, chat_id))
         if row is None or row.user_id != ctx.user.user_id or row.kind != "chat":
             raise NotFound(f"There is no question {chat_id}.")

@@ -238,8 +238,8 @@ class QuarantineController(Controller):
 
 
 async def find_unknown(ctx: RequestContext, project_id: int, node_ids: Sequence[str]) -> list[str]:
-    """Returns the node ids that match no test of a project. Waits for the read models before, as far as they catch up,
-    since a report with these tests may have come a moment ago.
+    """Returns the node ids that match no test of a project. First gives the read models time to catch up, since a
+    report with these tests may have come a moment ago.
     """
     if unknown := await results_cases.find_unknown(ctx.source, project_id, node_ids):
         with suppress(Unavailable):

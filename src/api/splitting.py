@@ -46,7 +46,7 @@ class SplitAnswer(msgspec.Struct):
     shards: list[Shard]
     """The shards, as many as the request asked for."""
     unknown: list[str]
-    """Tests or files without a known duration. They count with the median of the others."""
+    """Tests or files without a known duration. Each counts as if it took the median of the known durations."""
 
 
 class SplittingController(Controller):

@@ -172,7 +172,9 @@ def first_day(days: int) -> int:
 async def find_healthy(
     connection: AsyncConnection, project_id: int, without: set[int], since: int, min_runs: int, limit: int
 ) -> list[CaseHistory]:
-    """Returns up to `limit` test cases with enough runs since a day, ordered by id. Leaves out those in `without`."""
+    """Returns up to `limit` test cases that have enough runs since the day `since`, ordered by id. Leaves out those in
+    `without`.
+    """
     found: list[CaseHistory] = []
     after = 0
     while len(found) < limit:

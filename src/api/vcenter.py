@@ -98,7 +98,7 @@ class VcenterController(Controller):
 
     @post(guards=[NODE_MANAGERS])
     async def create_vcenter(self, ctx: RequestContext, data: NewVcenter) -> VcenterItem:
-        """Connects a vCenter. A worker signs in at once, and `connected` then says whether it could."""
+        """Connects a vCenter. A worker signs in at once, and `connected` then says whether it succeeded."""
         await ctx.services.vcenters.check_host(data.host, is_admin=ctx.user.is_admin)
         receipt = await ctx(
             CreateVcenter(

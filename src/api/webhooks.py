@@ -216,8 +216,9 @@ class WebhookController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
-        """Changes a webhook. Fields that are left out stay unchanged. A masked URL, as GET returns it, changes nothing
-        either. If the URL changes or the webhook becomes active, the server tries its waiting deliveries at once.
+        """Changes a webhook. Fields that are left out stay unchanged, and so does the URL if the request has the masked
+        URL that GET returns. If the URL changes or the webhook becomes active, the server tries its waiting deliveries
+        at once.
         """
         row = await find_accessible(ctx, WebhookRow, id)
         url = None if data.url is UNSET or data.url == mask_url(row.url) else data.url

@@ -87,7 +87,7 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
         root_keys = tuple(StoredRootKey(*columns) for columns in await fetch_wrapped_roots(connection, keys[0]))
         note = NoteRotation(leaked, find_operator(), opener_of(keys[0]), root_keys)
         await Handler(parts.log, utcnow).execute(note, CommandContext("system:operator"))
-        _keep(settings, keys, file)
+        _store_key(settings, keys, file)
         await remove_old_keys(connection, keys[0])
     return Rotated(is_done_before=False, unreadable=unreadable)
 
@@ -120,7 +120,7 @@ async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
     return make_key(file.with_name(NEXT_SECRET_KEY))
 
 
-def _keep(settings: Settings, keys: Sequence[bytes], file: Path | None) -> None:
+def _store_key(settings: Settings, keys: Sequence[bytes], file: Path | None) -> None:
     """Store the new secret key, `keys[0]`, where processes read it at their start: in `file`, or in the settings of a
     running stack.
     """

@@ -289,7 +289,7 @@ def find_value(field: str, environ: Mapping[str, str]) -> str:
         raise Fault(f"Both {given[0]} and {given[1]} are set: keep one.", 2)
     name, value = given[0], environ[given[0]]
     if name.endswith("_COMMAND"):
-        return _output(value, name)
+        return _run_key_command(value, name)
     if name == variable(field):
         return value
     try:
@@ -306,7 +306,7 @@ def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None
     return parse_key(value, variable(field)) if value else None
 
 
-def _output(command: str, name: str) -> str:
+def _run_key_command(command: str, name: str) -> str:
     """Return the output of a command that prints a secret key. Raises Fault, without the output, if the command
     fails.
     """

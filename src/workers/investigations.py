@@ -41,7 +41,7 @@ class Investigator:
     ) -> AnswerInquiry:
         """Returns the command that records what a job has found and concluded."""
         question = Question(kind, project_id, message=QUESTIONS[kind], days=DAYS)
-        lead = await self._gather_of_lead(project_id, found)
+        lead = await self._gather_for_lead(project_id, found)
         answer = found.answer if lead is None else add_cause(found.answer, lead)
         if lead is not None and answer.root_cause:
             await take_step("cause", f"The cause of the failure that matters most: {answer.root_cause}")
@@ -65,7 +65,7 @@ class Investigator:
             fell_back=written.fell_back or chosen.fell_back,
         )
 
-    async def _gather_of_lead(self, project_id: int, found: Findings) -> Evidence | None:
+    async def _gather_for_lead(self, project_id: int, found: Findings) -> Evidence | None:
         """Returns the evidence for the failure that matters most; None if the job found no failure, or if the failure
         was deleted meanwhile.
         """

@@ -151,7 +151,7 @@ class ProjectAnalyst:
         builds, failures, _ = await self._read_failures(project_id, self.clock())
         await take_step("failures", f"{failures:,} tests failed in {len(builds):,} failed builds.")
         clusters = await asyncio.to_thread(find_clusters, builds)
-        clusters = [await self._name(cluster) for cluster in clusters]
+        clusters = [await self._add_tests(cluster) for cluster in clusters]
         await take_step("clusters", f"{len(clusters):,} causes are probably different.")
         answer = summarize_clusters(project_id, clusters, len(builds))
         result = {
@@ -273,14 +273,14 @@ class ProjectAnalyst:
                 cluster.builds,
                 result_id,
                 "infra" if cluster.kind == "infrastructure" else "product_bug",
-                (await self._name(cluster)).tests,
+                (await self._add_tests(cluster)).tests,
                 cluster.last_build,
             )
             for result_id, cluster in newest.items()
             if result_id in unread
         ]
 
-    async def _name(self, cluster: FailureCluster) -> FailureCluster:
+    async def _add_tests(self, cluster: FailureCluster) -> FailureCluster:
         """Returns a copy of the cluster with its newest EXAMPLES results and the node ids of their tests."""
         shown = cluster.result_ids[-EXAMPLES:]
         found = [await results_history.find_origin(self.pool, result_id) for result_id in shown]

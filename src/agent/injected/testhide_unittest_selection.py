@@ -33,13 +33,13 @@ def begin() -> None:
             with suppress(Exception):
                 if os.environ.get(_RUNNING, process_id) == process_id and _PYTEST_RUNNING not in os.environ:
                     os.environ[_RUNNING] = process_id
-                    return self.suiteClass([test for test in suite if not wanted.isdisjoint(_names(test))])
+                    return self.suiteClass([test for test in suite if not wanted.isdisjoint(_list_names(test))])
             return suite
 
         loader.loadTestsFromTestCase = load_wanted
 
 
-def _names(test: Any) -> Iterator[str]:
+def _list_names(test: Any) -> Iterator[str]:
     """Yield the names that a list may contain for a test: its id; its file, followed by the id; and its file, followed
     by the id without the module. Reports use both forms with the file.
     """

@@ -55,7 +55,7 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
         services: Services = request.app.state.services
-        number = _id(request, parameter)
+        number = _read_id(request, parameter)
         if as_of is None or number is None:
             yield RequestContext(services, request)
         else:
@@ -65,7 +65,7 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
     return {"dependencies": {"ctx": Provide(provide)}, "opt": {"as_of": True}}
 
 
-def _id(request: Request[Any, Any, Any], parameter: str) -> int | None:
+def _read_id(request: Request[Any, Any, Any], parameter: str) -> int | None:
     """Returns the value of the path or query parameter `parameter` as an id. Returns None if it is not a valid id; the
     handler then refuses the request.
     """

@@ -53,7 +53,8 @@ class PublicBodies:
     @contextmanager
     def hold(self, scope: Scope) -> Iterator[Callable[[int], None]]:
         """Yields a function that counts a number of bytes as held until the block ends. The function raises
-        TooManyRequests if the caller's network then holds too many bytes, and Unavailable if all callers together do.
+        TooManyRequests if too many bytes are then held for the caller's network, and Unavailable if too many are held
+        for all callers together.
         """
         counted = 0
         network: Network | None = None

@@ -112,7 +112,7 @@ class DeliveryPlanner:
         endpoint is notified or would be if it were active.
         """
         self._types |= await delivery_endpoints.fetch_types(connection)
-        return sorted({event.name for event in FOLDED_EVENTS}.union(_sources(self._types)))
+        return sorted({event.name for event in FOLDED_EVENTS}.union(_find_sources(self._types)))
 
     async def _follow(self) -> None:
         async with self.pool.connection() as connection, connection.transaction():
@@ -205,7 +205,7 @@ class DeliveryPlanner:
             if replay is None:
                 return False
             self._last_replayed = replay.target.project_id or NO_PROJECT
-            events = await self.event_log.read(replay.position, self.batch_size, _sources(replay.target.events))
+            events = await self.event_log.read(replay.position, self.batch_size, _find_sources(replay.target.events))
             targets = Targets()
             targets.add(replay.target)
             planned: list[PlannedDelivery] = []
@@ -268,6 +268,6 @@ def plan_event(recorded: Recorded, targets: Iterable[DeliveryTarget], *, replay:
                 )
 
 
-def _sources(types: Collection[str]) -> list[str]:
+def _find_sources(types: Collection[str]) -> list[str]:
     """Returns the names of the events that cause notifications of these types."""
     return sorted({source.name for type_ in types for source in SOURCES[type_]})

@@ -56,7 +56,7 @@ class TeamsSender:
             return CardContext()
         job = await self.event_log.load_state(JOB.at(job_id))
         project = None if job is None else await self.event_log.load_state(PROJECT.at(job.project_id))
-        tests, number = await self._tests(position, event)
+        tests, number = await self._find_tests(position, event)
         return CardContext(
             project="" if project is None else project.title,
             job="" if job is None else job.title,
@@ -64,7 +64,7 @@ class TeamsSender:
             number=number,
         )
 
-    async def _tests(self, position: int, event: Event) -> tuple[Sequence[str], int]:
+    async def _find_tests(self, position: int, event: Event) -> tuple[Sequence[str], int]:
         """Returns the node ids of the first tests that an event is about, and the number of all these tests."""
         match event:
             case TestsQuarantined():

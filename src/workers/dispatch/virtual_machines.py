@@ -58,9 +58,9 @@ class VirtualMachines:
             case VcenterDeleted():
                 self.deleted_vcenters.add(event.vcenter_id)
             case VcenterOperationRequested(kind="delete") if event.vm_name:
-                self._follow(self.removals, find_operation_id(event.vm_name), event)
+                self._record_request(self.removals, find_operation_id(event.vm_name), event)
             case VcenterOperationRequested(kind="revert") if event.vm_name:
-                self._follow(self._reverts, find_operation_id(event.vm_name), event)
+                self._record_request(self._reverts, find_operation_id(event.vm_name), event)
             case VcenterOperationEvent() if (clone_id := self._clone_of.get(event.operation_id)) is not None:
                 for states in (self.removals, self._reverts):
                     if clone_id in states and states[clone_id].operation_id == event.operation_id:
@@ -113,7 +113,7 @@ class VirtualMachines:
             if (last := states.pop(clone_id, None)) is not None:
                 self._clone_of.pop(last.operation_id, None)
 
-    def _follow(
+    def _record_request(
         self, states: dict[int, VcenterOperation], clone_id: int | None, event: VcenterOperationRequested
     ) -> None:
         """Records in `states` the request to delete or revert a machine of a node pool. Ignores requests for other

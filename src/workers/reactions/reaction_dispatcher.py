@@ -131,7 +131,7 @@ class ReactionDispatcher:
         # One statement for all queues, which are empty most of the time.
         has_due = await reactions.find_names_of_due(self._pool)
         for queue, jobs in self._queues.items():
-            names = [name for name in self._names(queue) if name in has_due]
+            names = [name for name in self._list_names(queue) if name in has_due]
             if not names:
                 continue
             due = await reactions.fetch_due(self._pool, names, SWEEP_SIZE)
@@ -243,12 +243,12 @@ class ReactionDispatcher:
                 if not is_taken:
                     return
                 await self._tries.run(reaction, due)
-            upcoming = await reactions.fetch_next_of_project(self._pool, self._names(reaction.queue), project_id)
+            upcoming = await reactions.fetch_next_of_project(self._pool, self._list_names(reaction.queue), project_id)
             if upcoming and not await self._queues[reaction.queue].enqueue(upcoming):
                 for one in upcoming:
                     self._start(one)
 
-    def _names(self, queue: Queue) -> list[str]:
+    def _list_names(self, queue: Queue) -> list[str]:
         """Returns the names of the reactions in a queue."""
         return [reaction.name for reaction in self._reactions.values() if reaction.queue == queue]
 
