@@ -33,8 +33,8 @@ def log_positions(projections: Sequence[tuple[str, int]], losses: Sequence[type[
     """Returns SQL for the FROM of a query for credentials: `log`, one row with the columns of ReadCredentials.
 
     `projections` are pairs of name and version: the read models that the query reads. `losses` are the types of the
-    events that may take rights. If these read models are at most MAX_SEARCHED events behind, and none of these events
-    may take rights from anybody, the read models show as much as at the end of the log.
+    events that may take rights. The column `shown` is the position of these read models. It is the end of the log
+    instead if they are at most MAX_SEARCHED events behind, and none of these events is of a type in `losses`.
     """
     versions = ", ".join(f"('{name}', {version})" for name, version in projections)
     names = ", ".join(f"'{event.name}'" for event in losses)
@@ -62,7 +62,7 @@ class ReadCredentials(msgspec.Struct, frozen=True):
     """Position up to which the read models show all losses of rights."""
 
     losses: ClassVar[tuple[type[Event], ...]]
-    """Types of the events that may take rights from such a caller."""
+    """Types of the events that may take rights from a caller with credentials of this class."""
 
     @property
     def streams(self) -> list[str]:
@@ -70,7 +70,9 @@ class ReadCredentials(msgspec.Struct, frozen=True):
         raise NotImplementedError
 
     def loses_by(self, event: Event) -> bool:
-        """Returns whether an event of these streams and types takes rights from the caller."""
+        """Returns whether the event takes rights from the caller. It is an event of a type in `losses`, from one of the
+        `streams`.
+        """
         raise NotImplementedError
 
 

@@ -25,7 +25,7 @@ from store.postgres.queries import Source
 
 VERSION = 2
 MAX_DECISIONS = 50
-"""Number of decisions that are kept for each pool, the last ones."""
+"""Number of decisions that are kept for each pool: the latest ones."""
 
 DecisionKind = Literal["scaled_up", "scaled_down", "machine_reverted", "scaling_failed"]
 

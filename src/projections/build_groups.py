@@ -12,9 +12,9 @@ from projections.engine.queries import fetch_all, fetch_column
 from store.postgres.queries import Source, fetch_rows
 
 MAX_EARLIER = 10
-"""Number of builds of the job and branch before this one."""
+"""Largest number of builds that `fetch_earlier` returns."""
 SEARCHED_EARLIER = 60
-"""Number of builds of the job among which these are searched."""
+"""Number of a job's builds before a given one that `fetch_earlier` searches for builds of the same branch."""
 
 
 async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
@@ -43,7 +43,9 @@ async def fetch_last_runs(source: Source, first_id: int) -> list[BuildRow]:
 
 
 async def fetch_failed_others(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the other builds of a build's group that failed or were aborted, as far as they count for its status."""
+    """Returns the other builds in a build's group that failed or were aborted. Leaves out builds that do not count for
+    the status of the group.
+    """
     if build.group_id is None:
         return ()
     counting = await fetch_counting(source, build.group_id)
@@ -73,8 +75,8 @@ async def fetch_of_change(source: Source, change_id: int) -> list[tuple[int, int
 
 
 async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the builds of the same job, branch and combination before this one that passed or failed. Leaves out
-    those that ran only some tests, since such a build passes while others of its tests still fail.
+    """Returns the builds of the same job, branch and combination that came before this one, and passed or failed.
+    Leaves out builds that ran only some tests: such a build may pass while other tests still fail.
     """
     query = (
         f"SELECT * FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s AND id < %(id)s ORDER BY id DESC"
@@ -87,7 +89,7 @@ async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, 
 
 
 async def fetch_same_commit(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns some other builds of the job and combination on the commit that passed or failed, the newest first."""
+    """Returns some other builds that passed or failed with the same job, combination and commit, the newest first."""
     if not build.commit_sha:
         return ()
     ids = await builds.find_ended_on_commit(source, build.job_id, build.commit_sha, build.matrix, other_than=build.id)

@@ -11,8 +11,8 @@ from store.postgres.queries import Source, fetch_rows
 
 
 async def fetch_lines(source: Source, build_ids: Collection[int], asked: Collection[int] = ()) -> Lines:
-    """Returns what is known about builds with notable runs. `asked` has the ids of builds on the branch that somebody
-    asks about.
+    """Returns the lines of builds with notable runs. `asked` has the ids of builds on the branch of a question, if this
+    is not the default branch.
     """
     following = (
         f"SELECT build_id FROM {BuildOutcomeRow.table} n WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0"

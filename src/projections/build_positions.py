@@ -23,7 +23,7 @@ VERSION = 1
 NEVER = 2**62
 """Position of an event that has not happened."""
 MAX_CONCURRENT_STARTS = 1_000
-"""Largest number of other builds that may be queued in the time from the allocation of a build's id to its event
+"""Largest number of other builds that may be queued between the allocation of a build's id and its event
 `build.queued`.
 """
 

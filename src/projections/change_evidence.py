@@ -1,5 +1,5 @@
-"""Queries for the changes of a repository with which failures of a build may have come: those between the last good and
-the first bad build. Only what a hook or `git-notify` has reported is known.
+"""Queries for the changes of a repository that may have caused failures of a build: those that came after the last good
+build and up to the first bad one. Only changes that a hook or `git-notify` has reported are known.
 """
 
 from contextlib import suppress
@@ -17,18 +17,21 @@ from store.log.event_log import EventLog
 from store.postgres.queries import Source
 
 MAX_RANGES = 3
-"""Number of pairs of a good and a bad build between which changes are looked for."""
+"""Largest number of pairs of a good and a bad build between which changes are looked for."""
 MAX_CHANGES = 5
-"""Number of changes of each pair, the newest ones."""
+"""Largest number of changes that are returned for each pair of a good and a bad build: the newest ones."""
 SEARCHED_BUILDS = 1_000
-"""Number of builds of the project, the newest ones of each pair, among which those of changes are searched."""
+"""Number of a project's builds, the newest ones between a good and a bad build, that are searched for builds that a
+change started.
+"""
 MAX_PATHS = 30
-"""Number of paths of a change that are kept."""
+"""Largest number of changed paths that are kept of a change."""
 
 
 async def fetch_changes(source: Source, log: EventLog, evidence: Evidence) -> tuple[ChangeFacts, ...]:
-    """Returns the changes of the branch that came after the last good build of a failed test, at latest with its first
-    bad one; without failed tests, those since the build before if that one passed.
+    """Returns the changes of the build's branch that may have made its tests fail. For a failed test, these came after
+    the last good build and up to the first bad one. If no test failed, they are those since the build before, provided
+    that it passed.
     """
     build = evidence.build
     if build is None or not (ranges := _find_ranges(evidence)):
@@ -50,7 +53,9 @@ async def fetch_changes(source: Source, log: EventLog, evidence: Evidence) -> tu
 
 
 def _find_ranges(evidence: Evidence) -> list[tuple[int, int, str | None]]:
-    """Returns (last good build, first bad build, commit of the last good one), each once."""
+    """Returns the pairs of builds between which changes are looked for, without duplicates. Each is (last good build,
+    first bad build, commit of the last good build).
+    """
     assert evidence.build is not None
     starts = [test.first_bad for test in evidence.failures if test.first_bad is not None]
     found = [
@@ -65,8 +70,8 @@ def _find_ranges(evidence: Evidence) -> list[tuple[int, int, str | None]]:
 
 
 async def _find_change_ids(source: Source, project_id: int, branch: str, good: int, bad: int) -> list[int]:
-    """Returns the ids of the newest changes of a branch that started builds of the project after `good`, up to `bad`.
-    Not only builds of the same job count, since a nightly build is started by no change.
+    """Returns the ids of the newest changes of a branch that started builds of the project after the build `good`, up
+    to the build `bad`. Searches all jobs, since a nightly build, for example, is started by no change.
     """
     between = (
         f"SELECT branch, trigger FROM {BuildRow.table} WHERE project_id = %(project)s AND id > %(good)s"

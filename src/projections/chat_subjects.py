@@ -1,5 +1,4 @@
-"""Query for what a chat message is about, if the request does not say: a build, a job or a project that it names.
-
+"""Query for the subject of a chat message: the build, job or project that the message names, if the request names none.
 Only projects that the caller may read are searched.
 """
 
@@ -31,15 +30,19 @@ from projections.projects import ProjectRow
 from store.postgres.queries import Source, fetch_row, fetch_rows, fetch_rows_planned
 
 MAX_NAMED = 50
-"""Number of jobs, and of projects, that a message may name: first those of the conversation, then the longest names."""
+"""Largest number of names of jobs, and of projects, that are looked for in a message. Those of the conversation's
+project come first, then the longest.
+"""
 MAX_JOBS = 100
-"""Number of jobs whose names a message may have misspelt."""
+"""Largest number of jobs whose names are compared with misspelt words of a message: the newest ones."""
 MAX_BRANCH_BUILDS = 2_000
-"""Number of newest builds in which a branch is looked for."""
+"""Number of the newest builds that are searched for a build on a branch that a message names."""
 MAX_TESTS_OF_PROJECTS = 200
-"""Number of tests with the words of a name that are looked at if the project is not known."""
+"""Largest number of tests, of all projects, that are compared with a test name in a message. Used while the project is
+not known.
+"""
 MAX_NUMBERS = 50
-"""Number of builds that a message may name. The first ones count."""
+"""Largest number of build numbers that are read from a message: the first ones."""
 MAX_ID_DIGITS = 15
 _ID = rf"\d{{1,{MAX_ID_DIGITS}}}"
 _BUILD = re.compile(rf"(?:\bbuild ?(?:#|no\.?|number)? ?|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
@@ -51,11 +54,13 @@ class ChatSubject(msgspec.Struct, frozen=True):
     build_id: int | None = None
     build_choice: BuildChoice = ""
     result_id: int | None = None
-    """Result of the test that the message names, if it names one and a failure of it was found."""
+    """Id of a failed result, if the message names exactly one test and a failure of it was found."""
     is_missing: bool = False
     """Whether the message names a build, a job or a project that does not exist."""
     rest: str = ""
-    """The message without the names of jobs and projects that were found: names of branches may be in it."""
+    """The message without the names of jobs and projects that were found. Names of branches are looked for in this
+    text.
+    """
 
 
 class Nameable(msgspec.Struct, frozen=True):
@@ -70,16 +75,22 @@ class Nameable(msgspec.Struct, frozen=True):
 class NamedSubject(msgspec.Struct, frozen=True):
     subject: ChatSubject | None
     rest: str
-    """The message without the names that were found."""
+    """The message without the names of jobs and projects that were found."""
 
 
 async def find_subject(
     source: AsyncConnection, projects: Sequence[int] | None, message: str, earlier: ChatSubject | None = None
 ) -> ChatSubject | None:
-    """Returns what a message is about: a build that it names by its number; or else a job that it names; or else a
-    project that it names; or else what the conversation was `earlier` about; or else the only project; or else the only
-    one with the tests that it names. None if there is none of these. `projects` are those that the caller may read;
-    None for all.
+    """Returns the subject of a message. Takes the first of these that exists:
+
+    1. a build that the message names by its number;
+    2. a job that the message names;
+    3. a project that the message names;
+    4. `earlier`, the subject of the conversation so far;
+    5. the only project that the caller may read;
+    6. the only project with the tests that the message names.
+
+    Returns None if none exists. `projects` are the ids of the projects that the caller may read; None for all.
     """
     if numbers := _find_numbers(message):
         query = (
@@ -101,20 +112,22 @@ async def find_subject(
 
 
 async def find_only_project(source: Source, projects: Sequence[int] | None) -> ChatSubject | None:
-    """Returns the only project that the caller may read; None if there are others."""
+    """Returns the project of a caller who may read only one; None for other callers."""
     query = f"SELECT id FROM {ProjectRow.table} WHERE {_IS_VISIBLE.replace('project_id', 'id')} LIMIT 2"
     rows = await fetch_rows(source, query, {"projects": _listed(projects)})
     return ChatSubject(rows[0][0]) if len(rows) == 1 else None
 
 
 async def choose_build(source: AsyncConnection, subject: ChatSubject, message: str) -> ChatSubject:
-    """Returns the subject with the build that the question is about if nobody has named one: the newest one in which a
-    test failed that the message names; or else the newest one of the job, on the branch that the message names, or else
-    on its default branch. Of a project, returns that of the job that failed last; only if no job is red, the newest
-    one. Those passed or failed, are not of a fork and ran all tests. If the newest one is of a matrix whose builds did
-    not all pass, returns the one with the most failed tests, never one that passed. A question about a project stays
-    one if it can be answered without a build. If something that the message names does not exist, a build is only
-    offered.
+    """Chooses a build for a question that names none, and returns the subject with it. Takes the first of these that
+    exists:
+    1. the newest build with a failure of a test that the message names;
+    2. for a job, its newest build on the branch that the message names, or else on the default branch;
+    3. for a project, the newest build of the job that failed last, or its newest build if no job is red.
+
+    Considers only builds that passed or failed, ran all tests and are not of a fork. If the builds of a matrix did not
+    all pass, chooses the one with the most failed tests. Chooses none for a question about a project that needs no
+    build. If something that the message names does not exist, offers a build instead of choosing it.
     """
     if subject.is_missing:
         return await _offer_build(source, subject)
@@ -148,8 +161,8 @@ async def choose_build(source: AsyncConnection, subject: ChatSubject, message: s
 async def _find_named(
     source: AsyncConnection, projects: Sequence[int] | None, message: str, earlier: ChatSubject | None
 ) -> NamedSubject:
-    """Returns the job that a message names, or else the project. A job is one of the project that the message names,
-    and rather of the one that the conversation was about than of another.
+    """Finds the job that a message names, or else the project. A job must be of the project that the message names, if
+    it names one. Among jobs with the name, a job of the conversation's project is preferred.
     """
     ids = [int(one.name) for one in find_marked_names(message) if re.fullmatch(_ID, one.name)]
     near = None if earlier is None else earlier.project_id
@@ -171,8 +184,9 @@ async def _find_named(
 
 
 def choose_named(nameables: Sequence[Nameable], message: str, near: int | None) -> NamedSubject:
-    """Returns the job that a message names, or else the project. `near` is the project that the
-    conversation was about. Longer names count first: a part of a name is none of its own.
+    """Returns the job that a message names, or else the project. Prefers jobs of the project `near`, which is that of
+    the conversation. Looks for longer names first; a name that is only part of a longer name in the message does not
+    count.
     """
     rest, found = message, list[Nameable]()
     for name in sorted({one.name.lower() for one in nameables}, key=lambda name: (-len(name), name)):
@@ -202,8 +216,8 @@ def choose_named(nameables: Sequence[Nameable], message: str, near: int | None) 
 async def _find_misspelt_job(
     source: AsyncConnection, projects: Sequence[int] | None, message: str, earlier: ChatSubject | None
 ) -> ChatSubject | None:
-    """Returns the job whose name is almost in a message, rather one of the project of the conversation; None if there
-    is none among the newest jobs.
+    """Returns the job whose name a message has misspelt. Looks at the newest jobs, and prefers jobs of the
+    conversation's project. Returns None if no name is similar enough.
     """
     query = (
         f"SELECT project_id, id, name FROM {JobRow.table} WHERE {_IS_VISIBLE}"
@@ -218,7 +232,9 @@ async def _find_misspelt_job(
 async def _find_project_of_tests(
     source: AsyncConnection, projects: Sequence[int] | None, message: str
 ) -> ChatSubject | None:
-    """Returns the only project with the first test that a message names and that there is; None if there are others."""
+    """Returns the project with the tests that a message names, found by the first name that any test has. Returns None
+    if tests of several projects have this name.
+    """
     for searched in search_for_tests(message):
         query = (
             f"SELECT project_id, node_id FROM {TESTS} WHERE words @@ %(words)s::text::tsquery"
@@ -232,7 +248,9 @@ async def _find_project_of_tests(
 
 
 async def _offer_build(source: AsyncConnection, subject: ChatSubject) -> ChatSubject:
-    """Returns the build of the conversation as one that exists, or else the newest one of the job or project."""
+    """Returns a subject that offers a build to the user: the build of the conversation, or else the newest build of the
+    job or project.
+    """
     if subject.build_id is not None:
         return ChatSubject(subject.project_id, subject.job_id, subject.build_id, "offered")
     newest = await fetch_newest(source, subject.project_id, job_id=subject.job_id)
@@ -242,8 +260,8 @@ async def _offer_build(source: AsyncConnection, subject: ChatSubject) -> ChatSub
 
 
 async def _find_newest_of_branch(source: AsyncConnection, subject: ChatSubject) -> BuildRow | None:
-    """Returns the newest build of a branch that the message names, the first one that has builds. Only the newest
-    builds of the job, or of the project, are looked at.
+    """Returns the newest build of the branch that the message names. Takes the first named branch that has builds.
+    Searches only the newest builds of the job, or of the project.
     """
     words = find_branch_words(subject.rest)
     if not words:
@@ -260,9 +278,9 @@ async def _find_newest_of_branch(source: AsyncConnection, subject: ChatSubject) 
 async def _find_newest_failure(
     source: AsyncConnection, subject: ChatSubject, message: str, of_branch: BuildRow | None
 ) -> results_history.ResultOrigin | None:
-    """Returns the newest failure of the first test that a message names and that has failed in the project, and in the
-    job if one is known: rather one that says something about the test. Failures of forks do not count, nor those of
-    other branches than that of the build.
+    """Returns the newest failure of the first test that a message names and that has failed in the project, or in the
+    job if one is known. Prefers failures that say something about the test. Ignores failures of forks and, if
+    `of_branch` is a build, of other branches than its branch.
     """
     async for case_id, _ in find_cases(source, subject.project_id, message, failed=True):
         for build_id, result_id in await fetch_failures(source, case_id, counting_first=of_branch is None):
@@ -282,7 +300,7 @@ def _asks_about_build(message: str) -> bool:
 
 
 def _find_numbers(message: str) -> list[int]:
-    """Returns the numbers of builds that a message names, in its order, each once."""
+    """Returns the build numbers in a message, in the order of the text, without duplicates."""
     # One space between words, so that the search takes linear time.
     found = _BUILD.findall(" ".join(message.split()))
     return list(dict.fromkeys(map(int, found)))[:MAX_NUMBERS]

@@ -79,7 +79,7 @@ PROJECTION = Projection("evals", VERSION, (EvalRow,), keys, apply, handles=(Eval
 async def fetch_page(
     source: Source, *, status: EvalStatus | None, before: int | None, limit: int, offset: int
 ) -> list[EvalRow]:
-    """Returns a page of the evaluations, newest first. `before` limits it to numbers below."""
+    """Returns a page of the evaluations, newest first. `before` limits the page to evaluations with smaller numbers."""
     query = (
         f"SELECT * FROM {EvalRow.table} WHERE (%(status)s::text IS NULL OR status = %(status)s)"
         " AND (%(before)s::bigint IS NULL OR number < %(before)s)"

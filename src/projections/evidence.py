@@ -58,15 +58,15 @@ from store.log.event_log import EventLog
 from store.postgres.queries import Source, connected
 
 MAX_SIGNATURES = 60
-"""Number of different failures of a build that are counted."""
+"""Largest number of groups of equal failures, by signature, that are read of a build."""
 EXAMPLES = 3
-"""Largest number of results of each such failure that are looked at."""
+"""Largest number of results that are read of each group of equal failures."""
 ASSESSED_RUNS = 200
 
 
 async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
-    """Returns what is known about the build of a question, or about its project if it is about no build. If the project
-    has no such build, the evidence contains no build. `log` has the changes of repositories.
+    """Returns what is known about the build of a question, or about its project if the question is about no build. If
+    the project has no such build, the evidence has none either. Reads the changes of repositories from `log`.
     """
     async with connected(source) as connection:
         if question.build_id is None:
@@ -127,8 +127,8 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
 
 
 async def _fetch_jobs(connection: AsyncConnection, question: Question, build: BuildRow) -> list[JobState]:
-    """Returns the states of the project's jobs, on the branch that the message names, if it names that of the build.
-    Those of the first red ones have the names of some failed tests.
+    """Returns the states of the project's jobs. If the message names the branch of the build, the states are those on
+    this branch. The first red jobs also get the names of some failed tests.
     """
     named = build.branch if build.branch.lower() in find_branch_words(question.message) else None
     states = await fetch_job_states(connection, question.project_id, named)
@@ -144,7 +144,7 @@ async def _fetch_jobs(connection: AsyncConnection, question: Question, build: Bu
 
 
 class _EqualResults(msgspec.Struct, frozen=True):
-    """Failures of the build with one signature, as `fetch_equal_failures` returns them."""
+    """A group of failures of a build with one signature, as `fetch_equal_failures` returns it."""
 
     signature: str
     results: int
@@ -169,7 +169,9 @@ class _FailedRow(msgspec.Struct, frozen=True):
 
 
 def _choose(groups: Sequence[_EqualResults], question: Question) -> list[int]:
-    """Returns the results to look at: that of the question, then one of each signature, then a second of each."""
+    """Returns the ids of the results to look at: first the result of the question, then one result of each signature,
+    then a second result of each, and so on.
+    """
     in_turn = chain.from_iterable(zip_longest(*(group.result_ids for group in groups)))
     chosen = [result_id for result_id in in_turn if result_id is not None]
     if question.result_id is not None:
@@ -180,8 +182,8 @@ def _choose(groups: Sequence[_EqualResults], question: Question) -> list[int]:
 async def _fetch_failed_tests(
     connection: AsyncConnection, ranges: ReportRanges, ids: Sequence[int], question: Question
 ) -> list[FailedTest]:
-    """Returns the failed results with these ids, in the order of the ids. Leaves out those that do not count against
-    the build, unless there are no others or the question is about them.
+    """Returns the failed results with these ids, in the order of the ids. Leaves out results that do not count against
+    the build, unless only such results are there or the question is about one of them.
     """
     block = f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= wanted.id ORDER BY first_result_id DESC LIMIT 1"
     index = "wanted.id - b.first_result_id + 1"
@@ -222,7 +224,7 @@ async def _fetch_failed_tests(
 async def _fetch_histories(
     connection: AsyncConnection, failures: Sequence[FailedTest], of_branch: Sequence[int]
 ) -> dict[int, RunHistory]:
-    """Returns test case -> history of its runs, on the default branch and in the builds `of_branch`."""
+    """Returns test case -> history of its runs on the default branch. Runs in the builds `of_branch` are included."""
     cases = await test_health.fetch_histories(connection, [one.case_id for one in failures], asked=of_branch)
     return {case.id: case.history for case in cases}
 
@@ -257,7 +259,9 @@ def _assess(history: RunHistory) -> TestRecord:
 async def _add_starts(
     connection: AsyncConnection, failures: Sequence[FailedTest], build_id: int, question: Question
 ) -> list[FailedTest]:
-    """Adds where the first few tests, each with another signature, began to fail."""
+    """Adds to the first few tests the build in which each began to fail. Skips tests with the signature of an earlier
+    one.
+    """
     traced = {one.result_id for one in pick_traced(failures, question)}
     found: list[FailedTest] = []
     for one in failures:

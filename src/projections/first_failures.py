@@ -16,18 +16,20 @@ from projections.test_health import find_broken_builds, find_outages
 from store.postgres.queries import Source, fetch_rows
 
 MAX_RESULTS = 500
-"""Number of results on the branch, the newest ones up to the failure, that are searched for one that passed."""
+"""Number of results of a test on the branch, the newest up to its failure, that are searched for a pass."""
 MAX_BLOCKS, FIRST_BLOCKS = 5_000, 50
-"""Largest number of blocks that are read of those with results of the test, on any branch: the newest ones up to the
-failure. FIRST_BLOCKS are read first, which is enough for a test that began to fail recently; MAX_BLOCKS only if it is
-not.
+"""Largest numbers of blocks with results of the test, on any branch, that are read: the newest up to the failure. The
+first query reads FIRST_BLOCKS. If it finds no pass before the failures, a second query reads MAX_BLOCKS.
 """
 
 
 async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
-    """Returns where a test began to fail: the first of the failures in a row that end with this result, among builds of
-    the same job, branch and combination. Returns None if the test did not fail in the build of the result. Leaves out
-    outages and failures in broken builds, unless the build of the result has an outage or is broken itself.
+    """Returns the build in which a test began to fail: the first of the consecutive failures that end with this result,
+    among builds of the same job, branch and combination. Returns None if the test did not fail in the build of the
+    result.
+
+    Leaves out outages and broken builds. If the build of the result is itself broken, or the result an outage, they
+    count.
     """
     report = (
         f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= newest.first_result_id"
@@ -67,7 +69,9 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
 
 
 async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> int | None:
-    """Returns the newest other build of the same job, commit and combination in which a test passed, on any branch."""
+    """Returns the newest other build of the same job, commit and combination in which the test passed. Searches all
+    branches.
+    """
     others = (
         f"SELECT o.id, o.attempt, o.status FROM {BuildRow.table} this JOIN {BuildRow.table} o"
         ' ON lower(o.commit_sha) COLLATE "C" = lower(this.commit_sha) AND o.job_id = this.job_id'

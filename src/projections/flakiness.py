@@ -30,6 +30,6 @@ async def fetch_flaky_cases(source: Source, case_ids: Sequence[int]) -> list[Fla
 
 
 async def fetch_flaky_counts(source: Source) -> list[tuple[int, int, int]]:
-    """Returns (case id, runs, flaky runs) for each test case that has had a flaky run."""
+    """Returns (case id, runs, flaky runs) for each test case with a flaky run."""
     query = f"SELECT case_id, runs, flaky_runs FROM {CaseStatsRow.table} WHERE flaky_runs > 0"
     return await fetch_rows(source, query)

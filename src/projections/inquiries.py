@@ -50,7 +50,7 @@ class InquiryRow(Row, frozen=True):
     asked_at: datetime
     ended_at: datetime | None = None
     provider: str = ""
-    """What has answered; empty if nothing has."""
+    """Model or program that gave the answer; empty while there is no answer."""
     model: str = ""
     tokens: int = 0
 

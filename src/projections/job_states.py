@@ -12,9 +12,9 @@ from projections.jobs import JobRow
 from store.postgres.queries import fetch_rows
 
 MAX_JOBS = 200
-"""Number of jobs of a project that are looked at, the newest ones."""
+"""Largest number of jobs of a project whose states are read: the newest ones."""
 SEARCHED_BUILDS = 500
-"""Number of newest builds of a job among which one on a branch is looked for."""
+"""Number of a job's newest builds that are searched for a build on a branch."""
 COUNTS = "status IN ('passed', 'failed') AND NOT untrusted AND selected_tests IS NULL"
 """SQL condition: a build has ended, is not of a fork, and ran all tests."""
 
@@ -22,9 +22,11 @@ COUNTS = "status IN ('passed', 'failed') AND NOT untrusted AND selected_tests IS
 async def fetch_newest(
     source: AsyncConnection, project_id: int, *, job_id: int | None = None, branch: str | None = None
 ) -> list[BuildRow]:
-    """Returns the newest build of each job of a project, or of one job, that passed or failed, is not of a fork and ran
-    all tests: on `branch`, or else on the default branch of the job; if it has none there, on any. Of a matrix, returns
-    the build with the most failed tests if any build of its group failed or was aborted.
+    """Returns the newest build of each job of a project, or of one job. Only builds that passed or failed, ran all
+    tests and are not of a fork count.
+
+    Prefers builds on `branch`, then builds on the job's default branch, then builds on any branch. If any build of a
+    matrix failed or was aborted, returns the build of its group with the most failed tests.
     """
     of_job = f"SELECT * FROM {BuildRow.table} b WHERE b.job_id = j.id AND {COUNTS} ORDER BY id DESC"
     on_branch = (
@@ -65,7 +67,7 @@ def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:
 
 
 async def _fetch_counting(source: AsyncConnection, group_ids: Sequence[int]) -> list[BuildRow]:
-    """Returns the builds that decide the status of each of the groups, as `build_groups.fetch_counting` does."""
+    """Returns the builds that decide the status of each group. The rules are those of `build_groups.fetch_counting`."""
     query = (
         f"SELECT DISTINCT ON (group_id, matrix) * FROM {BuildRow.table} WHERE group_id = ANY (%(groups)s)"
         " AND selected_tests IS NULL ORDER BY group_id, matrix, id DESC"

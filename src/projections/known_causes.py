@@ -18,9 +18,11 @@ _OF_REPORT = "id >= r.first_result_id AND id < r.first_result_id + r.cases"
 async def fetch_known_causes(
     source: Source, failures: Mapping[int, Sequence[tuple[int, bool]]]
 ) -> dict[int, KnownCause]:
-    """Returns test case -> the known issue that explains its failures as a bug. `failures` maps each test case to its
-    failures, the newest first: the build of each, and whether the test passed there on a retry. Leaves out a test case
-    if one of its failures is of no known issue, or of one that says that it is flaky or infrastructure.
+    """Returns test case -> the known issue that explains its failures as a bug.
+
+    `failures` maps each test case to its failures, the newest first: pairs of the build, and whether the test passed
+    there on a retry. A test case is left out if one of its failures has no known issue, or has a known issue that calls
+    failures flaky or infrastructure.
     """
     builds = await _find_builds_with_known_issues(
         source, {build for failed in failures.values() for build, _ in failed}
@@ -54,7 +56,7 @@ async def fetch_known_causes(
 
 
 async def _find_builds_with_known_issues(source: Source, builds: Iterable[int]) -> set[int]:
-    """Returns those of the builds that have a failure of a known issue."""
+    """Returns the builds, among `builds`, that have a failure with a known issue."""
     query = (
         f"SELECT r.build_id FROM {ReportRow.table} r WHERE r.build_id = ANY (%(builds)s) AND"
         f" (EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_OF_REPORT} AND known_issue_id <> 0)"

@@ -16,8 +16,8 @@ TAIL_LINES = 2_000
 
 
 async def fetch_excerpts(connection: AsyncConnection, build: BuildRow) -> tuple[LogExcerpt, ...]:
-    """Returns the parts of the log that a worker has found to explain the failure. Before that, looks for them at the
-    end of the log.
+    """Returns the parts of a build's log that explain its failure, as a worker has found them. If no worker has
+    explained the log yet, looks for these parts at the end of the log.
     """
     explanation = await builds.find_explanation(connection, build.id)
     if explanation is not None:

@@ -23,17 +23,17 @@ from store.postgres.queries import connected
 from store.tables.build_logs import BuildLogs
 
 MAX_BUILDS = 10
-"""Number of builds of a commit, and of builds in which a test failed, that are named."""
+"""Largest number of builds that a look-up names: builds of a commit, or builds in which a test failed."""
 AROUND = 10
-"""Number of lines before and after those that explain a failure."""
+"""Number of lines that are read before and after the lines that explain a failure."""
 MAX_LINES = 60
-"""Number of lines of a log that a look-up reads."""
+"""Largest number of lines of a log that a look-up reads."""
 MAX_LINE = 200
-"""Number of characters of a line or message that a sentence quotes."""
+"""Largest number of characters that a sentence quotes of a line or message."""
 
 
 async def look_up(database: Database, project_id: int, lookup: Lookup) -> LookedUp | None:
-    """Returns what a look-up finds; None if what it is about does not exist in the project."""
+    """Returns the answer to a look-up; None if its subject does not exist in the project."""
     async with connected(database) as connection:
         match lookup.kind:
             case "test_history":
@@ -89,7 +89,9 @@ async def _find_similar(connection: AsyncConnection, project_id: int, lookup: Lo
 
 
 async def _read_log(connection: AsyncConnection, project_id: int, lookup: Lookup) -> LookedUp | None:
-    """Reads the log around given lines, or around those that explain the failure best; otherwise its end."""
+    """Reads lines of a build's log: those around given lines; or else those around the best explanation of the failure;
+    or else the end of the log.
+    """
     _, number, *lines = lookup.ref.split(":")
     build = await builds.find(connection, int(number))
     if build is None or build.project_id != project_id:

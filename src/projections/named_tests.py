@@ -16,14 +16,16 @@ from projections.test_health import fetch_failure_texts, fetch_histories
 from store.postgres.queries import fetch_rows_planned
 
 MAX_TESTS = 5
-"""Number of tests that a message names and that are searched."""
+"""Largest number of test names in a message that are searched: the first ones."""
 MAX_FOUND = 20
-"""Number of tests with the words of such a name that are looked at, and of failures of one of them: the newest ones."""
+"""Largest number of tests that are looked at for one name in a message, and of failures that are looked at for one
+test: the newest ones.
+"""
 TESTS = f"{TestDocument.table} JOIN {TestCaseRow.table} USING (id, project_id)"
 
 
 def search_for_tests(message: str) -> Iterator[SearchQuery]:
-    """Returns the queries that find the first tests that a message names."""
+    """Yields the search queries for the first MAX_TESTS tests that a message names."""
     queries = map(SearchQuery.parse, find_names_of_tests(message)[:MAX_TESTS])
     return (query for query in queries if query.words)
 
@@ -31,8 +33,8 @@ def search_for_tests(message: str) -> Iterator[SearchQuery]:
 async def fetch_named_tests(
     source: AsyncConnection, project_id: int, message: str, asked: Collection[int] = ()
 ) -> tuple[NamedTest, ...]:
-    """Returns the states of the tests of a project that a message names. `asked` has the ids of builds on the branch
-    that it is about.
+    """Returns the states of the tests of a project that a message names. `asked` has the ids of builds on the branch of
+    the question, if this is not the default branch.
     """
     found: dict[int, str] = {}
     async for case_id, name in find_cases(source, project_id, message, failed=False):
@@ -48,8 +50,8 @@ async def fetch_named_tests(
 async def find_cases(
     source: AsyncConnection, project_id: int, message: str, *, failed: bool
 ) -> AsyncIterator[tuple[int, str]]:
-    """Yields the test cases of a project that a message names, with their names. `failed` leaves out those that have
-    never failed.
+    """Yields (id, node id) of each test case of a project that a message names. With `failed`, leaves out tests that
+    have never failed.
     """
     for searched in search_for_tests(message):
         query = (
@@ -63,8 +65,8 @@ async def find_cases(
 
 
 async def fetch_failures(source: AsyncConnection, case_id: int, *, counting_first: bool) -> list[tuple[int, int]]:
-    """Returns (build, result) of the newest failures of a test, newest first. `counting_first` puts those last that say
-    nothing about the test.
+    """Returns (build, result) of the newest failures of a test, newest first. With `counting_first`, failures that say
+    nothing about the test, such as outages, come last.
     """
     cases = await fetch_histories(source, [case_id])
     failed = [run for case in cases for run in case.history.notable if run.flags & FAILED]

@@ -1,4 +1,4 @@
-"""Queries for earlier failures that are like those of a build, and for what people have said of them."""
+"""Queries for earlier failures that are like those of a build, and for how people have classified these."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from store.postgres.queries import fetch_rows
 from store.tables import passages
 
 MAX_SIMILAR = 5
-"""Number of failures of other tests with similar messages."""
+"""Largest number of similar failures of other tests that are returned for one failure."""
 
 
 async def fetch_past(
@@ -30,8 +30,8 @@ async def fetch_past(
     histories: Mapping[int, RunHistory],
     build_id: int,
 ) -> tuple[tuple[PastFailure, ...], set[int]]:
-    """Returns earlier failures that are like those of the first few tests: failures of the same test with the same
-    signature, or similar failures of other tests if it has none. Also returns the ids of the failed results that are
+    """Returns earlier failures that are like those of the first few tests. For each test, these are its failures with
+    the same signature or, if it has none, similar failures of other tests. Also returns the ids of the results that are
     unlike all earlier failures of their tests.
     """
     texts: dict[int, tuple[FailedTest, FailureText]] = {}
@@ -65,7 +65,7 @@ async def fetch_past(
 
 
 def find_earlier_builds(histories: Mapping[int, RunHistory], test: FailedTest, build_id: int) -> list[int]:
-    """Returns the newest earlier builds in which a test failed, MAX_PAST_BUILDS at most."""
+    """Returns the ids of the newest earlier builds in which a test failed, at most MAX_PAST_BUILDS."""
     notable = histories[test.case_id].notable if test.case_id in histories else ()
     failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
     return sorted(failed, reverse=True)[:MAX_PAST_BUILDS]
@@ -74,7 +74,7 @@ def find_earlier_builds(histories: Mapping[int, RunHistory], test: FailedTest, b
 async def fetch_similar(
     connection: AsyncConnection, project_id: int, failure: FailedTest, build_id: int
 ) -> tuple[PastFailure, ...]:
-    """Returns earlier failures of other tests whose messages have the telling words of this one."""
+    """Returns earlier failures of other tests whose messages have the telling words of this failure's message."""
     words = find_telling_words(failure.message)
     if not words:
         return ()
@@ -102,7 +102,7 @@ async def fetch_similar(
 
 
 async def _fetch_triage(connection: AsyncConnection, ids: Sequence[int]) -> dict[int, tuple[Any, Any]]:
-    """Returns result -> its classification, and who gave it."""
+    """Returns result -> (its classification, who gave it)."""
     if not ids:
         return {}
     query = f"SELECT t.id, {CLASSIFICATION}, {CLASSIFIED_BY} FROM unnest(%(ids)s::bigint[]) AS t (id){TRIAGE_JOINS}"

@@ -14,7 +14,7 @@ from projections.triage import TRIAGE_JOINS
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
 MAX_NEWEST = 2_000
-"""Number of a project's newest builds among which failed ones are looked for."""
+"""Number of a project's newest builds that are searched for failed ones."""
 
 
 class FailedBuildRow(msgspec.Struct, frozen=True):
@@ -25,7 +25,7 @@ class FailedBuildRow(msgspec.Struct, frozen=True):
 
 
 async def fetch_failed_builds(source: Source, project_id: int, since: datetime, limit: int) -> list[FailedBuildRow]:
-    """Returns the newest failed builds of a project since a time that have failed results, the newest first."""
+    """Returns a project's failed builds since a time that have failed results, newest first."""
     query = (
         "SELECT id, job_id, created_at, failed FROM"
         f" (SELECT * FROM {BuildRow.table} WHERE project_id = %(project)s ORDER BY id DESC LIMIT {MAX_NEWEST}) newest"
@@ -41,7 +41,7 @@ async def fetch_jobs(source: Source, build_ids: Sequence[int]) -> dict[int, int]
 
 
 async def count_unread(source: Source, ranges: ReportRanges) -> tuple[int, int]:
-    """Returns (number of failures, number of those that nobody and no rule has classified) of a build."""
+    """Counts failures of a build: returns the number of all, and of those that no person and no rule has classified."""
     filters = ResultFilters(status=FAILED)
     query = (
         "SELECT count(*), count(*) FILTER (WHERE v.classification IS NULL AND m.id IS NULL)"
@@ -52,7 +52,7 @@ async def count_unread(source: Source, ranges: ReportRanges) -> tuple[int, int]:
 
 
 async def find_unread(source: Source, result_ids: Sequence[int]) -> set[int]:
-    """Returns those of the results that nobody and no rule has classified."""
+    """Returns the results, among `result_ids`, that neither a person nor a rule has classified."""
     query = (
         f"SELECT t.id FROM unnest(%(ids)s::bigint[]) AS t (id){TRIAGE_JOINS}"
         " WHERE v.classification IS NULL AND m.id IS NULL"

@@ -21,15 +21,15 @@ from projections.test_health import CaseHistory, FailureText
 from store.clock import utcnow
 
 MAX_CASES = 200
-"""Number of tests that are assessed: those that failed most often in the window."""
+"""Largest number of tests whose flakiness is assessed: those that failed most often in the window."""
 MAX_FLAKY_TESTS = 10
 MAX_PATTERNS = 10
 PATTERN_CASES = 20
-"""Number of tests whose failures are grouped: those that failed most often in the window."""
+"""Largest number of tests whose failures are grouped into patterns: those that failed most often in the window."""
 PATTERN_BUILDS = 10
-"""Number of builds in which each of these tests failed that are looked at, the newest ones."""
+"""Number of builds for each test whose failures are grouped into patterns: the newest in which the test failed."""
 MAX_PATTERN = 300
-"""Number of characters of a pattern."""
+"""Largest number of characters that are kept of a pattern."""
 
 
 async def fetch_project_facts(connection: AsyncConnection, project_id: int, days: int) -> ProjectFacts:
@@ -47,7 +47,9 @@ async def fetch_project_facts(connection: AsyncConnection, project_id: int, days
     known = await fetch_known_causes(connection, {test.case_id: newest[test.case_id] for test in flaky})
     texts: list[FailureText] = []
     cut: set[int] = set()
-    """Failures of tests that failed in more builds than were looked at."""
+    """Ids of the results of tests that failed in more than PATTERN_BUILDS builds, so that not all their failures were
+    read.
+    """
     for case, history in histories[:PATTERN_CASES]:
         failed = sorted({run.build_id for run in history.notable if run.flags & FAILED}, reverse=True)
         found = await test_health.fetch_failure_texts(connection, case.id, failed[:PATTERN_BUILDS], [])
@@ -80,8 +82,9 @@ def _find_flaky(histories: list[tuple[CaseHistory, RunHistory]]) -> list[FlakyTe
 def group_failures(
     texts: Sequence[FailureText], cut: Collection[int], *, is_cut: bool = False
 ) -> tuple[FailurePatternFacts, ...]:
-    """Returns the failures with one message or signature that are in more than one build, the most frequent first.
-    `cut` has failures of tests that have further ones. If `is_cut`, any pattern may have further ones.
+    """Groups failures by message or signature. Returns the groups with failures in more than one build, the most
+    frequent first. `cut` has the ids of results whose tests have further failures that were not read. With `is_cut`,
+    further tests were not read, so any group may be larger than it seems.
     """
     groups: dict[str, list[FailureText]] = {}
     for text in sorted(texts, key=lambda one: -one.result_id):

@@ -49,7 +49,9 @@ class QuarantineRow(Row, frozen=True):
     failures: Int = 0
     """Number of builds in which the test failed since it was quarantined."""
     passed_in: list[int] = []
-    """Ids of the last builds in which the test passed after its last failure, quarantine.HEALTHY_AFTER at most."""
+    """Ids of the last builds in which the test passed after its last failure. At most quarantine.HEALTHY_AFTER ids are
+    kept.
+    """
 
 
 def keys(recorded: Recorded) -> Iterable[tuple[type[Row], Key]]:
@@ -164,7 +166,9 @@ async def fetch_node_ids(source: Source, job_id: int, now: datetime) -> list[str
 async def fetch_containing(
     source: Source, job_ids: Sequence[int], node_ids: Collection[str], now: datetime
 ) -> dict[str, tuple[QuarantineOf, ...]]:
-    """Returns those of the tests that are in the quarantine of one of the jobs, with the entries that contain them."""
+    """Returns test -> the quarantine entries that contain it, for the tests that are in the quarantine of one of the
+    jobs.
+    """
     names = {node_id: list(quarantine.possible_entries(node_id)) for node_id in node_ids}
     query = (
         f"SELECT node_id, id, job_id, healthy_at IS NOT NULL FROM {QuarantineRow.table} WHERE job_id = ANY (%(jobs)s)"

@@ -32,12 +32,12 @@ _EACH = {
     "suite": "unnest(b.suites) AS listed_suite, b.suite AS only_suite",
     "facts": "unnest(b.facts) AS facts",
 }
-"""Columns of a result, as SQL expressions over its block `b`."""
+"""Column of a result -> SQL expression that computes it from the block `b` of the result."""
 _COALESCED = {
     "case_id": "coalesce(e.listed_case, e.counted_case) AS case_id",
     "suite": "coalesce(e.listed_suite, e.only_suite) AS suite",
 }
-"""Columns of a result that are made of two of _EACH."""
+"""Column of a result -> SQL expression that combines two columns of _EACH."""
 
 
 class BlockRow(Row, frozen=True):
@@ -101,9 +101,8 @@ def make_block(event: ResultsRecorded, stretches: Stretches) -> BlockRow:
 
 
 def find_ranges(case_ids: Int32s, stretches: Stretches) -> list[int]:
-    """Returns the numbers of the ranges that these ids consist of. `stretches` are those of `find_stretches`.
-
-    The number of a range is the id in its middle, and is negative if the range has more than one id.
+    """Returns the numbers of the ranges that these ids consist of. `stretches` are the result of `find_stretches` for
+    the ids. The number of a range is the id in its middle, negated if the range has more than one id.
     """
     if not are_ascending(case_ids, stretches):  # tests in another order, or several results of a test
         case_ids = Int32s(sorted(set(case_ids)))

@@ -58,16 +58,18 @@ class CaseStatsRow(Row, frozen=True):
     flaky_runs: Int = 0
     """Number of runs that have a flaky result, or whose outcome flipped while the commit stayed the same."""
     passed: Int = 0
-    """Number of passed results of the last run. `failed` and `flaky` count its failed and its flaky results."""
+    """Number of passed results of the last run. The fields `failed` and `flaky` have the numbers of its failed and
+    flaky results.
+    """
     failed: Int = 0
     flaky: Int = 0
     outcome_before: SmallInt = NO_RUN
-    """Outcome of the run before the last one, outages left out; NO_RUN if there is none, or if it belongs to another
-    job.
+    """Outcome of the newest run before the last one that was no outage. NO_RUN if there is none, or if that run belongs
+    to another job.
     """
     commit_before: int = 0
     outages: Int = 0
-    """Number of results of the last run that an outage made fail, or pass on a retry only."""
+    """Number of results of the last run that failed, or passed only on a retry, because of an outage."""
 
     @property
     def is_ordinary(self) -> bool:
@@ -85,7 +87,7 @@ class CaseStatsRow(Row, frozen=True):
 
     @property
     def is_outage(self) -> bool:
-        """Whether the last run failed, or passed on a retry only, for no other reason than an outage."""
+        """Whether the last run failed, or passed only on a retry, because of an outage and for no other reason."""
         return 0 < self.outages >= self.failed + self.flaky
 
 
@@ -120,8 +122,8 @@ def add_result(
 def remove_result(
     stats: CaseStatsRow, build_id: int, status: int, *, flaky: bool, outage: bool = False
 ) -> CaseStatsRow:
-    """Returns the counters without a result that was added before. The result must be from the last run, or be the only
-    result of its run.
+    """Returns the counters after a result was taken out. The result must belong to the last run, or be the only result
+    of its run.
     """
     if status == SKIPPED:
         return stats
@@ -157,7 +159,7 @@ def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> 
 
 
 def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int, outages: int) -> CaseStatsRow:
-    """Returns the counters with these numbers of passed, failed and flaky results and of outages in the last run."""
+    """Returns the counters with other numbers for the last run: of passed, failed and flaky results, and of outages."""
     after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky, outages=outages)
     runs, failures, flips, flaky_runs = map(sub, _count_last_run(after), _count_last_run(stats))
     return msgspec.structs.replace(
@@ -170,7 +172,7 @@ def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int, out
 
 
 def _count_last_run(stats: CaseStatsRow) -> tuple[bool, bool, bool, bool]:
-    """Returns whether the last run counts in `runs`, in `failures`, in `flips` and in `flaky_runs`."""
+    """Returns whether the last run is counted in `runs`, in `failures`, in `flips` and in `flaky_runs`."""
     is_outage = stats.is_outage
     is_flip = {stats.outcome, stats.outcome_before} == {PASSED, FAILED} and not is_outage
     is_flaky = (stats.flaky > 0 and not is_outage) or (

@@ -51,7 +51,7 @@ class CaseDayRow(Row, frozen=True):
     job_id: Int
     day: Int
     runs_before: bytes
-    """Int32s, as in CaseRunsRow."""
+    """Number of runs of each test case before the day, as Int32s."""
 
 
 SINCE_DAY = (
@@ -59,7 +59,8 @@ SINCE_DAY = (
     " WHERE d.chunk = t.chunk AND d.job_id = t.job_id AND d.day >= %(day)s ORDER BY d.day LIMIT 1) d"
     " WHERE t.day >= %(day)s"
 )
-"""SQL for the rows of all chunks with runs since a day. `t.runs - d.runs_before` is the number of runs since that day.
+"""SQL for the chunks with runs since a day: joins the rows `t` of CaseRunsRow with the numbers `d` before that day. So
+`t.runs - d.runs_before` are the numbers of runs since the day.
 """
 
 
@@ -74,8 +75,8 @@ def chunk_keys(event: ResultsRecorded | ResultsReplaced) -> Iterator[tuple[type[
 def count_runs(
     event: ResultsRecorded | ResultsReplaced, stretches: Stretches, added: bytes | bytearray, rows: Rows
 ) -> Iterator[Change]:
-    """Adds runs on the day of the event. `added` has Int32s: the number of runs that each result of the event adds,
-    which may be negative. `stretches` are those that `find_stretches` returns for the event's test cases.
+    """Adds runs to the day of the event. `added` has the number of runs that each result of the event adds, as Int32s;
+    a number may be negative. `stretches` are the result of `find_stretches` for the event's test cases.
 
     For speed, the numbers of all these chunks are the digits of one long integer. The numbers of a whole stretch are
     added by one addition.
@@ -128,12 +129,12 @@ class RunTotals:
         self._totals: dict[int, int] = {}
 
     def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Adds rows (chunk, runs, runs before)."""
+        """Adds the numbers of some rows. Each is (chunk, runs up to now, runs before a day)."""
         for chunk, runs, before in rows:
             self._totals[chunk] = self._totals.get(chunk, 0) + _signed(runs) - _signed(before)
 
     def of_chunks(self) -> dict[int, Int32s]:
-        """Returns chunk -> the numbers of runs of its test cases."""
+        """Returns chunk -> number of runs of each of its test cases."""
         return {chunk: Int32s.of(_unsigned(total, CHUNK)) for chunk, total in self._totals.items()}
 
 
@@ -144,7 +145,7 @@ def _signed(stored: bytes | bytearray) -> int:
 
 
 def _unsigned(total: int, count: int) -> bytes:
-    """Returns the `count` digits of a total as Int32s."""
+    """Returns the lowest `count` digits of a total as Int32s."""
     # With the signs added, no digit of a total is negative.
     return ((total + _signs(count)) ^ _signs(count)).to_bytes(4 * count, "little")
 

@@ -117,7 +117,7 @@ async def find_origin(source: Source, result_id: int) -> ResultOrigin | None:
 
 
 async def find_existing(source: Source, result_ids: Sequence[int]) -> set[int]:
-    """Returns those of the ids whose results exist: their builds are not deleted."""
+    """Returns the ids, among `result_ids`, of results that still exist because their builds are not deleted."""
     query = f"SELECT x.id FROM unnest(%(ids)s::bigint[]) x (id) WHERE EXISTS ({_block_of('x.id')})"
     return set(await fetch_column(source, query, {"ids": list(result_ids)}))
 

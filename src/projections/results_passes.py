@@ -19,11 +19,11 @@ from projections.engine.model import PRESENT, Columns, ColumnsByKey, Rows
 from projections.results_cases import CaseStatsRow
 
 MIN_CASES = 12
-"""Number of passes of consecutive test cases at which counting in columns becomes faster."""
+"""Number of consecutive test cases with passes from which on counting in columns is faster than one by one."""
 NOT_FINAL = 4
 """Mark of a result that does not count, since its test was retried."""
 MAX_NUMBER = (1 << 31) - 1
-"""Largest number of a column of type Int."""
+"""Largest number that a column of type Int can hold."""
 _IS_ZERO = b"\1" + bytes(255)
 """Table for `bytes.translate`: 1 for a byte that is 0, else 0."""
 
@@ -36,16 +36,17 @@ class Passes(NamedTuple):
     counted: bytearray
     """One byte for each result: 1 if it is counted as a new run of its test case, else 0."""
     left: list[int]
-    """The rows of the results that have to be counted one by one."""
+    """Rows of the results that have to be counted one by one."""
 
 
 def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, rows: Rows) -> Passes:
-    """Counts the passes that can be counted in columns. `marks` has one byte for each result:
+    """Counts the passes that can be counted in columns.
 
-    - 0: it passed, and is an ordinary result, which is neither flaky nor retried and replaces no other;
+    `marks` has one byte for each result:
+    - 0: it passed, and is an ordinary result: neither flaky nor retried, and no replacement of another result;
     - SKIPPED: it was skipped, and is an ordinary result;
     - NOT_FINAL or more: it does not count, since it was retried;
-    - others: it counts, and is no ordinary pass.
+    - any other number: it counts, but is no ordinary pass.
     """
     passes = Passes([], bytearray(len(marks)), [])
     ids = event.case_ids
@@ -63,15 +64,13 @@ def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, row
 
 
 def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, passes: Passes) -> None:
-    """Counts passes of a stretch, which begins at row `start`. `marks` are those of its results, and `before` are the
-    counters of its test cases.
-
-    Counts either the passes that begin a new run of their test case, or those that add to its newest run: the kind that
-    is more frequent. All others are left.
+    """Counts passes of the stretch that begins at row `start`. `marks` has the marks of its results, and `before` the
+    counters of its test cases. Passes either begin a new run of their test case or add to its newest run. The more
+    frequent of the two kinds is counted; the rows of all other results are added to `passes.left`.
     """
     count, states = len(marks), before.states
     excluded = bytearray((int.from_bytes(marks) | int.from_bytes(states)).to_bytes(count))
-    """0 for the results that can be counted in columns."""
+    """One byte for each result: 0 if it can be counted in columns."""
     builds = before["last_build_id"]
     seen = builds.count(event.build_id)
     is_new_run = 2 * seen <= count
@@ -108,7 +107,9 @@ def _count(event: ResultsRecorded, marks: bytes, before: Columns, start: int, pa
 
 
 def _after(event: ResultsRecorded, before: Columns, is_new_run: bool) -> "Mapping[str, int | array[int]]":
-    """Returns the columns that a pass of each test case changes."""
+    """Returns the columns of the counters that change when each test case passes once more. With `is_new_run`, the pass
+    begins a new run.
+    """
     if not is_new_run:
         return {"passed": _increment(before["passed"])}
     return {
@@ -122,7 +123,7 @@ def _after(event: ResultsRecorded, before: Columns, is_new_run: bool) -> "Mappin
 
 
 def find_stretches(case_ids: Int32s) -> Stretches:
-    """Returns the stretches of a column of ids."""
+    """Splits a column of test case ids into ranges of rows with consecutive ids."""
     if not case_ids:
         return []
     # Ids follow each other if they are equal once their rows are subtracted.
@@ -134,14 +135,16 @@ def find_stretches(case_ids: Int32s) -> Stretches:
 
 
 def are_ascending(case_ids: Int32s, stretches: Stretches) -> bool:
-    """Returns whether each id of a column with these stretches is higher than the one before."""
+    """Returns whether the ids of a column ascend strictly. `stretches` are the result of `find_stretches` for the
+    column.
+    """
     return all(case_ids[start - 1] < case_ids[start] for start, _ in stretches[1:])
 
 
 @lru_cache(5_000)
 def _less_rows(count: int) -> int:
-    """Returns a long integer with the digits `2**31 - row` for each row from 0 on. Because of the 2**31, no digit of
-    ids less their rows is negative.
+    """Returns a long integer that subtracts from each id its row when it is added: its digits are `2**31 - row`, for
+    each row from 0 on. Adding 2**31 keeps each digit from becoming negative.
     """
     return (_ones(count) << 31) - int.from_bytes(Int32s(range(count)).stored, "little")
 

@@ -67,7 +67,7 @@ class ReportRanges:
     reports: Sequence[ReportRow]
     """The reports, sorted by `first_result_id`."""
     has_superseded: bool
-    """Whether an event of an older release replaced some of their results, which do not count then."""
+    """Whether an event of an older release replaced some of their results. Replaced results do not count."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class ReportRanges:
         return f"t.facts >= 0 AND t.id NOT IN ({_SUPERSEDED})" if self.has_superseded else "t.facts >= 0"
 
     def select_counting(self, *columns: str) -> str:
-        """Returns SQL, `FROM … t WHERE …`, with these columns of the results that count. Needs `parameters`."""
+        """Returns SQL, `FROM … t WHERE …`, that selects these columns of all results that count. Needs `parameters`."""
         ids = ("id",) if self.has_superseded else ()
         return f"FROM {select_each(*columns, *ids)} t WHERE {self.within} AND {self.counts}"
 
@@ -95,7 +95,7 @@ class ReportRanges:
         return self.reports[bisect_right(self.reports, result_id, key=lambda report: report.first_result_id) - 1]
 
     def find_suites(self, name: str) -> list[int]:
-        """Returns a number for each suite with this name: `report index * MAX_SUITES + suite index`."""
+        """Returns a number for each suite with this name, in any report: `report index * MAX_SUITES + suite index`."""
         return [
             report_index * MAX_SUITES + suite_index
             for report_index, report in enumerate(self.reports)
@@ -138,8 +138,8 @@ class ResultFilters(msgspec.Struct, frozen=True):
         return " AND ".join(conditions)
 
     def select(self, ranges: ReportRanges, *columns: str, joins: str = "") -> str:
-        """Returns SQL, `FROM … t … WHERE …`, with the id, the test case, the facts and these columns of the results
-        that meet the conditions. `joins` joins other tables with them. Needs `parameters`.
+        """Returns SQL, `FROM … t … WHERE …`, that selects the results that meet the conditions. It has their ids, test
+        cases, facts and `columns`. `joins` is SQL that joins further tables. Needs `parameters`.
         """
         of_suite = () if self.suite is None else ("suite",)
         cases = "" if self.search is None else f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
@@ -274,8 +274,8 @@ async def fetch_page(
 
 
 async def fetch_with_triage(source: Source, into: type[T], query: str, parameters: dict[str, Any]) -> list[T]:
-    """Runs a query whose last columns are TRIAGE_COLUMNS. Returns its rows as structs of the type `into`. The triage
-    columns become one `ResultTriage`, the last field of the struct.
+    """Runs a query whose last columns are TRIAGE_COLUMNS. Returns its rows as structs of the type `into`, whose last
+    field is a `ResultTriage` made of these columns.
     """
     split = len(into.__struct_fields__) - 1
     return [into(*row[:split], ResultTriage(*row[split:])) for row in await fetch_rows(source, query, parameters)]
@@ -301,10 +301,11 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
 async def fetch_equal_failures(
     source: Source, ranges: ReportRanges, into: type[T], *, signatures: int, examples: int
 ) -> list[T]:
-    """Returns the failures with each signature: signature, number of results, ids of the first `examples` results, and
-    the message, the trace and the test case of the first result. Signatures with failures that count against the build
-    come before those with only quarantined ones and known issues of the reporter; otherwise the most frequent come
-    first. Reads MAX_FAILURES at most.
+    """Groups the failures in these reports by signature. Returns for each group: signature, number of results, ids of
+    the first `examples` results, and the message, the trace and the test case of the first result.
+
+    Groups with failures that count against the build come before those with only quarantined failures and the
+    reporter's known issues. Otherwise the largest groups come first. Reads at most MAX_FAILURES failures.
     """
     filters, texts = ResultFilters(status=FAILED), f" LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
     query = (

@@ -43,11 +43,11 @@ class NotableRunRow(Row, frozen=True):
     """`run_id` of the test case and the build."""
     project_id: int
     number: Int
-    """Number of runs of the test case up to this one, which is included."""
+    """Number of the test case's runs up to and including this one."""
     minute: Int
-    """Time of the result, in minutes since 1970."""
+    """Time of the run's result, in minutes since 1970."""
     flags: SmallInt
-    """FAILED, RETRIED, SAME_COMMIT and OUTAGE of `domain.test_health`."""
+    """Bits FAILED, RETRIED, SAME_COMMIT and OUTAGE, as `domain.test_health` defines them."""
 
 
 class SuspectRow(Row, frozen=True):
@@ -57,13 +57,15 @@ class SuspectRow(Row, frozen=True):
     case_id: int
     project_id: int
     noted_at: Int
-    """Minute of the newest run that failed or passed on a retry."""
+    """Time of the newest run that failed or passed on a retry, in minutes since 1970."""
     number: Int
-    """Number of runs of the test case up to that run, which is included."""
+    """Number of the test case's runs up to and including the one at `noted_at`."""
     noted: Int
-    """Number of such runs since the build `mark`."""
+    """Number of runs that failed or passed on a retry since the build `mark`."""
     mark: int
-    """Id of a build with such a run. When `noted` exceeds KEPT_RUNS, the runs up to this build are deleted."""
+    """Id of a build in which the test failed or passed on a retry. When `noted` exceeds KEPT_RUNS, the runs up to this
+    build are deleted.
+    """
 
 
 class BuildOutcomeRow(Row, frozen=True):
@@ -113,8 +115,8 @@ class RunNotes:
         self._counts = bytearray(4 * len(event.case_ids))
 
     def note(self, before: CaseStatsRow | None, after: CaseStatsRow, *, retried: bool, status: int) -> None:
-        """Notes a result that changed the last run of a test case: the counters before and after, whether the result
-        passed on a retry, and its status.
+        """Notes a result of the last run of a test case. `before` and `after` are the counters of the test case before
+        and after this result. `retried` says that the result passed on a retry.
         """
         if after is before:
             return
@@ -129,8 +131,8 @@ class RunNotes:
             self._runs[run] = Delete(NotableRunRow, run)
 
     def correct(self, case_id: int, build_id: int, runs: int, status: int) -> None:
-        """Notes that the status of an earlier run of a test case has changed to `status`, which is SKIPPED if the run
-        does not count any more. `runs` is the number of the test case's runs.
+        """Notes that an earlier run of a test case now has the status `status`; SKIPPED means that the run does not
+        count any more. `runs` is the number of the test case's runs.
         """
         run = run_id(case_id, build_id)
         if status == FAILED_RESULT:
@@ -140,15 +142,15 @@ class RunNotes:
             self._runs[run] = Delete(NotableRunRow, run)
 
     def count(self, row: int, runs: int) -> None:
-        """Sets the number of runs that a result of the event adds to its test case."""
+        """Sets the number of runs that the result in row `row` of the event adds to its test case."""
         self._counts[4 * row : 4 * row + 4] = runs.to_bytes(4, "little", signed=True)
 
     def count_all(self, runs: bytes | bytearray) -> None:
-        """Sets the numbers of runs that all results of the event add to their test cases, one byte each."""
+        """Sets the number of runs that each result of the event adds to its test case. `runs` has one byte for each."""
         self._counts[::4] = runs
 
     def changes(self, stretches: Stretches) -> Iterator[Change]:
-        """Returns the changes. `stretches` are those that `find_stretches` returns for the event's test cases."""
+        """Yields the changed rows. `stretches` are the result of `find_stretches` for the event's test cases."""
         yield from self._outdated
         yield from self._runs.values()
         yield from self._suspects.values()
@@ -200,7 +202,7 @@ def _outcome_of(
 
 
 def _flags(stats: CaseStatsRow, *, retried: bool) -> int:
-    """Returns the flags of the last run. With `retried`, a flaky result of the run means that it passed on a retry."""
+    """Returns the flags of the last run. `retried` says that a flaky result of the run passed on a retry."""
     if stats.outcome == NO_RUN:
         return 0
     flags = FAILED if stats.failed else RETRIED if stats.flaky and retried else 0

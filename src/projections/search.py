@@ -46,13 +46,13 @@ from projections.engine.model import (
 VERSION = 3
 
 MAX_MESSAGE = 1_000
-"""Number of characters of a failure's message that can be found."""
+"""Number of characters of a failure's message whose words a search finds."""
 MAX_BUILD_MESSAGES = 5
-"""Number of different failure messages that a build can be found by."""
+"""Largest number of different failure messages whose words find a build."""
 MAX_BUILD_MESSAGE = 200
-"""Number of characters of each of these messages that snippets show."""
+"""Number of characters of each failure message in the text of a build's document, from which snippets are made."""
 MAX_TEXT = 4_000
-"""Number of characters of any other text that can be found."""
+"""Number of characters of all other texts whose words a search finds."""
 
 # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
 _INDEX = "USING gin (words) WITH (gin_pending_list_limit = 512)"
@@ -85,7 +85,7 @@ class NodeDocument(NamedDocument, frozen=True):
 
 
 class TestDocument(Row, frozen=True):
-    """A test case, found by its node id, and by its suite as its text."""
+    """A test case. Its name is its node id, and its text is its suite."""
 
     __test__ = False  # tells pytest that this is not a test class
 
@@ -98,15 +98,15 @@ class TestDocument(Row, frozen=True):
 
 
 class FailureDocument(Row, frozen=True):
-    """The newest failure of a test case. `id` is the id of the result, `text` the message. It goes with its build; the
-    document of the test case stays.
+    """The newest failure of a test case. `id` is the id of the result, `text` the message. The document is deleted with
+    the build of the failure; the document of the test case stays.
     """
 
     table = Table("search_failures", VERSION, indexes=(_INDEX, "(job_id)"))
     id: int
     text: str
     words: TsVector
-    """Words of the test case, and of the message."""
+    """Words of the test case's node id and of the message."""
     case_id: int
     project_id: int
     job_id: Int
@@ -119,7 +119,7 @@ class BuildDocument(NamedDocument, frozen=True):
     branch: str
     commit_sha: str
     detail: str = ""
-    """Reason and detail of the build's end."""
+    """Reason for the build's end, and its details."""
     failed: Int = 0
     messages: list[str] = []
 
@@ -212,15 +212,15 @@ PROJECTION = Projection(
 
 
 def scope_word(project_id: int) -> str:
-    """Returns the word that all documents of a project have, and no text, in the syntax of `tsvector` and `tsquery`.
-    With this word, the index finds the documents of one project without those of others.
+    """Returns the word that all documents of a project have, in the syntax of `tsvector` and `tsquery`. No text
+    contains this word. With it, the index finds only documents of one project.
     """
     return f"':{project_id}'"
 
 
 def _weigh(text: str, weight: Literal["A", ""]) -> str:
-    """Returns the words of a text, with a weight that tells where a document has them: A for its name, none for its
-    text. A word has only letters and digits, so nothing in it must be escaped.
+    """Returns the words of a text in the syntax of `tsvector`. Words of a name get the weight A; words of other texts
+    get none. A word has only letters and digits, so nothing in it must be escaped.
     """
     # Without a position, PostgreSQL finds a word by any weight.
     words = find_words(text) if text else []
@@ -228,14 +228,14 @@ def _weigh(text: str, weight: Literal["A", ""]) -> str:
 
 
 def _find_vector(name: str, text: str, project_id: int | None) -> str:
-    """Returns the words of a document. PostgreSQL keeps the higher weight of a word that stands there twice."""
+    """Returns the words of a document. If a word occurs twice, PostgreSQL keeps its higher weight."""
     scope = "" if project_id is None else scope_word(project_id)
     return " ".join(filter(None, (_weigh(name, "A"), _weigh(text, ""), scope)))
 
 
 def _find_vectors(event: CasesSeen) -> Iterator[str]:
-    """Yields the words of each test case of an event, as `_find_vector` does. Tests of one file or class share the
-    beginning of their node ids, so the words of each beginning are found once.
+    """Yields the words of each test case of an event, as `_find_vector` would. Node ids of one file or class begin
+    alike, so the words of each common beginning are computed once.
     """
     shared: dict[tuple[str, str], str] = {}
     for node_id, suite in zip(event.node_ids, event.suites, strict=True):
@@ -252,7 +252,7 @@ def _message(text: ResultText) -> str:
 
 
 def _renewed(document: Any, project_id: int | None, **changes: Any) -> Any:
-    """Returns the document with changes, and with the words of its new name and text."""
+    """Returns a document after some changes, with the words of its new name and text."""
     document = msgspec.structs.replace(document, **changes)
     return msgspec.structs.replace(document, words=_find_vector(document.name, document.text, project_id))
 
@@ -351,7 +351,7 @@ def _changed(
 
 
 def _with_words(build: BuildDocument, **changes: Any) -> BuildDocument:
-    """Returns the document with changes, and with the words that follow from them."""
+    """Returns the document of a build after some changes, with its words computed anew."""
     build = msgspec.structs.replace(build, **changes)
     name = f"{build.name} {build.branch} {build.commit_sha}"
     words = _find_vector(name, "\n".join((build.detail, *build.messages)), build.project_id)
@@ -359,7 +359,7 @@ def _with_words(build: BuildDocument, **changes: Any) -> BuildDocument:
 
 
 def _with_text(build: BuildDocument, **changes: Any) -> BuildDocument:
-    """Returns the document with changes, and with the text that follows from them."""
+    """Returns the document of a build after some changes, with its text and words computed anew."""
     build = msgspec.structs.replace(build, **changes)
     failures = f"{build.failed} tests failed: " if build.failed > 1 else "a test failed: " if build.failed else ""
     failures += "; ".join(build.messages)

@@ -31,13 +31,18 @@ TYPES: tuple[SearchType, ...] = get_args(SearchType)
 MAX_RANKED = 500
 """Number of matching documents of each type that are ranked: the newest ones."""
 MAX_SCOPE = 200
-"""Largest number of projects of a caller for which the index looks only for documents of these projects."""
+"""Largest number of a caller's projects that are named in the search of the index. For a caller with more projects,
+other projects' documents are filtered out afterwards.
+"""
 MIN_PREFIX = 3
-"""Number of characters from which on the last word of a query also finds longer words that begin with it."""
+"""Least number of characters of the last word of a query for which longer words that begin with it match, too."""
 WORD_IN_NAME, WORD_IN_TEXT, PREFIX_IN_NAME, PREFIX_IN_TEXT = 1.0, 0.8, 0.7, 0.5
-"""Score of a word of the query, by where a document has it."""
+"""Scores of a query's word: the whole word in the name or text of a document, or the beginning of a longer word there.
+"""
 WORDS_SHARE = 0.9
-"""Share of the words' average score in the score. The rest is for a document that has the query as it is written."""
+"""Weight of the average score of the words in a document's score. The rest is for documents that contain the query
+literally.
+"""
 
 
 class SearchQuery(msgspec.Struct, frozen=True):
@@ -50,7 +55,7 @@ class SearchQuery(msgspec.Struct, frozen=True):
 
     @property
     def prefix(self) -> str | None:
-        """The last word, if longer words that begin with it match, too."""
+        """The last word of the query, if longer words that begin with it match, too; else None."""
         return self.words[-1] if len(self.words[-1]) >= MIN_PREFIX else None
 
     def to_tsquery(self, operator: Literal["&", "|"], projects: Sequence[int] = ()) -> str:
@@ -89,7 +94,7 @@ _PARTS = (
     " %(begins_in_name)s::text[]::tsquery[], %(begins_in_text)s::text[]::tsquery[])"
     " AS part (in_name, in_text, begins_in_name, begins_in_text))"
 )
-"""Table with a row for each word of the query: the conditions that tell where a document has it."""
+"""SQL for a table with a row for each word of the query: conditions for the word in a document's name and text."""
 _SCORE = (
     f"{WORDS_SHARE} * (SELECT avg(CASE WHEN d.words @@ p.in_name THEN {WORD_IN_NAME}"
     f" WHEN d.words @@ p.in_text THEN {WORD_IN_TEXT} WHEN d.words @@ p.begins_in_name THEN {PREFIX_IN_NAME}"
@@ -202,9 +207,7 @@ async def _fetch(
 def _best(
     with_all: Sequence[FoundDocument], with_some: Sequence[FoundDocument], types: Sequence[SearchType], limit: int
 ) -> list[FoundDocument]:
-    """Returns up to `limit` of these documents of each type: those with all words first, which may be older than the
-    documents with some words that were ranked.
-    """
+    """Returns up to `limit` documents of each type: first those with all words, then those with some words."""
     best: list[FoundDocument] = []
     for type in types:
         unique = {item.id: item for item in (*with_all, *with_some) if item.type == type}

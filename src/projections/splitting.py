@@ -11,19 +11,25 @@ from projections.results_cases import TestCaseRow
 from store.postgres.queries import Source, fetch_rows
 
 MAX_BUILDS = 20
-"""Number of builds whose durations count: enough for a median, also if four builds of a matrix share the tests."""
+"""Number of builds whose durations are used. It is enough for a median even if a test runs only in every fourth of
+them.
+"""
 RUNS_OF_SHARDS = 5
-"""Number of builds that count for each shard of a job whose builds run one shard each, if there are many shards."""
+"""Number of builds for each shard whose durations are used, for a job with one shard in each build. It counts if it
+gives more than MAX_BUILDS.
+"""
 MAX_SEARCHED_BUILDS = 1_000
-"""Number of a job's newest builds among which those are searched that count."""
+"""Number of a job's newest builds from which those with usable durations are chosen."""
 MAX_RESULTS = 300_000
-"""Number of results after which no further report is read."""
+"""Number of results at which no further report is read for durations."""
 
 NAMES = {"tests": "c.node_id", "files": "split_part(split_part(c.node_id, '::', 1), ' > ', 1)"}
-"""SQL expressions for the name of a test case `c`: its node id, or its file, with which most node ids begin."""
+"""Kind of name -> SQL expression for this name of a test case `c`: its node id, or its file, which is the beginning of
+most node ids.
+"""
 
 _BLOCKS = f"reports r JOIN {BlockRow.table} b ON b.first_result_id >= r.low AND b.first_result_id < r.high"
-"""SQL for the blocks `b` of the reports that count."""
+"""SQL for the blocks `b` of the reports whose durations are used."""
 _MEDIANS = (
     f"WITH builds AS (SELECT id, branch = %(branch)s::text AS first FROM"
     f"   (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s ORDER BY id DESC"
@@ -39,18 +45,16 @@ _MEDIANS = (
     "   percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_ms::float) AS duration_ms FROM results"
     f"  WHERE facts >= 0 AND facts & {STATUS} <> {SKIPPED} GROUP BY case_id)"
 )
-"""SQL for the median durations of a job's test cases.
-
-Final results that passed or failed count, of the newest builds on the branch. Only if there are fewer than `builds`,
-the newest builds on other branches count, too.
+"""SQL for the median durations of a job's test cases. It uses final results, passed or failed, of the newest `builds`
+builds on the branch. If the branch has fewer builds, it also uses builds on other branches.
 """
 
 
 async def fetch_durations(
     source: Source, job_id: int, branch: str, kind: Literal["tests", "files"], names: Sequence[str]
 ) -> dict[str, float]:
-    """Returns the durations in milliseconds of those names that are known: the median for a test, the sum of the
-    medians of its tests for a file.
+    """Returns name -> duration in milliseconds, for the names with known durations: for a test the median, for a file
+    the sum of the medians of its tests.
     """
     query = (
         f"{_MEDIANS} SELECT {NAMES[kind]} AS name, sum(m.duration_ms) FROM medians m"
@@ -63,8 +67,8 @@ async def fetch_durations(
 
 
 async def fetch_cases(source: Source, job_id: int, branch: str, shards: int) -> list[tuple[int, str, float]]:
-    """Returns the id, node id and median duration in milliseconds of each test case with a known duration. So
-    many builds count that each of the job's shards has run several times.
+    """Returns the id, node id and median duration in milliseconds of each test case with a known duration. Reads at
+    least RUNS_OF_SHARDS builds for each shard, so that every shard has run several times.
     """
     query = (
         f"{_MEDIANS} SELECT c.id, c.node_id, m.duration_ms FROM medians m"

@@ -17,9 +17,9 @@ from projections.results_runs import IS_BROKEN, IS_DOUBTFUL, BuildOutcomeRow, No
 from store.postgres.queries import Source, fetch_rows
 
 JOBS_AT_ONCE = 20
-"""Number of jobs whose runs one query reads, so that the rows of many tests in many jobs are not in memory at once."""
+"""Number of jobs whose runs one query reads. It limits the rows that are in memory at once."""
 MAX_SINGLE = 2_000
-"""Number of test cases up to which it is faster to look at the runs of each than at all runs of the project."""
+"""Number of test cases up to which reading the runs of each one is faster than reading all runs of the project."""
 
 
 async def fetch_runs(source: Source, job_ids: Sequence[int], since_day: int) -> CaseRuns:
@@ -52,7 +52,7 @@ async def fetch_runs(source: Source, job_ids: Sequence[int], since_day: int) -> 
 
 
 async def find_failed_of_project(source: Source, project_id: int) -> set[int]:
-    """Returns the test cases of a project that have ever failed or passed on a retry only. Leaves out broken builds."""
+    """Returns the test cases of a project that have ever failed or passed only on a retry. Leaves out broken builds."""
     query = f"SELECT build_id FROM {BuildOutcomeRow.table} WHERE project_id = %(project)s AND {IS_DOUBTFUL}"
     doubtful = await fetch_column(source, query, {"project": project_id})
     query = (
@@ -75,7 +75,9 @@ async def find_failed_of_project(source: Source, project_id: int) -> set[int]:
 
 
 async def find_failed(source: Source, case_ids: Sequence[int]) -> set[int]:
-    """Returns those of the test cases that have ever failed or passed on a retry only. Leaves out broken builds."""
+    """Returns the test cases, among `case_ids`, that have ever failed or passed only on a retry. Leaves out broken
+    builds.
+    """
     query = (
         f"SELECT s.case_id FROM {SuspectRow.table} s WHERE s.case_id = ANY (%(cases)s)"
         f" AND EXISTS (SELECT FROM {NotableRunRow.table} n"
@@ -90,7 +92,7 @@ _CONSTANTS: Mapping[str, Any] = {"builds": build_of(-1), "failing": FAILED | RET
 
 
 async def find_by_name(source: Source, project_id: int, search: str) -> set[int]:
-    """Returns the test cases of a project whose node ids contain a text, in upper or lower case."""
+    """Returns the test cases of a project whose node ids contain a text, ignoring case."""
     # PostgreSQL changes the case of ASCII letters much faster if it may ignore all others.
     collation = ' COLLATE "C"' if search.isascii() else ""
     query = (
@@ -102,7 +104,7 @@ async def find_by_name(source: Source, project_id: int, search: str) -> set[int]
 
 
 async def find_builds_of_job(source: Source, build_ids: Iterable[int], job_id: int) -> set[int]:
-    """Returns those of the builds that are of a job, also deleted ones."""
+    """Returns the builds, among `build_ids`, that belong to a job. Includes deleted builds."""
     query = f"SELECT build_id FROM {BuildOutcomeRow.table} WHERE build_id = ANY (%(builds)s) AND job_id = %(job)s"
     return set(await fetch_column(source, query, {"builds": list(build_ids), "job": job_id}))
 

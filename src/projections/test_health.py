@@ -30,13 +30,13 @@ from projections.results_runs import BuildOutcomeRow, NotableRunRow, SuspectRow,
 from store.postgres.queries import Source, fetch_rows
 
 MAX_SUSPECTS = 2_000
-"""Largest number of tests of a project whose histories one request reads: those with most notable runs."""
+"""Largest number of tests of a project whose histories one request reads: those with the most notable runs."""
 MAX_NOTABLE = 300_000
-"""Largest number of notable runs that are ranked for that, the newest ones."""
+"""Largest number of notable runs, the newest ones, from which the MAX_SUSPECTS tests with the most are found."""
 HISTORIES_AT_ONCE = 250
-"""Number of histories that one query reads, so that reading thousands does not hold up other requests."""
+"""Number of histories that one query reads. It is small, so that other requests get their turn between queries."""
 CHUNKS_AT_ONCE = 64
-"""Number of chunks of test cases whose runs one query counts."""
+"""Number of chunks (`results_days`) whose runs one query counts."""
 MAX_FAILURES = 200
 """Largest number of failures whose messages one request reads."""
 
@@ -73,9 +73,9 @@ async def fetch_suspects(source: Source, project_id: int, since_day: int, limit:
 async def fetch_recent_histories(
     source: Source, project_id: int, since_day: int, limit: int, among: Container[int] | None = None
 ) -> dict[int, RunHistory]:
-    """Returns the test cases of a project that failed or passed on a retry since a day, with the notable runs since
-    then. If there are more than `limit`, returns those with most such runs. These come first. `among` leaves out all
-    other test cases.
+    """Returns test case -> its notable runs since a day, for the test cases of a project that failed or passed on a
+    retry since then. Test cases with more of these runs come first, and at most `limit` are returned. With `among`,
+    considers only these test cases.
     """
     # All runs are sent as two columns in one row: psycopg would take longer for the numbers than the rest takes, and
     # PostgreSQL for five columns. They are ranked here, since PostgreSQL takes three times as long.
@@ -119,8 +119,8 @@ async def fetch_recent_histories(
 
 
 def _rank(case_ids: Sequence[int], marks: Sequence[int], limit: int, among: Container[int] | None) -> list[int]:
-    """Returns up to `limit` of the test cases that failed or passed on a retry, those with most runs first. Each run
-    has its test case in `case_ids`, and its flags in the lowest bits of `marks`.
+    """Returns up to `limit` test cases that failed or passed on a retry: those with the most runs first. `case_ids` has
+    the test case of each run, and `marks` the flags of each run in its lowest bits.
     """
     failing = sorted(set(compress(case_ids, map((FAILED_RUN | RETRIED).__and__, marks))))
     if among is not None:
@@ -130,7 +130,7 @@ def _rank(case_ids: Sequence[int], marks: Sequence[int], limit: int, among: Cont
 
 async def find_recently_failed(source: Source, project_id: int, window: int, limit: int) -> list[int]:
     """Returns the test cases of a project that failed or passed on a retry in their last `window` runs. If there are
-    more than `limit`, returns those that did last.
+    more than `limit`, returns those whose last failure or retry is newest.
     """
     query = (
         f"SELECT s.case_id FROM {SuspectRow.table} s JOIN {CaseStatsRow.table} k ON k.case_id = s.case_id"
@@ -144,8 +144,8 @@ async def find_recently_failed(source: Source, project_id: int, window: int, lim
 async def fetch_histories(
     source: Source, case_ids: Sequence[int], since_minute: int = 0, asked: Collection[int] = ()
 ) -> list[CaseHistory]:
-    """Returns test cases with all notable runs that are kept since a time, ordered by id. Leaves out test cases without
-    runs. `asked` has the ids of builds on the branch that somebody asks about, if it is not the default one.
+    """Returns test cases with their notable runs since a time, ordered by id. Leaves out test cases without runs.
+    `asked` has the ids of builds on the branch of a question, if this is not the default branch.
     """
     query = (
         "SELECT k.case_id, c.project_id, c.node_id, c.suite, k.runs, n.ids, n.numbers, n.minutes, n.flags"
@@ -181,22 +181,24 @@ def _to_histories(rows: Sequence[tuple[Any, ...]], lines: Lines) -> list[CaseHis
 
 
 async def fetch_failing(source: Source, case_ids: Sequence[int], up_to: int) -> dict[int, FailingRuns]:
-    """Returns test case -> its failing runs in the builds up to `up_to`, to find tests that fail together. Returns
-    nothing for a single test.
+    """Returns test case -> its failing runs in builds up to the build `up_to`. The caller compares them to find tests
+    that fail together, so the result is empty for a single test case.
     """
     cases = await fetch_histories(source, case_ids) if len(case_ids) > 1 else []
     return {case.id: find_failing(case.history, up_to) for case in cases}
 
 
 async def find_broken_builds(source: Source, build_ids: Iterable[int]) -> set[int]:
-    """Returns those of the builds that say nothing about single tests, since most of their tests failed."""
+    """Returns the broken builds among `build_ids`: so many of their tests failed that they say nothing about single
+    tests.
+    """
     query = f"SELECT build_id, passed, failed FROM {BuildOutcomeRow.table} WHERE build_id = ANY (%(builds)s)"
     rows = await fetch_rows(source, query, {"builds": list(build_ids)})
     return {build_id for build_id, passed, failed in rows if is_broken(passed, failed)}
 
 
 async def find_outages(source: Source, case_id: int, build_ids: Collection[int]) -> set[int]:
-    """Returns those of the builds in which an outage made a test fail, so that the run does not count."""
+    """Returns the builds, among `build_ids`, in which the run of a test does not count because of an outage."""
     # Nearly all tests have none, and then there is no need to read their histories.
     if not await find_noted_outages(source, {(build_id, case_id) for build_id in build_ids}):
         return set()
@@ -209,7 +211,9 @@ async def find_outages(source: Source, case_id: int, build_ids: Collection[int])
 
 
 async def find_noted_outages(source: Source, runs: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
-    """Returns those of the runs that an outage made fail, whether that counts or not. A run is (build, test case)."""
+    """Returns the runs, among `runs`, that an outage made fail, including runs that count nevertheless. A run is
+    (build, test case).
+    """
     query = f"SELECT id FROM {NotableRunRow.table} WHERE id = ANY (%(runs)s::bigint[]) AND flags & {OUTAGE} <> 0"
     found = await fetch_rows(source, query, {"runs": [run_id(case_id, build_id) for build_id, case_id in runs]})
     return {(build_of(run), case_of(run)) for (run,) in found}
@@ -251,8 +255,8 @@ async def find_case(source: Source, case_id: int) -> TestCaseRow | None:
 async def fetch_failure_texts(
     source: Source, case_id: int, build_ids: Sequence[int], retried: Sequence[int]
 ) -> list[FailureText]:
-    """Returns the messages of a test case's failures in these builds, newest first. Builds that were deleted have
-    none. In the builds `retried` the test passed only on a retry: the attempts before that failed count there.
+    """Returns the messages of a test case's failures in these builds, newest first. Deleted builds have no messages.
+    For builds in `retried`, in which the test passed on a retry, returns the messages of the failed attempts before.
     """
     # PostgreSQL expects a ninth of the table in each range of ids. Without OFFSET 0 it reads the whole table if there
     # are more than three builds.
@@ -281,6 +285,6 @@ async def fetch_failure_texts(
 
 
 async def find_existing_builds(source: Source, build_ids: Sequence[int]) -> set[int]:
-    """Returns those of the builds that have not been deleted."""
+    """Returns the builds, among `build_ids`, that have not been deleted."""
     query = f"SELECT id FROM {BuildRow.table} WHERE id = ANY (%(builds)s)"
     return {build_id for (build_id,) in await fetch_rows(source, query, {"builds": list(build_ids)})}

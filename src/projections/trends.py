@@ -11,8 +11,8 @@ from projections.engine.queries import fetch_all
 from store.postgres.queries import Source
 
 LOOK_BACK = timedelta(days=30)
-"""Time before the first day in which failures are looked for that ended later. Builds that waited or ran longer than
-this are not found either.
+"""Time before the first day of a trend in which failures are looked for that were fixed later. A build that waited or
+ran longer than this is not found.
 """
 
 
@@ -31,14 +31,14 @@ class TrendDay(msgspec.Struct, frozen=True):
     failed_results: int
     flaky_results: int
     time_to_green_s: float | None
-    """Median time from the first failed build to the next build that passed with all tests, of those that passed on
-    this day.
+    """Median time from the first failed build to the next build that passed with all tests. Counts for the day of the
+    pass.
     """
 
 
 async def fetch_trend(source: Source, column: str, of: int, since: datetime) -> list[TrendDay]:
     """Returns the days since a time on which builds of a job or project ended, in order. `column` is `job_id` or
-    `project_id`, and `of` its value.
+    `project_id`, and `of` is its value.
     """
     # Without the narrow `ended`, PostgreSQL sorts the whole rows of builds, with their configurations.
     query = (

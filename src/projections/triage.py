@@ -28,7 +28,7 @@ class RuleMatchRow(Row, frozen=True):
     """Id of the result."""
     job_id: Int
     known_issue_id: int
-    """0 if a classification rule or the statistics decided."""
+    """Id of the known issue that matched; 0 if a classification rule or the statistics decided."""
     classification: SmallInt
     """Index into CLASSIFICATIONS."""
     rule: SmallInt = 0
@@ -36,7 +36,7 @@ class RuleMatchRow(Row, frozen=True):
     rules_version: Int = 0
     match_start: Int = 0
     match_end: Int = 0
-    """Part of the text that the pattern matched, as in `ResultsClassifiedByRules`."""
+    """End of the part of the text that the pattern matched. Start and end are those of `ResultsClassifiedByRules`."""
     confidence: SmallInt = CERTAIN
 
 
@@ -109,7 +109,9 @@ PROJECTION = Projection(
 
 
 class RecordedMatch(msgspec.Struct, frozen=True):
-    """How a failure was classified when its report was recorded, and the part of its text that a pattern matched."""
+    """The classification that a failure got when its report was recorded, and the part of its text that a pattern
+    matched.
+    """
 
     known_issue_id: int
     rule: int
@@ -195,13 +197,13 @@ MAY_BE_CLASSIFIED_BY_RULES = (
     f"(EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_RANGE} AND {BY_RULE})"
     f" OR EXISTS (SELECT FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind = 'rule'))"
 )
-"""SQL condition that is false if rules classified no result at all. PostgreSQL evaluates it once, so that a query which
-has it reads no results then. Needs the parameters `low` and `high`.
+"""SQL condition that is false if no rule has classified any result. PostgreSQL evaluates it once, so a query that has
+this condition then reads no results. Needs the parameters `low` and `high`.
 """
 
 
 async def find_recorded_match(source: Source, result_id: int) -> RecordedMatch | None:
-    """Returns how a result was classified while its report was recorded; None if it was not."""
+    """Returns the classification that a result got while its report was recorded; None if it got none."""
     query = (
         "SELECT known_issue_id, rule, rules_version, match_start, match_end, confidence"
         f" FROM {RuleMatchRow.table} WHERE id = %(id)s LIMIT 1"

@@ -1,4 +1,4 @@
-"""Read model of the operations on vCenters: what was asked for, and how it ended."""
+"""Read model of the operations on vCenters: what was requested, and how the operation ended."""
 
 from collections.abc import Iterable
 from datetime import datetime

@@ -96,7 +96,7 @@ def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
 
 
 def offline_node(row: NodeRow) -> NodeView:
-    """Returns the node as `GET /nodes/{id}` shows it while it is offline, with measurements of 0."""
+    """Returns an offline node as `GET /nodes/{id}` shows it, with measurements of 0."""
     return copy_fields(NodeView, row, cpu_pct=0, uptime_s=0, ram_gb=round(row.ram_gb))
 
 

@@ -22,7 +22,7 @@ from store.log.event_log import PIECE_EVENTS, EventLog
 from store.postgres.queries import Source
 
 GROUP_EVENTS = 1_000
-"""Number of events whose positions are looked up at once."""
+"""Largest number of events whose positions one query looks up."""
 
 EVENT_AREAS: Mapping[str, str] = {
     event.name: area.__name__.rpartition(".")[2] for area in AREAS for event in area.EVENTS
@@ -79,15 +79,15 @@ class AuditEntry(msgspec.Struct, frozen=True):
 
 
 class FoldLimits(NamedTuple):
-    """How far each stream is folded. Later events are shown without their changes."""
+    """Limits of the part of each stream that is folded. Later events are shown without their changes."""
 
     events: int
     bytes: int
-    """Size of the events' fields."""
+    """Largest total size of the fields of the folded events, in bytes."""
 
 
 TRAIL_FOLD_LIMITS = FoldLimits(10_000, 64 * 1024 * 1024)
-"""Limits of the audit trail. Folding as many bytes takes some 0.5 s."""
+"""Limits of the audit trail. Folding 64 MiB takes some 0.5 s."""
 
 
 class AuditPage(NamedTuple):
@@ -155,7 +155,7 @@ async def load_page(
 
 
 async def describe_all(source: Source, events: Sequence[Recorded]) -> list[AuditEntry]:
-    """Returns the entries of these events, without their changes."""
+    """Returns the entries of the events, without the fields that they changed."""
     names = await audit_trail.fetch_actor_names(source, {recorded.event.actor for recorded in events})
     return [describe(recorded, names.get(recorded.event.actor)) for recorded in events]
 
@@ -208,12 +208,12 @@ class _Folding:
 
     @property
     def is_full(self) -> bool:
-        """Whether no further stream is folded, since events of `max_bytes` were read."""
+        """Whether events of `max_bytes` were read, so that no further stream is folded."""
         return self._max_bytes is not None and self._read_bytes + self._rules.read_bytes >= self._max_bytes
 
     async def fold(self, wanted: Mapping[str, Collection[int]]) -> None:
-        """Folds the streams in `wanted`, and adds what the wanted events changed to `self.changes`. Stops early when
-        `is_full`. `wanted` maps each stream to the versions of these events.
+        """Folds streams, and adds to `self.changes` what some of their events changed. Stops early when `is_full`.
+        `wanted` maps each stream to the versions of the events whose changes are needed.
         """
         for group in _group({stream: max(versions) for stream, versions in wanted.items()}):
             found = await self._log.find_stream_positions(group)
@@ -247,8 +247,8 @@ class _Folding:
 
 
 def _group(last: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Splits a mapping of streams to the versions up to which they are read. Each part has at most GROUP_EVENTS events,
-    or one stream.
+    """Splits `last`, which maps each stream to the version up to which it is read. Each part has streams with at most
+    GROUP_EVENTS events together, or a single longer stream.
     """
     group: dict[str, int] = {}
     for stream, version in last.items():

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 MAX_QUOTE_LENGTH = 120
-"""Number of characters that a summary quotes from a text."""
+"""Largest number of characters that a summary quotes from a text."""
 MAX_LISTED = 3
-"""Number of items of a list that a summary names."""
+"""Largest number of items of a list that a summary names."""
 
 
 def quoted(before: str, text: str | None) -> str:

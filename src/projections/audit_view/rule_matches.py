@@ -22,8 +22,8 @@ from store.log.event_log import EventLog
 from store.postgres.queries import Source
 
 CLASSIFYING = (ResultsClassifiedByRules.name, KnownIssueSearched.name, ReportRecorded.name)
-"""Names of the events for which the audit trail shows how they classified results. For a `ReportRecorded`, these
-classifications are in the `ResultsClassifiedByRules` of its report.
+"""Names of the events for which the audit trail shows how they classified results. The classifications that belong to a
+`ReportRecorded` are stored in another event, the `ResultsClassifiedByRules` of its report.
 """
 
 
@@ -35,7 +35,7 @@ class RuleMatch(NamedTuple):
     position: int
     result_id: int
     known_issue_id: int
-    """0 for a classification rule and for statistics."""
+    """Id of the known issue that matched; 0 for a classification rule and for statistics."""
     classification: Classification
     source_kind: ClassificationSource = "rule"
 
@@ -63,8 +63,8 @@ def matches_in(recorded: Recorded) -> Iterator[RuleMatch]:
 
 
 def fold_triage(events: Iterable[Recorded], matches: Iterable[RuleMatch]) -> Triage:
-    """Returns the triage of a result. Folds `events`, those of the result's triage stream, and `matches`, those of
-    rules with this result, in the order of the log.
+    """Returns the triage of a result: its classification, defect and resolution. Folds two lists in the order of the
+    log: `events`, the events of the result's triage stream, and `matches`, the rule matches with this result.
     """
     state = TRIAGE.initial
     steps: list[Recorded | RuleMatch] = [*events, *matches]
@@ -122,8 +122,8 @@ class RuleMatches:
     async def _find(
         self, results: Collection[int], reports: str | None, jobs: Iterable[int], until: int = 2**62
     ) -> list[RuleMatch]:
-        """Returns the rule matches of these results up to position `until`, in the order of the log. Finds matches in
-        searches through older failures of `jobs`, and in the results stream `reports` unless it is None.
+        """Returns the rule matches of these results up to position `until`, in the order of the log. Looks for matches
+        in two sources: searches through older failures of `jobs`, and the results stream `reports` unless it is None.
         """
         positions = set[int]()
         if reports is not None:

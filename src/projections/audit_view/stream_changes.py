@@ -52,11 +52,11 @@ from projections.audit_view.rule_matches import RuleMatch
 
 SECRET = "(secret)"  # noqa: S105 - shown in place of a secret
 MAX_CHANGES = 100
-"""Number of changed fields that are shown for an event."""
+"""Largest number of changed fields that are shown for an event."""
 MAX_TEXT = 500
-"""Number of characters that are shown of a text."""
+"""Largest number of characters that are shown of a text."""
 MAX_ITEMS = 20
-"""Number of items that are shown of a list."""
+"""Largest number of items that are shown of a list."""
 
 CATEGORIES: Mapping[str, Category[Any]] = {
     category.prefix: category
@@ -262,7 +262,9 @@ def _shown(changes: Iterable[Change], id_field: str, erased: bool) -> list[Chang
 
 
 def _cut(changes: list[Change], total: int) -> list[Change]:
-    """Returns the first MAX_CHANGES of these changes, and how many of `total` are left out."""
+    """Cuts a list of changes to MAX_CHANGES. If `total`, the number of all changes, is larger, adds an entry that says
+    how many are left out.
+    """
     if total <= MAX_CHANGES:
         return changes
     return [*changes[:MAX_CHANGES], Change("…", None, f"and {total - MAX_CHANGES:,} more")]

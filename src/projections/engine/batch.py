@@ -11,8 +11,8 @@ from projections.engine.row_writer import has_numeric_key
 
 COPY_ROWS = 500
 """Number of changed rows of a table at which its new rows are written by COPY instead of by the statement of the batch.
-Then the rows of all append-only tables are, too. COPY takes PostgreSQL a third to two thirds of the time, but needs
-some statements more.
+If any table has so many, the rows of all append-only tables are written by COPY, too. COPY takes PostgreSQL one to two
+thirds of the time for a row, but needs a few more statements.
 """
 ROWS_CACHED = 20_000
 """Number of rows of each table that the cache keeps. It first drops the rows that no batch has needed for the longest
@@ -34,7 +34,7 @@ class RowCache:
         return self._rows[row]
 
     def keep(self, row: type[Row], rows: Mapping[Key, Row | None]) -> None:
-        """Puts rows into the cache, as those that were needed last."""
+        """Stores rows in the cache, and marks them as the last ones that were needed."""
         cached = self._rows[row]
         for key in rows:
             cached.pop(key, None)
@@ -112,8 +112,9 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def large(self) -> dict[type[Row], list[Row]]:
-        """Returns the new and changed rows that `row_writer.write_rows` is to write: those of tables with COPY_ROWS of
-        them or more, and then also those of all append-only tables. Most batches have none.
+        """Returns the new and changed rows that `row_writer.write_rows` is to write, by table: those of each table with
+        at least COPY_ROWS of them. If there is such a table, the rows of all append-only tables are returned, too. For
+        most batches the result is empty.
         """
         found: dict[type[Row], list[Row]] = {
             row: [item for item in dirty.values() if item is not None]
@@ -124,7 +125,7 @@ class RowBatch:
 
     def statements(self, without: Collection[type[Row]] = ()) -> list[statements.Statement]:
         """Returns statements that together write all changes, except the new and changed rows of the tables `without`.
-        They may be joined to one WITH statement in any order, since no two of them touch the same row.
+        No two statements touch the same row, so the caller may join them to one WITH statement in any order.
         """
         parts: list[statements.Statement] = []
         for row, dirty in self._dirty.items():

@@ -117,7 +117,7 @@ def _interleave(columns: Sequence[tuple[int, bytes]], count: int) -> bytearray:
 
 
 def _pack_array(values: Sequence[int], field: _Array) -> "tuple[bytes, array[int]]":
-    """Returns the header and the elements of an array, as COPY expects them."""
+    """Packs an array for COPY. Returns its header and its elements, each with its length."""
     numbers = array(field.code, values)
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -129,7 +129,9 @@ def _pack_array(values: Sequence[int], field: _Array) -> "tuple[bytes, array[int
 
 @lru_cache(2_000)
 def _empty_array(code: Literal["h", "i"], element: int, count: int) -> "tuple[bytes, array[int]]":
-    """Returns the header of an array, and its elements without their numbers. Each follows its length."""
+    """Returns the header of an array with `count` elements, and these elements with their lengths. The numbers of the
+    elements are 0.
+    """
     size = struct.calcsize(code)
     elements = array(code, (struct.pack(">i", size) + bytes(size)) * count)
     dimensions = (1, 0, element, count, 1) if count else (0, 0, element)

@@ -79,8 +79,8 @@ def _with_memory(statement: str) -> str:
 
 
 class UncheckedRows(Exception):
-    """Raised by a loader that is not careful for a row that cannot be stored. Let a careful loader apply the events of
-    the transaction, which was rolled back.
+    """Raised by a loader that is not careful when a row cannot be stored. The transaction was rolled back. Let a
+    careful loader apply its events again.
     """
 
 
@@ -312,8 +312,8 @@ class BulkLoader:
         (self._buffered.get(change.row) or self._append_only[change.row]).bulk_delete(change)
 
     async def _fetch(self, projection: Projection, events: Sequence[Recorded]) -> bool:
-        """Reads the rows that the projection needs for these events into memory, except rows that are there already.
-        Returns whether there were others.
+        """Reads the rows that the projection needs for these events into memory, except rows that are in memory
+        already. Returns whether any row had to be read.
         """
         missing: dict[type[Row], set[Key]] = defaultdict(set)
         for event in events:

@@ -22,8 +22,8 @@ SPAN = 4_096
 MAX_SPANS = 200
 """Number of spans that stay in memory after a transaction: 800,000 rows, which take 50 MB."""
 MIN_REWRITTEN = 0.3
-"""Share of changed rows at which the whole table is written anew. A changed row takes several times as long as a new
-one.
+"""Share of changed rows at which the whole table is written anew. Updating a row takes several times as long as writing
+a new one.
 """
 _IS_PRESENT = bytes(state in (ORDINARY, PRESENT) for state in range(256))
 
@@ -113,7 +113,7 @@ class ColumnTable:
         return _SpanColumns(self._pieces(first, count))
 
     def store(self, item: Row) -> None:
-        """Raises LoadRefused for a value that does not fit its column."""
+        """Stores a row. Raises LoadRefused for a value that does not fit its column."""
         try:
             span, index = self._set(item)
         except (OverflowError, TypeError) as error:
@@ -128,7 +128,7 @@ class ColumnTable:
         """Does nothing: the columns take only values that fit."""
 
     def put_columns(self, change: ColumnsByKey) -> None:
-        """Raises LoadRefused for a value that does not fit its column."""
+        """Changes columns of consecutive rows. Raises LoadRefused for a value that does not fit its column."""
         done = 0
         for span, start, end in self._pieces(change.first, change.count):
             size = end - start
@@ -185,7 +185,7 @@ class ColumnTable:
             self.is_complete = False
 
     def _set(self, item: Row) -> tuple[_Span, int]:
-        """Keeps a row. Returns its span, and its index there."""
+        """Puts a row into its span. Returns the span, and the index of the row in it."""
         key, *values = msgspec.structs.astuple(item)
         span, index = self._span_of(key), key % SPAN
         span.states[index] = ORDINARY if item.is_ordinary else PRESENT
@@ -200,7 +200,9 @@ class ColumnTable:
         return span
 
     def _pieces(self, first: int, count: int) -> list[tuple[_Span, int, int]]:
-        """Returns the spans of `count` consecutive keys, and the index of the first key and after the last in each."""
+        """Divides `count` consecutive keys by spans. Returns for each span the index of its first key, and the index
+        after its last one.
+        """
         pieces, key, end = [], first, first + count
         while key < end:
             stop = min(end, (key // SPAN + 1) * SPAN)

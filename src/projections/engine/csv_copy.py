@@ -58,8 +58,8 @@ async def copy_rows(connection: AsyncConnection, row: type[Row], rows: Sequence[
 
 @cache
 def _conversions(row: type[Row]) -> list[tuple[int, Callable[[Sequence[Any]], Sequence[str | None]]]]:
-    """Returns the indexes of the columns whose values the encoder cannot write, and a function for each that converts
-    the values.
+    """Returns the columns whose values the JSON encoder cannot write: pairs of the column's index and a function that
+    converts the values.
     """
     converted = [(index, _conversion(column.sql_type)) for index, column in enumerate(columns_of(row))]
     return [(index, convert) for index, convert in converted if convert is not None]

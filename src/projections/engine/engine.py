@@ -42,8 +42,7 @@ log = structlog.get_logger()
 
 
 MAX_BATCH_ROWS = 10_000
-"""Approximate number of rows that one part of a batch reads and changes. It limits the memory that the projector
-needs.
+"""Approximate number of rows that one part of a batch reads and changes. The limit keeps the projector's memory small.
 """
 REFUSALS = (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded)
 """Errors that PostgreSQL raises when it rejects a row."""
@@ -330,7 +329,7 @@ def error_message(error: Exception) -> str:
 
 
 def find_keys(projections: Sequence[Projection], event: Recorded) -> list[tuple[type[Row], Key]]:
-    """Returns which rows some projections need for an event."""
+    """Returns the keys of the rows that these projections need for an event."""
     found: list[tuple[type[Row], Key]] = []
     for projection in projections:
         if projection.handles is None or isinstance(event.event, projection.handles):

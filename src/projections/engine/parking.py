@@ -54,8 +54,8 @@ async def blocked_streams(connection: AsyncConnection, projections: Sequence[Pro
 async def parked_events(
     connection: AsyncConnection, projection: Projection, limit: int, stream: str | None = None
 ) -> list[ParkedEvent]:
-    """Returns the first `limit` events that the projection has parked, ordered by position. `stream` limits them to one
-    stream; None means all.
+    """Returns the first `limit` events that the projection has parked, ordered by position. With `stream`, returns only
+    events of this stream.
     """
     return await fetch_all(
         connection,

@@ -16,8 +16,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Window(TypedDict):
-    """A page of a list ordered by id: takes ids above `after`, skips `offset` items, and returns the next `limit`
-    items.
+    """A page of a list that is ordered by id: skips `offset` of the items with ids above `after`, and returns the next
+    `limit`.
     """
 
     after: int

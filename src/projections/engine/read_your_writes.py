@@ -52,7 +52,7 @@ class ProjectionWaiter:
         self._must_read = True
         """True if the position must be read from the database before notifications count again."""
         self._lost_count = 0
-        """How often the connection of the listener broke or was made anew."""
+        """Number of times that the connection of the listener broke or was made anew."""
         self._has_parked = False
         self._has_broken = False
         self._late: int | None = None
