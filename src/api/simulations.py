@@ -42,7 +42,7 @@ class SimulationRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
     project_id: Id | None = None
     """Id of the project to simulate; required for users who are not admins."""
     since: Time | None = None
-    """Time from which on queued builds are simulated; left out for all builds."""
+    """Earliest time of the simulation: it covers builds that were queued then or later. Left out for all builds."""
 
 
 class SimulationAnswer(msgspec.Struct):

@@ -92,8 +92,8 @@ class ReportView(msgspec.Struct):
     flaky: int
     """Number of results that passed only on a retry, or that differ in another build of the job on this commit."""
     causes: list[CauseView]
-    """Causes of the failures, that of most failures first. Contains only failures with one of the 60 most frequent
-    signatures, of the first 20,000 failures.
+    """Causes of the failures, the one with most failures first. Only the first 20,000 failures count, and of these only
+    the ones with the 60 most frequent signatures.
     """
     suites: list[SuiteItem]
     """Totals of each suite."""

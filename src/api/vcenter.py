@@ -46,7 +46,7 @@ class VcenterChanges(msgspec.Struct):
 
     name: Name | UnsetType = UNSET
     host: Host | UnsetType = UNSET
-    """Name or address of the vCenter. Another host needs the `password` again."""
+    """Name or address of the vCenter. A request that changes it must contain the `password` too."""
     username: Username | UnsetType = UNSET
     """Name of the vCenter account that the server uses."""
     password: Password | UnsetType = UNSET
@@ -79,9 +79,9 @@ class VcenterItem(msgspec.Struct):
     vcenter_version: str | None
     """Version of the vCenter; null if the last try failed."""
     last_error: str | None
-    """Why the last try failed; null if it did not."""
+    """Error of the last try to reach the vCenter; null if the try succeeded."""
     last_error_at: datetime | None
-    """Time at which tries began to fail for this reason."""
+    """Time since when tries fail with `last_error`; null without an error."""
     created_at: datetime
     updated_at: datetime
 

@@ -41,7 +41,7 @@ from workers.dispatch.placement import count_fitting, place_builds
 OFFLINE_TIMEOUT = timedelta(minutes=2)
 """Time for which the agent of a running machine may be offline. Then the machine has failed."""
 REMOVAL_PAUSE = timedelta(seconds=30)
-"""Time from the failure to delete a virtual machine until this is tried again."""
+"""Time from a failed deletion of a virtual machine until the deletion is tried again."""
 MAX_AT_ONCE = 20
 """Largest number of machines that one decision spawns in a pool. The next decision may spawn more."""
 FIRST_TRIAL_ID = 2**62

@@ -117,8 +117,8 @@ class Dispatcher:
     _polls: dict[int, Poll] = field(default_factory=dict)
     """Node id -> the poll of its agent that was notified last."""
     _counted_polls: dict[int, int] = field(default_factory=dict)
-    """Node id -> `at_us` of the last poll that `take_polls` returned. A poll is both notified and stored, and the
-    notification may come after the stored poll was read and answered.
+    """Node id -> `at_us` of the last poll that `take_polls` returned. A poll that was read from the database may also
+    be notified, later. By its time it is recognised, and counts only once.
     """
     _missed_polls: bool = False
 

@@ -18,13 +18,15 @@ from workers.vcenter import OperationInterrupted
 DOCKER_PAUSE_S = 5.0
 """Seconds until an operation on a container is tried again if its Docker host does not answer."""
 VCENTER_PAUSE_S = 5.0
-"""Seconds until a worker goes on with an operation if the vCenter does not answer any more."""
+"""Seconds until a worker tries to go on with an operation during which the vCenter stopped answering."""
 DOCKER_LIMIT_S = 600
 """Time limit of an operation on a container, in seconds. The Docker host may have to pull an image first."""
 VCENTER_LIMIT_S = 4_000
 """Time limit of an operation on a vCenter, in seconds. Cloning a machine with large disks may take an hour."""
 VCENTER_RETRIES = RetryPolicy(tries=10, max_pause_s=60)
-"""Retries of an operation on a vCenter, for faults of the server: if the vCenter fails, the operation fails, too."""
+"""Retries of an operation on a vCenter after a fault of this server. A failure of the vCenter is not retried: the
+operation then fails, too.
+"""
 
 
 async def when_docker_operation_requested_carry_it_out(event: Event, tools: Tools) -> None:

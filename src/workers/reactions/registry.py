@@ -40,7 +40,7 @@ the same time.
 SYNC_PAUSE_S = 60.0
 """Seconds until a pipelines file is read again if its host does not answer and does not say how long to wait."""
 TICKET_PAUSE_S = 600.0
-"""Seconds until tickets are tried again if the tracker does not say when to come back."""
+"""Seconds until a worker tries again to write tickets, if the tracker does not say how long to wait."""
 TICKET_MAX_AGE = timedelta(days=1)
 """Age of a finished build at which writing its tickets is given up. The field `last_error` of the integration then says
 why.
@@ -204,25 +204,29 @@ async def _send(mail: Mail, user_id: int, mailer: Mailer | None) -> None:
 
 
 DELETION_LIMIT_S = 3_600
-"""Time limit of a deletion, in seconds. A job may have millions of artifacts."""
+"""Time limit of a reaction that deletes logs, artifacts or caches, in seconds. A job may have millions of artifacts."""
 MAIL_LIMIT_S = 120
-"""Time limit of a mail, in seconds. It is longer than a mail server takes to answer all commands of SMTP."""
+"""Time limit for sending a mail, in seconds. It is longer than a mail server takes to answer all commands of SMTP."""
 MAIL_RETRIES = RetryPolicy(tries=175, max_pause_s=300)
 """Retries of a mail, over some 14 hours. People wait for a mail, so it is sent soon after the mail server is back."""
 STATUS_LIMIT_S = 120
-"""Time limit of a status, in seconds. A host has 10 s to answer, and a build may change a few times meanwhile."""
+"""Time limit for setting a commit status, in seconds. A host has 10 s to answer, and a build may change a few times
+meanwhile.
+"""
 TICKETS_LIMIT_S = 900
-"""Time limit of the tickets of a build, in seconds. There may be some 20 tickets for each of a few integrations, with a
-few calls of 10 s each.
+"""Time limit for writing the tickets of a build, in seconds. There may be some 20 tickets for each of a few
+integrations, with a few calls of 10 s each.
 """
 EXPLANATION_LIMIT_S = 1_200
 """Time limit of explaining a build, in seconds. Its log, and that of the last passed build, may have 1 GiB each."""
 EVAL_LIMIT_S = 7_200
 """Time limit of an evaluation, in seconds. A slow language model may take half a minute for each of some 200 cases."""
 CHANGE_LIMIT_S = 600
-"""Time limit of a change, in seconds. A change may start builds of a thousand jobs."""
+"""Time limit for evaluating a change of a repository, in seconds. A change may start builds of a thousand jobs."""
 SYNC_LIMIT_S = 120
-"""Time limit of a sync, in seconds. A host has 10 s to answer, and a file may have 200 jobs."""
+"""Time limit for syncing jobs with a pipelines file, in seconds. A host has 10 s to answer, and a file may have 200
+jobs.
+"""
 CHANGE_RETRIES = RetryPolicy(tries=300, max_pause_s=60)
 """Retries of a change, over some 5 hours. The pauses are short, since people wait for the builds of a change."""
 
