@@ -209,7 +209,9 @@ async def make_question(ctx: RequestContext, data: ChatMessage) -> AskInquiry:
 
 
 async def find_conversation(ctx: RequestContext, session_id: str) -> InquiryRow:
-    """Returns the newest question of the caller's conversation. Raises NotFound if it is not theirs."""
+    """Returns the newest question of the caller's conversation. Raises NotFound if the conversation belongs to another
+    user.
+    """
     row = await ctx.find_row(lambda source: inquiries.find_newest_of_session(source, session_id))
     if row is None or row.user_id != ctx.user.user_id:
         raise NotFound(f"There is no conversation {session_id}.")

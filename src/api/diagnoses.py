@@ -133,7 +133,7 @@ class FlakyTestItem(msgspec.Struct):
     runs: int
     """Number of runs in the window, without those of broken builds."""
     failed_runs: int
-    """Number of these runs that failed, or passed on a retry only."""
+    """Number of runs in the window that failed, or passed on a retry only."""
 
 
 class Insights(msgspec.Struct):

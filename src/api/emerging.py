@@ -39,7 +39,7 @@ class EmergingTest(msgspec.Struct):
     recent_rate: float
     """Share of failing runs among the last `window` runs."""
     delta: float
-    """Difference of the two rates."""
+    """`recent_rate` minus `baseline_rate`."""
     first_seen_build: int
     """Id of the build of the first failing run since the rise."""
     baseline_runs: int
@@ -47,7 +47,7 @@ class EmergingTest(msgspec.Struct):
     recent_runs: int
     """Number of the last runs that count: `window`, without those of broken builds."""
     recent_failing: int
-    """Number of these runs that failed or passed on a retry only."""
+    """Number of the `recent_runs` that failed or passed on a retry only."""
     flaky_probability: float
     """Probability that the test is flaky: that it fails now and then although the code is good."""
     broken_probability: float
@@ -86,7 +86,7 @@ class Detection(msgspec.Struct):
     recent_rate: float
     """Share of failing runs from the rise to its detection."""
     delta: float
-    """Difference of the two rates."""
+    """`recent_rate` minus `baseline_rate`."""
     baseline_runs: int
     """Number of runs before the rise."""
     recent_runs: int

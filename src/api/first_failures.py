@@ -13,7 +13,9 @@ class FirstBad(msgspec.Struct):
     build_id: int
     """First of the consecutive builds in which the test failed."""
     commit_sha: str | None
-    """Commit of that build, or the last of the commits since `last_good_commit`. Null if it is unknown."""
+    """Commit of the build `build_id`: the newest commit after `last_good_commit` that may have broken the test. Null if
+    it is unknown.
+    """
     last_good_build_id: int | None
     """Last earlier build in which the test passed. Null if there is none among the last 500 results of the test."""
     last_good_commit: str | None

@@ -111,7 +111,7 @@ class NotifiedBuilds(msgspec.Struct):
     queued: int
     """Number of builds that were queued."""
     build_ids: list[int]
-    """Ids of these builds."""
+    """Ids of the builds that were queued."""
     sync_queued: bool
     """Whether the server reads the project's jobs from `.testhide.yml` again, because the push may have changed this
     file. Builds start after that, so the answer lists none; `GET /changes/{change_id}` shows them.

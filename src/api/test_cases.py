@@ -51,17 +51,17 @@ class TestCaseItem(msgspec.Struct):
     build.
     """
     failed_runs: int
-    """Number of these runs that failed."""
+    """Number of runs in the window that failed."""
     other_branches: int
-    """Number of these failed runs that were on other branches than the default ones of their jobs. They count neither
-    as flips nor as the newest run, since the branch may be broken.
+    """Number of failed runs in the window on other branches than the default branch of the job. They count neither as
+    flips nor as the newest run, since the branch may be broken.
     """
     outages: int
-    """Number of these runs that failed, or passed on a retry only, because the machine, the network or another system
-    failed. They do not count as flips, and those that passed on a retry do not count in `retried_runs`.
+    """Number of runs in the window that failed, or passed on a retry only, because the machine, the network or another
+    system failed. They do not count as flips, and those that passed on a retry do not count in `retried_runs`.
     """
     retried_runs: int
-    """Number of these runs that passed on a retry only."""
+    """Number of runs in the window that passed on a retry only."""
     flips: int
     """Number of times that the outcome changed between passed and failed, from one run to the next."""
     failing_streak: int
@@ -69,8 +69,8 @@ class TestCaseItem(msgspec.Struct):
     Leaves out other branches.
     """
     failing_since: int | None
-    """Id of the build with which these failures began; null if the newest run passed, or if the test may have begun to
-    fail before the window.
+    """Id of the build with which the runs of `failing_streak` began; null if the newest run passed, or if the test may
+    have begun to fail before the window.
     """
     last_failed_build: int | None
     """Id of the build of the newest run, if that failed; null if it passed."""

@@ -64,7 +64,7 @@ class HealthItem(msgspec.Struct):
     flake_rate_low: float
     """Lower end of the interval that contains the flake rate with a probability of 95 %."""
     flake_rate_high: float
-    """Upper end of this interval."""
+    """Upper end of the interval that contains the flake rate with a probability of 95 %."""
     flaky_probability: float
     """Probability that the test is flaky."""
     is_flaky: bool
@@ -89,22 +89,23 @@ class HealthItem(msgspec.Struct):
     """Ids of the jobs in whose quarantine the test is."""
     known_issue_id: int | None
     """Id of the known issue that explains the newest failures of a flaky test as a bug; null if one of these failures
-    is not of such a known issue.
+    has no known issue, or one that is no bug.
     """
     runs: int
     """Number of runs in the window. A run has the results of the test in one build."""
     failed_runs: int
-    """Number of these runs that failed."""
+    """Number of runs in the window that failed."""
     retried_runs: int
-    """Number of these runs that passed on a retry only."""
+    """Number of runs in the window that passed on a retry only."""
     broken_builds: int
-    """Number of these runs that do not count, because most tests of their builds failed."""
+    """Number of runs in the window that do not count, because most tests of their builds failed."""
     other_branches: int
-    """Number of these runs that do not count, because they failed on another branch than the job's default one."""
+    """Number of runs in the window that do not count, because they failed on another branch than the job's default one.
+    """
     outages: int
-    """Number of these runs that do not count, because the machine, the network or another system failed."""
+    """Number of runs in the window that do not count, because the machine, the network or another system failed."""
     assessed_runs: int
-    """Number of the newest of these runs, on which the health is based. Runs that do not count are left out."""
+    """Number of runs on which the health is based: the newest runs in the window, without those that do not count."""
 
 
 class HealthList(msgspec.Struct):

@@ -62,11 +62,11 @@ class CauseView(msgspec.Struct):
     tests: int
     """Number of results that failed for this cause."""
     result_ids: list[int]
-    """Ids of the first of these results, 20 at most."""
+    """Ids of the first results that failed for this cause, 20 at most."""
     signatures: list[str]
-    """Signatures of these results: equal failures have one signature."""
+    """Signatures of the results that failed for this cause. Equal failures have one signature."""
     message: str
-    """Message of the first of these results."""
+    """Message of the first result that failed for this cause."""
     failed_together: list[int]
     """Ids of the builds in which tests of this cause failed together, the newest 20; empty if traces show the cause."""
 
