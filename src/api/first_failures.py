@@ -13,8 +13,8 @@ class FirstBad(msgspec.Struct):
     build_id: int
     """First of the consecutive builds in which the test failed."""
     commit_sha: str | None
-    """Commit of the build `build_id`: the newest commit after `last_good_commit` that may have broken the test. Null if
-    it is unknown.
+    """Commit of the build `build_id`. If the build tested several new commits, this is the last of them. Null if it is
+    unknown.
     """
     last_good_build_id: int | None
     """Last earlier build in which the test passed. Null if there is none among the last 500 results of the test."""

@@ -190,7 +190,9 @@ class ProjectAnalyst:
         return _to_findings(answer, failing, result, present[0] if present else None)
 
     async def _find_first_failure(self, case: CaseHistory, build_id: int) -> FailingTest | None:
-        """Returns where a test began to fail. `build_id` is a build in which it failed; None if that build was deleted."""
+        """Returns where a test began to fail. `build_id` is a build in which it failed. Returns None if the build was
+        deleted.
+        """
         texts = await test_health.fetch_failure_texts(self.pool, case.id, [build_id], [])
         if not texts:
             return None
