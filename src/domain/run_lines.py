@@ -45,7 +45,7 @@ class BuildOnLine(NamedTuple):
     """Number of the build's line; NO_LINE, OTHER_BRANCHES or ASKED_BRANCH if it has none."""
     is_broken: bool
     following: int | None = None
-    """Next build of the line that has results and is not broken; None for the last one."""
+    """Next build of the line that has results, is not broken and is not of selected tests; None for the last one."""
 
 
 class Lines:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from domain.run_histories import is_broken
 from domain.run_lines import OTHER_BRANCHES, BuildOnLine, Lines
+from projections.builds import BuildRow
 from projections.engine.queries import fetch_column
 from projections.results_runs import IS_BROKEN, BuildOutcomeRow, minute_of
 from store.clock import utcnow
@@ -16,7 +17,9 @@ async def fetch_lines(source: Source, build_ids: Collection[int], asked: Collect
     """
     following = (
         f"SELECT build_id FROM {BuildOutcomeRow.table} n WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0"
-        f" AND n.build_id > o.build_id AND passed + failed > 0 AND NOT ({IS_BROKEN}) ORDER BY n.build_id LIMIT 1"
+        f" AND n.build_id > o.build_id AND passed + failed > 0 AND NOT ({IS_BROKEN})"
+        f" AND NOT EXISTS (SELECT FROM {BuildRow.table} WHERE id = n.build_id AND selected_tests IS NOT NULL)"
+        " ORDER BY n.build_id LIMIT 1"
     )
     query = (
         f"SELECT o.build_id, o.job_id, o.line, o.passed, o.failed, ({following})"

@@ -14,6 +14,7 @@ REPORT = b"""<testsuite name="s">
 <testcase classname="t.test_x" name="test_wavers"><failure message="once"/></testcase>
 <testcase classname="t.test_x" name="test_wavers"/>
 </testsuite>"""
+PASSED = b'<testsuite name="s"><testcase classname="t.test_x" name="test_bad"/></testsuite>'
 BAD = ["t/test_x.py::test_bad", "t/test_x.py::test_worse[ä]"]
 WAVERS = "t/test_x.py::test_wavers"
 
@@ -193,6 +194,21 @@ def test_only_what_is_flaky(shop: Shop) -> None:
     build = agent.take_up()
     assert build["test_ids"] == [WAVERS]
     agent.finished(build).raise_for_status()
+
+
+def test_a_retry_of_flaky_tests_mends_no_others(shop: Shop) -> None:
+    """They still fail, although they pass in another job."""
+    shop_here = Shop(shop.server)
+    first = ran(shop_here)
+    agent = shop_here.new_agent()
+    does(shop_here, first, "retry-flaky")
+    retry = agent.take_up()
+    agent.report(retry, PASSED.replace(b"test_bad", b"test_wavers")).raise_for_status()
+    agent.finished(retry).raise_for_status()
+    ran(shop_here, shop_here.new_job(), report=PASSED)
+    shop.server.wait_until_projected()
+    failing = shop_here.admin.fetch("/test-cases", project_id=shop_here.project, only="failing")["results"]
+    assert [test["node_id"] for test in failing] == BAD
 
 
 def test_a_failure_that_is_called_flaky_is_retried(shop: Shop) -> None:
