@@ -56,11 +56,14 @@ class AutoscalingSet(AutoscalingEvent, frozen=True):
     maximum: int
     idle_s: int
     docker: DockerSource | None = None
-    """Where containers are spawned; None if the machines are none."""
+    """Docker host and image of the containers; None if the machines are no containers."""
     vcenter: VcenterSource | None = None
-    """Template that virtual machines are cloned from; None if the machines are none. A pool has one kind of machine."""
+    """Template from which virtual machines are cloned; None if the machines are no virtual machines. A pool has one
+    kind of machine.
+    """
     single_use: bool = False
-    """Whether each machine runs one build. Then a container is destroyed, and a virtual machine is reverted."""
+    """Whether each machine runs only one build. After it, a container is destroyed, and a virtual machine is reverted.
+    """
 
 
 def with_optional_source(first: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +78,7 @@ class AutoscalingRemoved(AutoscalingEvent, frozen=True):
 
 
 class PoolScaledUp(AutoscalingEvent, frozen=True):
-    """Machines were spawned: each is requested by an event of its own, which was appended at the same time."""
+    """Machines were spawned. Another event, appended at the same time, requests each of them."""
 
     name: ClassVar[str] = "node_pool.scaled_up"
     machine_ids: list[str]
@@ -85,7 +88,7 @@ class PoolScaledUp(AutoscalingEvent, frozen=True):
 
 
 class PoolScaledDown(AutoscalingEvent, frozen=True):
-    """It was requested to destroy a machine, by an event that was appended at the same time. No build ran on it."""
+    """A machine on which no build ran is to be destroyed. Another event, appended at the same time, requests that."""
 
     name: ClassVar[str] = "node_pool.scaled_down"
     machine_id: str
@@ -96,8 +99,8 @@ class PoolScaledDown(AutoscalingEvent, frozen=True):
 
 
 class PoolMachineReverted(AutoscalingEvent, frozen=True):
-    """It was requested to revert a virtual machine that has had its build to its snapshot, by an event that was
-    appended at the same time. It takes another build once its agent has registered again.
+    """A virtual machine that has had its build is to be reverted to its snapshot. Another event, appended at the same
+    time, requests that. The machine takes another build once its agent has registered again.
     """
 
     name: ClassVar[str] = "node_pool.machine_reverted"
@@ -112,14 +115,14 @@ class PoolScalingFailed(AutoscalingEvent, frozen=True):
     machine_id: str
     error: str
     failures: int
-    """Number of failures in a row, each after the pause of the one before."""
+    """Number of failures in a row. Each of them came after the pause that the one before it caused."""
     retry_at: datetime
     destroys: bool = True
-    """Whether it was requested to destroy the machine. If not, its worker still tries to spawn it."""
+    """Whether the machine is destroyed. If False, the machine's worker still tries to spawn it."""
 
 
 class PoolMachineRemoved(AutoscalingEvent, frozen=True):
-    """A machine is gone, and does not count any more."""
+    """A machine is gone. It no longer counts towards the pool's maximum."""
 
     name: ClassVar[str] = "node_pool.machine_removed"
     machine_id: str
@@ -142,7 +145,7 @@ class Autoscaling(msgspec.Struct, frozen=True):
 
     @property
     def room(self) -> int:
-        """Number of machines that may be spawned until the maximum is reached."""
+        """Number of machines that can be spawned before the maximum is reached."""
         return 0 if self.setting is None else max(0, self.setting.maximum - len(self.machines))
 
 

@@ -25,9 +25,11 @@ Reason = Literal[
 ]
 
 _PLAIN: tuple[Reason, ...] = ("tests_failed", "reported")
-"""Reasons that say no more than the status of a build and its tests."""
+"""Reasons that tell a reader no more than the status of the build and its tests do."""
 
 
 def describe_reason(reason: str | None) -> str:
-    """Returns the reason of a build's end in brackets, after a space, if it says more than the status of the build."""
+    """Returns a text for the reason of a build's end: a space and the reason in brackets. Empty if the reason says no
+    more than the build's status.
+    """
     return f" ({reason.replace('_', ' ')})" if reason and reason not in _PLAIN else ""

@@ -1,5 +1,5 @@
-"""Activity of test cases in a look-back window: how often they ran and failed, and what that cost. Lists of test cases
-are sorted and filtered by it.
+"""Activity of test cases in a look-back window: how often they ran and failed, and how much time that cost. Lists of
+test cases are sorted and filtered by it.
 """
 
 from bisect import bisect_right
@@ -17,43 +17,48 @@ Sort = Literal["failures", "flaky", "newly_failing", "cost", "slowest", "runs", 
 Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
 NO_DURATION = -1
 GONE_AFTER = 3
-"""Number of builds of its job that a failing test must have missed, so that it is not listed as a new failure."""
+"""Number of builds of its job in which a failing test did not run, from which on it is no longer listed as a new
+failure.
+"""
 
 
 class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     id: int
     runs: int
-    """Number of runs in the window, without the failed and retried ones of broken builds."""
+    """Number of runs in the window. Leaves out failed and retried runs of broken builds."""
     failed_runs: int = 0
     other_branches: int = 0
-    """Number of these failed runs that were on other branches than the default ones of their jobs. They count neither
-    as flips nor as the newest run.
+    """Number of those `failed_runs` that were not on the default branches of their jobs. They are neither flips nor the
+    newest run.
     """
     outages: int = 0
-    """Number of these runs that an outage made fail, or pass on a retry only. They count as no flips, the latter not
-    as retried.
+    """Number of those `runs` in which an outage made the test fail, or pass only on a retry. They are no flips, and are
+    not in `retried_runs`.
     """
     retried_runs: int = 0
-    """Number of these runs that passed on a retry only."""
+    """Number of those `runs` that passed only on a retry."""
     flips: int = 0
     """Number of times that the outcome changed between passed and failed, from one run to the next."""
     failing_streak: int = 0
-    """Number of runs in a row up to the newest one that failed, also in broken builds and outages: whatever the reason,
-    the test fails now. Leaves out other branches.
+    """Number of failed runs in a row up to the newest run. Runs of broken builds and outages count, since the test
+    fails now, whatever the reason. Runs on other branches do not.
     """
     failing_since: int | None = None
-    """Build with which the streak began; None if the newest run passed, or if the streak began before the window."""
+    """Id of the build with which the streak began; None if the newest run passed, or if the streak began before the
+    window.
+    """
     last_failed_build: int | None = None
-    """Build of the newest run, if it failed."""
+    """Id of the build of the newest run, if this run failed; otherwise None."""
     missed_builds: int = 0
-    """Number of newer builds of the job in which the failing test did not run. It may have been removed, or is skipped.
+    """Number of builds of the job after `last_failed_build`, in which the test did not run: it was removed, or is
+    skipped.
     """
     duration_ms: int | None = None
-    """Duration of the newest result; None if that was skipped."""
+    """Duration of the newest result in milliseconds; None if the test was skipped."""
 
     @property
     def time_lost_ms(self) -> int:
-        """Time of the runs that failed, or passed on a retry only, if each took as long as the newest result."""
+        """Time in milliseconds that failed and retried runs took, if each took as long as the newest result."""
         return (self.failed_runs + self.retried_runs) * (self.duration_ms or 0)
 
     @property
@@ -67,7 +72,9 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
         return self.failing_since is not None and self.missed_builds < GONE_AFTER
 
     def key(self, sort: Sort) -> tuple[int, int]:
-        """Returns a key by which lists are sorted in ascending order, so that the most striking test comes first."""
+        """Returns the key of the test case for a sort order. In ascending order of the keys, the most striking test
+        comes first.
+        """
         match sort:
             case "failures":
                 return -self.failed_runs - self.retried_runs, self.id
@@ -103,16 +110,16 @@ class JobRuns(msgspec.Struct, frozen=True):
     """Runs of a test case in one job, in the window."""
 
     builds: Set[int]
-    """Builds of the job. May lack builds without notable runs of the test case."""
+    """Ids of builds of the job. May lack builds in which the test case has no notable run."""
     runs: int
 
 
 def sum_up(
     case_id: int, history: RunHistory, runs: int, duration_ms: int | None, of_job: JobRuns | None = None
 ) -> CaseActivity:
-    """Returns the activity of a test case that has notable runs; with `of_job`, that in one job. `history` has the
-    notable runs of the window, and `runs` is the number of runs in the window, both in all jobs. Leaves broken builds
-    out.
+    """Returns the activity of a test case that has notable runs, in all jobs; with `of_job`, in one job. `history` has
+    the notable runs in the window, and `runs` is the number of all runs in the window, both in all jobs. Leaves out
+    broken builds.
     """
     runs = max(runs, len(history.notable))
     builds = None if of_job is None else of_job.builds
@@ -174,31 +181,33 @@ def sum_up(
 
 
 class CaseRuns(msgspec.Struct, frozen=True):
-    """Columns about the test cases of a project or job in the window. For each id of `firsts`, which is sorted, they
-    have `size` test cases with consecutive ids, of which this is the first.
+    """Numbers of runs and durations of the test cases of a project or job in the window, in columns. The ids of test
+    cases come in ranges of `size` consecutive ids; `firsts` has the first id of each range, in ascending order.
     """
 
     firsts: Sequence[int]
     size: int
     runs: Sequence[int]
-    """0 for a test case that did not run."""
+    """Number of runs of each test case; 0 if it did not run."""
     durations_ms: Sequence[int]
-    """NO_DURATION if it is not known."""
+    """Duration of each test case's newest result; NO_DURATION if it is not known."""
 
     def ids(self) -> Iterator[int]:
-        """Returns the ids of the test cases in the order of the columns, also of those that did not run."""
+        """Returns the ids of all test cases in the order of the columns, also of those that did not run."""
         return chain.from_iterable(range(first, first + self.size) for first in self.firsts)
 
     def id_at(self, index: int) -> int:
         return self.firsts[index // self.size] + index % self.size
 
     def index_of(self, case_id: int) -> int:
-        """Returns the index of a test case; of the last one before it, if it has none; -1 without one before."""
+        """Returns the index of a test case in the columns. If the columns lack it, returns the index of the last test
+        case with a lower id; -1 if there is none.
+        """
         number = bisect_right(self.firsts, case_id) - 1
         return -1 if number < 0 else number * self.size + min(case_id - self.firsts[number], self.size - 1)
 
     def find(self, case_id: int) -> tuple[int, int | None]:
-        """Returns the runs and the duration of a test case."""
+        """Returns the number of runs and the duration of a test case."""
         index = self.index_of(case_id)
         if index < 0 or self.id_at(index) != case_id:
             return 0, None
@@ -207,37 +216,41 @@ class CaseRuns(msgspec.Struct, frozen=True):
 
 
 class Activity:
-    """Activity of the test cases of a project or job: `notable` has those with notable runs in the window. Of all
-    others, which are nearly all, only the number of runs and the duration are known: so a list of 50,000 takes
-    milliseconds.
+    """Activity of the test cases of a project or job. `notable` has the test cases that have notable runs in the
+    window. Of all others, which are nearly all, only the number of runs and the duration are kept, so that a list of
+    50,000 test cases takes milliseconds.
     """
 
     def __init__(self, cases: CaseRuns, notable: dict[int, CaseActivity]) -> None:
-        """`notable` has no other test cases than `cases`."""
+        """Takes the columns of all test cases, and the activity of those that have notable runs. `cases` must contain
+        all of these.
+        """
         self._cases, self._notable = cases, notable
         self._others = list(cases.runs)
-        """The runs of the others; 0 for test cases that do not belong to the list, or are notable."""
+        """Number of runs of each test case; 0 for those in `notable`, and for those that `keep` and `drop` took off the
+        list.
+        """
         for case_id in notable:
             self._others[cases.index_of(case_id)] = 0
 
     def find_failing_builds(self) -> set[int]:
-        """Returns the builds of the newest runs that failed."""
+        """Returns the ids of the builds in which failing test cases failed last."""
         return {case.last_failed_build for case in self._notable.values() if case.last_failed_build is not None}
 
     def mark_missed(self, newer: Mapping[int, int]) -> None:
-        """Sets the builds that failing tests missed. `newer` is build -> number of newer builds of its job."""
+        """Sets `missed_builds` of failing test cases. `newer` is build id -> number of newer builds of its job."""
         for case in list(self._notable.values()):
             if case.last_failed_build is not None and (missed := newer.get(case.last_failed_build)):
                 self._notable[case.id] = msgspec.structs.replace(case, missed_builds=missed)
 
     def keep(self, case_ids: Set[int]) -> None:
-        """Drops all test cases but these."""
+        """Drops all test cases except `case_ids`."""
         self._notable = {case_id: self._notable[case_id] for case_id in self._notable.keys() & case_ids}
         columns = zip(self._cases.ids(), self._others, strict=True)
         self._others = [runs if case_id in case_ids else 0 for case_id, runs in columns]
 
     def drop(self, case_ids: Set[int]) -> None:
-        """Drops these test cases."""
+        """Drops the test cases `case_ids`."""
         self._notable = {case_id: self._notable[case_id] for case_id in self._notable.keys() - case_ids}
         columns = zip(self._cases.ids(), self._others, strict=True)
         self._others = [0 if case_id in case_ids else runs for case_id, runs in columns]
@@ -258,7 +271,9 @@ class Activity:
         return total, [self._get(case_id) for _, case_id in nsmallest(limit, keys)]
 
     def _first_others(self, sort: Sort, position: tuple[int, int] | None, limit: int) -> Iterable[tuple[int, int]]:
-        """Returns the first keys after a position of the others, as `CaseActivity.key` would return them."""
+        """Returns the first keys after `position` of the test cases without notable runs. The keys are those of
+        `CaseActivity.key`.
+        """
         others = enumerate(self._others)
         # The value of a key and the index are one number, since two numbers are compared much slower.
         found: Iterable[int]

@@ -1,7 +1,8 @@
-"""Statistics of how people have classified failures: what a new failure with an equal signature probably is.
+"""Statistics of how people have classified failures. They tell what a new failure with an equal signature probably is.
 
-Of the n results with the signature that people have classified last, k have the most frequent classification. Laplace's
-rule of succession estimates the probability that a person would give it to the next one, too: (k + 1) / (n + 2).
+Take the n results with this signature that people have classified last. The most frequent classification was given to k
+of them. By Laplace's rule of succession, the probability that a person would give it to the new failure, too, is (k +
+1) / (n + 2).
 """
 
 from collections import Counter, OrderedDict
@@ -11,9 +12,9 @@ from typing import NamedTuple
 from domain.triage import Classification, ResultClassified
 
 CONSIDERED = 50
-"""Number of results of a signature that count: those that people have classified last."""
+"""Number of results of a signature that are considered: those that people have classified last."""
 MAX_SIGNATURES = 5_000
-"""Number of signatures of a project that are kept: those classified last."""
+"""Largest number of signatures of a project that are kept: those that people have classified last."""
 MIN_CONFIDENCE = 75
 """Least confidence, in percent, with which the statistics classify a failure. Two results that people have classified
 alike reach it, and one alone never does.
@@ -21,7 +22,7 @@ alike reach it, and one alone never does.
 
 
 class _Word(NamedTuple):
-    """How a person has classified a result."""
+    """A person's classification of one result."""
 
     build_id: int
     job_id: int
@@ -42,8 +43,8 @@ class ClassificationStatistics:
         """Signature -> its estimate, for signatures about which nothing was said since it was made."""
 
     def note(self, event: ResultClassified) -> None:
-        """Adds the classification of a failure. Leaves out one that no person gave, and one whose signature is unknown
-        or erased.
+        """Adds the classification of a failure. Ignores a classification that no person gave, and a failure whose
+        signature is unknown or erased.
         """
         if event.set_by_kind != "user" or not event.signature:
             return
@@ -71,7 +72,9 @@ class ClassificationStatistics:
                 self._forget(signature, result_id)
 
     def estimate_all(self) -> Iterator[tuple[str, Classification, int]]:
-        """Yields (signature, classification, confidence in percent) for the signatures of which enough is known."""
+        """Yields (signature, classification, confidence in percent) for each signature whose classification is certain
+        enough.
+        """
         for signature, results in self._words.items():
             if signature not in self._estimates:
                 self._estimates[signature] = estimate(word.classification for word in results.values())
@@ -92,8 +95,8 @@ class ClassificationStatistics:
 
 
 def estimate(words: Iterable[Classification]) -> tuple[Classification, int] | None:
-    """Returns the classification of the next failure, with its confidence in percent; None if it is too uncertain.
-    `words` are the classifications by people.
+    """Returns the probable classification of the next failure and its confidence in percent; None if it is too
+    uncertain. `words` are the classifications that people gave.
     """
     counted = list(words)
     if not counted:

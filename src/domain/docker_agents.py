@@ -19,7 +19,7 @@ DockerAgentStatus = Literal["starting", "running", "stopped", "error"]
 Operation = Literal["spawn", "start", "stop", "destroy"]
 
 PREFIX = "da-"
-"""Beginning of the ids of Docker agents."""
+"""Prefix of the ids of Docker agents."""
 
 
 class DockerPolicy(msgspec.Struct, frozen=True):
@@ -63,8 +63,8 @@ class ContainerState(msgspec.Struct, frozen=True):
     container_id: str
     running: bool
     run: str = ""
-    """Time at which the container's process started last, as the host writes it. It identifies this run. Empty if the
-    container was never started.
+    """Time at which the container's process last started, in the form in which the Docker host writes it. It identifies
+    this run of the container. Empty if the container was never started.
     """
     exit_code: int = 0
     """Exit code of the last run."""
@@ -105,7 +105,7 @@ class DockerAgentRequested(DockerAgentEvent, frozen=True):
     sealed_env: bytes | None = None
     """Environment variables of the container, as JSON that a root key seals; None for none."""
     single_use: bool = False
-    """Whether its node gets one build at most (`domain.autoscaling`)."""
+    """Whether the agent's node gets only one build (`domain.autoscaling`)."""
 
 
 class DockerAgentRegistered(DockerAgentEvent, frozen=True):
@@ -127,7 +127,7 @@ class DockerAgentStarted(DockerAgentEvent, frozen=True):
 
 
 class DockerAgentStopped(DockerAgentEvent, frozen=True):
-    """The container has ended, since it was to be stopped or because the agent ended without an error."""
+    """The container has ended without an error: a worker stopped it, or its agent ended."""
 
     name: ClassVar[str] = "docker_agent.stopped"
     container_id: str
@@ -183,7 +183,7 @@ class DockerAgent(msgspec.Struct, frozen=True):
     pending: Operation | None = "spawn"
     """Requested operation that no worker has carried out yet."""
     error: str = ""
-    """Why the status is `error`, or why the last try of the pending operation failed, which a worker repeats."""
+    """Why the status is `error`, or why the last try of the pending operation failed. A worker tries it again."""
     container_id: str = ""
     ended_run: str = ""
     """The last run that has ended."""

@@ -36,7 +36,7 @@ class GradedCase(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class EvalReport(msgspec.Struct, frozen=True):
-    """The result of an evaluation that `testhide evals` has run, as a file keeps it."""
+    """Result of an evaluation by `testhide evals`, in the form in which it is saved to a file."""
 
     suite: SuiteChoice
     model: str
@@ -134,9 +134,9 @@ def compute_score(passed: int, graded: int) -> float:
 class ChangedCase(msgspec.Struct, frozen=True):
     case: str
     baseline: Literal["pass", "fail"]
-    """Outcome in the evaluation that is compared with."""
+    """Outcome of the case in the earlier evaluation."""
     current: Literal["pass", "fail"]
-    """Outcome in the evaluation that is compared."""
+    """Outcome of the case in the later evaluation."""
 
 
 class Comparison(msgspec.Struct, frozen=True):

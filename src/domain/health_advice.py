@@ -14,7 +14,7 @@ NEWEST_FAILURES = 5
 
 
 class QuarantineOf(msgspec.Struct, frozen=True):
-    """An entry of a job's quarantine that contains the test, and has not expired."""
+    """An entry of a job's quarantine that holds the test and has not expired."""
 
     id: int
     job_id: int
@@ -23,14 +23,14 @@ class QuarantineOf(msgspec.Struct, frozen=True):
 
 
 class KnownCause(msgspec.Struct, frozen=True):
-    """A known issue that explains the failures of a test as a bug, not as flakiness."""
+    """A known issue that explains the failures of a test: a bug causes them, not flakiness."""
 
     known_issue_id: int
     title: str
 
 
 class Decisions(msgspec.Struct, frozen=True):
-    """Decisions of the members of a project about a test."""
+    """Measures that members of a project have taken about a test: they put it in quarantine, or created a known issue."""
 
     quarantine: tuple[QuarantineOf, ...] = ()
     known: KnownCause | None = None
@@ -40,8 +40,8 @@ NO_DECISIONS = Decisions()
 
 
 def find_newest_failures(history: RunHistory) -> list[tuple[int, bool]]:
-    """Returns the newest runs that count and in which the test failed: the build of each, and whether it passed on a
-    retry.
+    """Returns the newest NEWEST_FAILURES runs that count and failed or passed on a retry, as pairs (build id, whether
+    it passed on a retry).
     """
     counting = (run for run in reversed(history.notable) if not run.flags & LEFT_OUT)
     failing = [(run.build_id, not run.flags & FAILED) for run in counting if run.flags & (FAILED | RETRIED)]
@@ -49,15 +49,15 @@ def find_newest_failures(history: RunHistory) -> list[tuple[int, bool]]:
 
 
 def find_known_cause(failures: Sequence[KnownCause | None]) -> KnownCause | None:
-    """Returns the known issue that explains a test: that of its newest failure, if each of its newest failures has one;
-    else None. `failures` are the known issues of these failures, the newest first.
+    """Returns the known issue that explains a test. `failures` has the known issue of each of the test's newest
+    failures, the newest first. If all of them have one, that of the newest failure is returned; otherwise None.
     """
     return failures[0] if failures and None not in failures else None
 
 
 def settle_action(action: Action, decisions: Decisions) -> Action:
-    """Returns what is left to do: a test that is in quarantine, or whose failures have a known cause, is not put into
-    quarantine but mended.
+    """Returns the recommended action: `fix` instead of `quarantine` if the test is in quarantine already, or if a known
+    issue explains its failures. Any other action stays.
     """
     return "fix" if action == "quarantine" and (decisions.quarantine or decisions.known is not None) else action
 

@@ -15,18 +15,20 @@ from domain.core.data_keys import build_key, project_key, user_key
 from domain.core.events import Category, Event, copy_fields
 
 JobType = Literal["project_audit", "failure_cluster", "regression_scan"]
-"""Kind of an inquiry that is a job: it analyses a project, and takes longer than a question."""
+"""Type of an AI job: an inquiry that analyses a project, which takes longer than a question."""
 JOB_ID_PREFIX = "aijob-"
 SESSION_ID_PREFIX = "sess-"
 JOB_TYPES: tuple[JobType, ...] = get_args(JobType)
 ANSWERING, ANALYZING = "answer_an_inquiry", "analyze_a_project"
-"""Names of the reactions that answer questions, and that do jobs. They are stored, so they must not change."""
+"""Names of the reactions that answer questions and carry out AI jobs. They are stored, so they must not change."""
 MAX_STEPS = 50
 """Largest number of steps of an inquiry that are recorded."""
 
 
 class InquirySubject(msgspec.Struct, frozen=True):
-    """Whom and what an inquiry concerns. All its events repeat this, since the data key depends on it."""
+    """User, project, build and the like that an inquiry is about. All events of the inquiry repeat it, since the data
+    key depends on it.
+    """
 
     inquiry_id: str
     user_id: int
@@ -97,9 +99,9 @@ class InquiryAnswered(InquiryEvent, frozen=True):
     evidence: dict[str, Any] = {}
     """`domain.assistant.evidence.Evidence`, as JSON: all that the answer is based on, so it can be evaluated again."""
     result: dict[str, Any] = {}
-    """What a job has found, as its answer shows it; empty for a question."""
+    """Findings of an AI job, as its answer shows them; empty for a question."""
     provider: str = "builtin"
-    """`builtin`, or the kind of the server that a model has answered on."""
+    """Kind of the server whose model answered; `builtin` if rules and statistics answered."""
     model: str = ""
     """Name of the model; empty if none was asked."""
     prompt: str = ""
@@ -162,7 +164,7 @@ def evolve(state: Inquiry | None, event: Event) -> Inquiry | None:
 
 
 def find_job_type(kind: Kind) -> JobType | None:
-    """Returns the type of the job; None if the inquiry is a question."""
+    """Returns the type of the AI job; None if the inquiry is a question."""
     match kind:
         case "project_audit" | "failure_cluster" | "regression_scan":
             return kind

@@ -18,7 +18,7 @@ CLOUD_DOMAIN = ".atlassian.net"
 class JiraEvent(Event, frozen=True):
     jira_id: int
     project_id: int | None
-    """None for an integration of all projects."""
+    """Id of the project; None for an integration of all projects."""
 
     @property
     def stream(self) -> str:

@@ -1,4 +1,4 @@
-"""Tells addresses of this machine itself. Containers and virtual machines do not reach a server at such an address."""
+"""Recognises addresses of this machine itself, at which containers and virtual machines cannot reach a server."""
 
 from ipaddress import ip_address
 

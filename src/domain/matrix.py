@@ -15,12 +15,14 @@ from msgspec import Meta
 MAX_COMBINATIONS = 256
 """Largest number of builds that one start of a job may queue."""
 PLACEHOLDER = re.compile(r"\{\{matrix\.([^{}]+)\}\}")
-"""Part of a required tag that stands for a value of the combination, such as `{{matrix.os}}`."""
+"""Matches the part of a required tag that stands for a value of the combination, such as `{{matrix.os}}`."""
 
 SHARD_NAME = "testhide-shard"
 """Name of the value that says which shard of the tests a build of the matrix runs: `1` to the number of shards."""
 SHARDS_VARIABLE = "TESTHIDE_SHARDS"
-"""Environment variable with the number of shards. Like the other values, the shard itself has one: TESTHIDE_SHARD."""
+"""Environment variable with the number of shards. The variable of the shard itself is TESTHIDE_SHARD, as `variable_of`
+makes it.
+"""
 
 # Events contain these types: a limit may be raised, never lowered, or stored events could not be read any more.
 ValueName = Annotated[
@@ -73,8 +75,8 @@ def count_shards(combinations: Iterable[Mapping[str, str]]) -> int:
 
 
 def find_incomplete_shards(matrix: Matrix, combinations: Iterable[Mapping[str, str]]) -> int | None:
-    """Returns the number of shards if these are not numbered from 1, or if the combinations with some values of the
-    other axes lack one of them: some tests would not run with these values. Returns None if no shard is missing.
+    """Returns the number of shards if one is missing, so that some tests would not run; None if none is missing. Shards
+    must be numbered from 1, and combinations that differ only in the shard must have all of them.
     """
     found: dict[tuple[str | None, ...], set[str]] = {}
     others = [name for name in matrix.axes if name != SHARD_NAME]

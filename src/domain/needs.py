@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
     """An enabled job that a change may start."""
 
     evaluation: Evaluation
-    """Whether the job's own triggers match the change, and why."""
+    """Whether the job's triggers match the change, and why."""
     needs: Sequence[int] = ()
     """Ids of the jobs that this job needs."""
 

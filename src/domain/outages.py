@@ -1,7 +1,7 @@
-"""Outages: runs of a test that failed since the machine, the network or another system failed, as their messages say.
+"""Outages: runs of a test that failed because the machine, the network or another system failed, as their messages say.
 
-An outage says little about the test, so it is left out of its health. But a test that cannot reach its server since a
-commit changed the port fails with the same words. So outages count if they are frequent.
+An outage says little about the test, so the test's health leaves it out. But a test that cannot reach its server, since
+a commit changed the port, fails with the same words. So outages count if they are frequent.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,14 @@ from domain.run_histories import NotableRun
 from domain.test_health import LEFT_OUT, OUTAGE
 
 FREQUENT, WITHIN = 3, 10
-"""Number of outages of a test, within a number of its runs in a row, from which on they count as failures of the test.
-Of an outage that lasts longer, the failures are in a row: these are taken for broken code, and do not make the test
-flaky.
+"""FREQUENT outages of a test within WITHIN of its runs in a row count as failures of the test. A long outage makes the
+test fail in a row: this is taken for broken code, and does not make the test flaky.
 """
 
 
 def count_frequent(runs: Sequence[NotableRun]) -> Sequence[NotableRun]:
-    """Returns the notable runs of a test case, ordered by number, with the flag OUTAGE only at those that are left
-    out.
+    """Returns the notable runs of a test case, ordered by number. Frequent outages lose the flag OUTAGE, so that they
+    count; the others keep it, and are left out.
     """
     outages = [index for index, run in enumerate(runs) if run.flags & LEFT_OUT == OUTAGE]
     frequent: set[int] = set()

@@ -1,8 +1,8 @@
-"""Parts of sentences and texts that several rooms show, in a file of their own, since they belong to no area."""
+"""Functions that make parts of sentences, such as `2,000 tests`. Several rooms use them, so they belong to no area."""
 
 
 def count(number: int, what: str) -> str:
-    """Returns a number of things: `1 test`, `2,000 tests`. `what` is a word whose plural ends in `s`."""
+    """Returns a number with a noun: `1 test`, `2,000 tests`. `what` is a noun whose plural ends in `s`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 

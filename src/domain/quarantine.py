@@ -112,7 +112,9 @@ class Entry(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     expiry_recorded: bool = False
     healthy_after: int | None = None
-    """The entry's number in `QuarantineBecameHealthy.failures` at its last recovery; None before the first recovery."""
+    """Number of the entry's failing builds at its last recovery, as in `QuarantineBecameHealthy.failures`; None before
+    the first recovery.
+    """
 
     def is_active(self, now: datetime) -> bool:
         """Whether the entry has an effect: it has not expired."""

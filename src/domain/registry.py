@@ -1,4 +1,4 @@
-"""Registry of all events by their stored names, and the upcasters of their older versions."""
+"""Registry of all event classes by their stored names, with the upcasters for their older versions."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -119,8 +119,8 @@ class ResultsRecorded(Event, frozen=True):
     events.
     """
     outages: bytes = b""
-    """One byte a row: 1 for a last attempt that failed since the machine, the network or another system failed, or that
-    passed after such failures only; else 0. Empty when all are 0, and in older events.
+    """One byte a row: 1 if an outage (of the machine, the network or another system) made the last attempt fail, or
+    made all failed attempts fail before it passed; else 0. Empty when all are 0, and in older events.
     """
 
     @property

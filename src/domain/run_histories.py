@@ -22,21 +22,21 @@ from domain.test_health import (
 
 MINUTES_OF_DAY = 24 * 60
 KEPT_RUNS = 200
-"""Number of failures and retries of a test case that are kept at least. Older ones are dropped."""
+"""Least number of failures and retries that are kept of a test case. Older ones are dropped."""
 BROKEN_MIN_RESULTS = 5
-"""Number of passed and failed results that a build needs to count as broken."""
+"""Least number of passed and failed results of a broken build: fewer do not show that it is broken."""
 BROKEN_SHARE = 0.8
-"""A build is broken if more than this share of its results failed. Then something else than a single test broke."""
+"""Share of failed results above which a build is broken: something else than single tests failed."""
 
 
 class NotableRun(msgspec.Struct, frozen=True, gc=False):
     number: int
-    """Number of runs of the test case up to this one, which is included."""
+    """Number of this run among all runs of the test case, from 1."""
     build_id: int
     minute: int
     """Time of the result, in minutes since 1970."""
     flags: int
-    """Flags of `domain.test_health`."""
+    """Sum of the flags of `domain.test_health`, such as RETRIED."""
 
 
 class RunHistory(msgspec.Struct, frozen=True):
@@ -46,30 +46,34 @@ class RunHistory(msgspec.Struct, frozen=True):
     runs: int
 
     def since_day(self, day: int, runs: int) -> "RunHistory":
-        """Returns the part of the history that begins with a day (in days since 1970), and has this number of runs."""
+        """Returns the part of the history from a day on (in days since 1970). `runs` is the number of all runs from
+        then on.
+        """
         kept = [run for run in self.notable if run.minute >= day * MINUTES_OF_DAY]
         runs = max(runs, len(kept))
         return RunHistory(_shift(kept, self.runs - runs), runs)
 
     def newest(self, runs: int) -> "RunHistory":
-        """Returns the part of the history with the newest runs."""
+        """Returns the history of the newest `runs` runs only."""
         skipped = max(0, self.runs - runs)
         kept = [run for run in self.notable if run.number > skipped]
         return RunHistory(_shift(kept, skipped), self.runs - skipped)
 
     def before_newest(self, runs: int) -> "RunHistory":
-        """Returns the part of the history without the newest runs."""
+        """Returns the history without the newest `runs` runs."""
         left = max(0, self.runs - runs)
         return RunHistory([run for run in self.notable if run.number <= left], left)
 
     def without_unknown(self) -> "RunHistory":
-        """Returns the part of the history of which no notable run may have been dropped."""
+        """Returns the newest part of the history, in which all notable runs are known. Older notable runs may have been
+        dropped.
+        """
         if len(self.notable) < KEPT_RUNS:
             return self
         return self.newest(self.runs - self.notable[0].number + 1)
 
     def find_failing(self) -> NotableRun | None:
-        """Returns the newest run that counts, if it failed."""
+        """Returns the newest run that counts, if it failed; otherwise None."""
         runs = self.runs
         for run in reversed(self.notable):
             if not run.flags & LEFT_OUT:
@@ -78,8 +82,8 @@ class RunHistory(msgspec.Struct, frozen=True):
         return None
 
     def find_last_failing(self) -> NotableRun | None:
-        """Returns the newest run on a default branch, also one that does not count, if the newest run that counts
-        failed.
+        """Returns the newest notable run on a default branch, whether it counts or not. Returns None unless the newest
+        run that counts failed.
         """
         failing = self.find_failing()
         if failing is None:
@@ -87,7 +91,9 @@ class RunHistory(msgspec.Struct, frozen=True):
         return next((run for run in reversed(self.notable) if not run.flags & OTHER_BRANCH), failing)
 
     def to_bytes(self) -> bytes:
-        """Returns one byte for each run, oldest first, as `domain.test_health.assess` takes them."""
+        """Returns the history as bytes, one byte for each run, the oldest first. `domain.test_health.assess` takes this
+        form.
+        """
         found = bytearray(self.runs)
         for run in self.notable:
             # Numbers may be off by a run after the results of an older build were withdrawn.
@@ -97,18 +103,18 @@ class RunHistory(msgspec.Struct, frozen=True):
 
 
 def _shift(runs: Sequence[NotableRun], skipped: int) -> Sequence[NotableRun]:
-    """Returns the runs with numbers that begin after `skipped` runs."""
+    """Returns the runs with their numbers reduced by `skipped`."""
     return [NotableRun(run.number - skipped, run.build_id, run.minute, run.flags) for run in runs] if skipped else runs
 
 
 def is_broken(passed: int, failed: int) -> bool:
-    """Returns whether a build with these numbers of results says nothing about single tests."""
+    """Returns whether a build with these numbers of results is broken: it says nothing about single tests."""
     total = passed + failed
     return total >= BROKEN_MIN_RESULTS and failed > BROKEN_SHARE * total
 
 
 def mark_broken(runs: Iterable[NotableRun], broken: Collection[int]) -> list[NotableRun]:
-    """Returns the runs, with those of the builds `broken` marked."""
+    """Returns the runs. Those in the builds `broken` get the flag BROKEN_BUILD."""
     return [
         msgspec.structs.replace(run, flags=run.flags | BROKEN_BUILD) if run.build_id in broken else run for run in runs
     ]
@@ -124,17 +130,17 @@ def count_failing(history: RunHistory) -> tuple[int, int]:
 
 
 class Drift(NamedTuple):
-    """Result of change detection on a history."""
+    """Result of the search for emerging flakiness in a history."""
 
     state: DriftState
     first_build_id: int | None
-    """Build of the failing run with which the evidence begins; None without evidence."""
+    """Id of the build of the failing run with which the evidence begins; None without evidence."""
     detected_build_id: int | None
-    """Build of the run with which flakiness emerged; None if it has not emerged, or is over."""
+    """Id of the build of the run with which flakiness emerged; None if it has not emerged, or is over."""
 
 
 def follow(history: RunHistory) -> Drift:
-    """Follows a history from its first run to its last."""
+    """Observes all runs of a history, from the first to the last, and returns whether flakiness has emerged."""
     state, number = DriftState(), 0
     first: int | None = None
     detected: int | None = None

@@ -2,8 +2,8 @@
 
 A line has the builds of one job, with one combination of matrix values, on the default branch of the job. A test may
 fail on one line and pass on another at the same time: where the code of one is broken, each of its builds fails until
-the code is mended, whatever passes meanwhile. So failures between which a line has no build that passed are put next to
-each other in the history of a test, after the passes of other lines.
+the code is mended, whatever passes meanwhile. So if no build of a line passed between two failures, these are put next
+to each other in the history of the test, after the passes of other lines.
 
 A failure on another branch shows that this branch is broken, unless the test passed on the same commit or on a retry.
 It is left out, if the job has builds on its default branch at all.
@@ -22,12 +22,12 @@ from domain.run_histories import MINUTES_OF_DAY, NotableRun
 from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED, SAME_COMMIT
 
 NO_LINE, OTHER_BRANCHES, ASKED_BRANCH = 0, -1, -2
-"""Numbers in place of a line: for builds of older releases, builds on other branches than the default one, and builds
-on the branch that somebody asks about.
+"""Values of `BuildOnLine.line` for builds without a line: NO_LINE for builds of older releases, OTHER_BRANCHES for
+builds that are not on the default branch, and ASKED_BRANCH for builds on the branch that somebody asks about.
 """
 OPEN_DAYS = 7
-"""Number of days for which a test counts as failing on a line that has no newer build. Later, the line may have been
-given up: its job is disabled, say.
+"""Number of days after a failure for which a test counts as failing on a line that has no newer build. After that, the
+line may have been given up, for example because its job is disabled.
 """
 
 
@@ -49,13 +49,13 @@ class BuildOnLine(NamedTuple):
 
 
 class Lines:
-    """The builds with notable runs, each on its line."""
+    """The builds in which notable runs took place, with their lines."""
 
     def __init__(
         self, builds: Mapping[int, BuildOnLine], jobs: Collection[int], asked: Collection[int], now: int
     ) -> None:
-        """`jobs` are those with builds on their default branches. `asked` has the ids of builds on the branch that
-        somebody asks about. `now` is the time in minutes since 1970.
+        """Takes build id -> build. `jobs` has the ids of the jobs that have builds on their default branch. `asked` has
+        the ids of the builds on the branch that somebody asks about. `now` is the time in minutes since 1970.
         """
         self._builds, self._jobs = dict(builds), jobs
         self._open_since = now - OPEN_DAYS * MINUTES_OF_DAY
@@ -65,15 +65,15 @@ class Lines:
                 self._builds[build_id] = build._replace(line=ASKED_BRANCH, following=following)
 
     def arrange(self, runs: Sequence[NotableRun], total: int) -> Sequence[NotableRun]:
-        """Returns the notable runs of a test case, ordered by number, with those marked that say nothing about it, and
-        with the failures of each line next to each other. `total` is the number of all runs of the test case.
+        """Returns the notable runs of a test case, ordered by number. Runs that say nothing about the test are marked,
+        and the failures of each line are put next to each other. `total` is the number of all runs of the test case.
         """
         marks: dict[int, int] = {}
-        """Index of a run -> why it is left out."""
+        """Index of a run -> flags that say why the run is left out."""
         targets: dict[int, int] = {}
         """Index of a failure -> number of the run before which it belongs."""
         later: dict[int, tuple[int, int]] = {}
-        """Line -> build and target of the next failure."""
+        """Line -> (build id, target) of the next failure on this line."""
         builds = self._builds
         for index in range(len(runs) - 1, -1, -1):
             run = runs[index]
@@ -121,7 +121,7 @@ def _differs_on_commit(runs: Sequence[NotableRun], index: int) -> bool:
 
 
 def _move(runs: Sequence[NotableRun], targets: Sequence[int]) -> list[NotableRun]:
-    """Returns the runs, each of them right before the run whose number is its target."""
+    """Returns the runs, each moved to right before the run whose number is its target."""
     numbers = [run.number for run in runs]
     order = sorted(range(len(runs)), key=lambda index: (targets[index], index))
     has_moved = {run.number for run, target in zip(runs, targets, strict=True) if target != run.number}

@@ -11,23 +11,23 @@ from itertools import islice, takewhile
 MAX_WORD = 64
 """Largest number of characters of a word. Longer ones are cut into several, also in queries."""
 MAX_WORDS = 300
-"""Number of different words of one text that can be found."""
+"""Largest number of different words of one text by which the text can be found."""
 MAX_QUERY_WORDS = 12
-"""Number of words of a query that count."""
+"""Largest number of words of a query that are searched for. Further words are ignored."""
 SNIPPET_LENGTH = 160
-"""Number of characters of a snippet, without the dots at its ends."""
+"""Largest number of characters of a snippet, without the dots at its ends."""
 TIMED_OUT = "timeout"
-"""Word that stands for phrases such as "timed out", which mean the same in messages."""
+"""Word by which phrases such as "timed out" are indexed, since they mean the same in messages."""
 
 _RUN = re.compile(rf"[^\W_]{{1,{MAX_WORD}}}")
 _SPACED = "".join(character if character.isalnum() else " " for character in map(chr, range(128)))
-"""For each character of ASCII the character itself, or a space if it is in no word."""
+"""Table that replaces each ASCII character that is no letter or digit by a space."""
 _CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _TIMED_OUT = re.compile(r"\btim(?:ed?|es|ing)[ _-]out\b", re.IGNORECASE)
 
 
 def _find_runs(text: str) -> list[str]:
-    """Returns the letters and digits in a row of a text."""
+    """Returns the runs of a text: its longest sequences of letters and digits."""
     if text.isascii():
         runs = text.translate(_SPACED).split()
         if len(text) <= MAX_WORD or max(map(len, runs), default=0) <= MAX_WORD:
@@ -36,13 +36,13 @@ def _find_runs(text: str) -> list[str]:
 
 
 def _is_joined(run: str) -> bool:
-    """Returns whether letters and digits in a row are several words, as in `PaymentFlow` or `HTTPServer`."""
+    """Returns whether a sequence of letters and digits has several words, as `PaymentFlow` and `HTTPServer` have."""
     return not (run[1:].islower() or run.islower() or run.isupper())
 
 
 def find_words(text: str) -> list[str]:
-    """Returns the words by which a text can be found, each once. Words that are written together are found alone and
-    together: `PaymentFlow` by `payment`, `flow` and `paymentflow`.
+    """Returns the words by which a text can be found, each once. Words that are written together are also found as a
+    whole: `PaymentFlow` is found by `payment`, `flow` and `paymentflow`.
     """
     runs = _find_runs(text)
     words = dict.fromkeys(map(str.lower, runs))
@@ -80,7 +80,7 @@ def make_snippet(text: str, words: Iterable[str]) -> str:
 
 
 def _choose_start(text: str, words: Iterable[str]) -> int:
-    """Returns where the snippet begins: a fourth of its length before the first of the words that it shows."""
+    """Returns the index at which the snippet begins: before the first word that it shows, by a fourth of its length."""
     lower, found = text.lower(), list[tuple[int, str]]()
     for word in words:
         spellings = (word,) if word != TIMED_OUT else (word, "timed out", "time out", "times out", "timing out")

@@ -6,7 +6,7 @@ of a test's name says which shards it prefers, and the test gets the first of th
 hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2018). Long tests choose first. Their order depends on
 the power of two above the duration, and on the hash, so that small changes do not change it.
 
-If a few long tests leave no such division, the tests are divided by the rule *longest processing time first* (Graham
+If a few long tests make that impossible, the tests are divided by the rule *longest processing time first* (Graham
 1969), which is less steady: each test, the longest first, goes to the shard with the least to do.
 """
 
@@ -18,18 +18,24 @@ from statistics import median
 from struct import Struct
 
 TOLERANCE = 0.02
-"""Share by which a shard may be longer than the mean of all shards. A higher tolerance moves fewer tests."""
+"""Share by which a shard may take longer than the mean of all shards. With a higher tolerance, fewer tests move to
+another shard.
+"""
 _PREFERENCES = Struct(">8I")
-"""Numbers in the hash of a name. Each stands for a shard that the name prefers, in order; shards may repeat."""
+"""Format of the hash of a test's name: eight numbers. Each stands for a shard that the test prefers, the first one
+most; shards may repeat.
+"""
 MIN_MS = 1.0
-"""Least duration of a test. Reports round to milliseconds, and tests that take no time would all get one shard."""
+"""Least duration of a test in milliseconds. Reports round durations down to 0, and tests of duration 0 would all go to
+one shard.
+"""
 DEFAULT_MS = 1_000.0
-"""Duration of each test if no duration is known. Only the number of tests counts then."""
+"""Duration of each test in milliseconds, if no duration is known. Then only the number of tests counts."""
 
 
 def estimate_durations(names: Iterable[str], known_ms: Mapping[str, float]) -> dict[str, float]:
-    """Returns the duration of each name, in milliseconds. Unknown ones get the median of the known ones among `names`;
-    names that occur twice count once.
+    """Returns name -> duration in milliseconds. A name whose duration is unknown gets the median of the known ones.
+    Names that occur twice count once.
     """
     unique = dict.fromkeys(names)
     found = [known_ms[name] for name in unique if name in known_ms]
@@ -38,8 +44,8 @@ def estimate_durations(names: Iterable[str], known_ms: Mapping[str, float]) -> d
 
 
 def split(durations_ms: Mapping[str, float], shards: int) -> list[list[str]]:
-    """Returns the names of each shard, in the order of `durations_ms`. That order has no effect on which shard a name
-    gets. The longest shard takes at most 4/3 of the time of the best division.
+    """Returns the names of the tests of each shard, in the order of `durations_ms`. This order has no effect on the
+    division. The longest shard takes at most 4/3 of the time of the longest shard of the best division.
     """
     mean = sum(sorted(durations_ms.values())) / shards
     limit = max(mean * (1 + TOLERANCE), *durations_ms.values(), 0.0)
@@ -86,7 +92,7 @@ def _digest(name: str) -> bytes:
 
 
 class _Loads:
-    """Durations of the shards so far."""
+    """Total duration of the tests that each shard has so far."""
 
     def __init__(self, shards: int) -> None:
         self.of = [0.0] * shards

@@ -103,8 +103,8 @@ class CardGivenUp(ChannelEvent, frozen=True):
 
 
 class ChannelsListed(Event, frozen=True):
-    """A channel was added to its project. All registrations of a project append to one stream, so that of several at
-    once each knows of those before it.
+    """A channel was added to its project. All registrations of a project append to one stream, so that registrations at
+    the same time know of each other.
     """
 
     name: ClassVar[str] = "teams_channel.listed"
@@ -168,6 +168,8 @@ def correct_outcome(outcome: Outcome) -> Outcome:
 CHANNEL = Category[Channel | None]("teams-channel", None, evolve)
 CARD = Category("teams-card", False, evolve_card)
 CHANNEL_LIST = Category[tuple[int, ...]]("teams_channel_list", (), evolve_list)
-"""Ids of a project's channels. May contain deleted ones, and lacks those that older releases registered."""
+"""Stream whose state is the ids of a project's channels. The state may contain deleted channels, and lacks channels
+that older releases registered.
+"""
 CHANNEL_EVENTS = (ChannelRegistered, ChannelUpdated, ChannelDeleted, ChannelFailing, ChannelRecovered, CardGivenUp)
 EVENTS = (*CHANNEL_EVENTS, ChannelsListed)

@@ -22,10 +22,10 @@ FAILED = 1
 RETRIED = 2
 """The run passed, but only on a retry."""
 SAME_COMMIT = 4
-"""The run is of the same commit as the run before."""
+"""The run tests the same commit as the run before."""
 OUTAGE = 8
-"""The run failed, or passed on a retry only, since the machine, the network or another system failed. It is left out,
-unless `domain.outages` finds too many of them.
+"""The run failed, or passed only on a retry, because the machine, the network or another system failed. It is left out,
+unless `domain.outages` finds too many of these runs.
 """
 BROKEN_BUILD = 16
 """So many tests of the build failed that the run says nothing about this test. It is left out."""
@@ -40,33 +40,33 @@ RATE_FAILURES, RATE_PASSES = 0.6, 40.0
 tests of FlakeFlagger (Alshammari et al., ICSE 2021) with about 10,000 runs each, rounded. Its mean is 1.5 %.
 """
 ANY_RATE_SHARE, HIGHEST_RATE = 0.1, 0.7
-"""Share of flaky tests whose rate may be anything from 0 to HIGHEST_RATE alike. Otherwise the distribution above
-outweighs what is seen: of a test that fails in a quarter of its runs, the interval is too low in 57 of 100 histories of
-50 runs. A test that fails more often than HIGHEST_RATE is rather broken, as one that always fails is.
+"""Share of flaky tests whose rate is equally likely to be anywhere from 0 to HIGHEST_RATE. Without this share, the beta
+distribution outweighs the runs: for a test that fails in a quarter of its runs, the interval is too low in 57 of 100
+histories of 50 runs. A test that fails more often than HIGHEST_RATE is rather broken, as one that always fails is.
 """
 _FLAKY_TRANSITIONS = 0.84
 """Share of the changes from pass to failure that are due to flaky tests, at Google (Micco 2016)."""
 BREAK_RATE = FLAKY_SHARE * RATE_FAILURES / (RATE_FAILURES + RATE_PASSES) * (1 - _FLAKY_TRANSITIONS) / _FLAKY_TRANSITIONS
-"""Probability that a commit breaks the code that a test checks, by which broken code causes the rest of the changes
-from pass to failure: 1 in 2,200.
+"""Probability that a commit breaks the code that a test checks: 1 in 2,200. With it, broken code causes those changes
+from pass to failure that flaky tests do not cause.
 """
 FIX_RATE = 0.1
-"""Probability that a commit mends broken code: a test that fails on broken code does so for 10 builds on average."""
+"""Probability that a commit mends broken code. Broken code so makes its tests fail for 10 builds on average."""
 STABLE_RATE = 1e-6
-"""Rate at which a test that is not flaky fails on good code, for reasons outside of it."""
+"""Rate at which a test that is not flaky fails on good code, for reasons outside of the test."""
 
 FLAKY_FROM = 0.8
-"""Probability from which a test counts as flaky. To call a broken test flaky is taken as four times as bad as to miss a
-flaky one, for the failure of a flaky test is not looked into.
+"""Least probability of flakiness with which a test counts as flaky. To call a broken test flaky is taken to be four
+times as bad as to miss a flaky test, since nobody looks into the failure of a flaky test.
 """
 WATCH_FROM = 0.5
 BROKEN_FROM = 0.5
 TREND_FROM = 0.95
 HORIZON = 20
-"""Number of runs to come that the health score is about."""
+"""Number of future runs that the health score is about."""
 MEDIUM_RISK_BELOW, HIGH_RISK_BELOW = 80, 50
 RECENCY = 0.95
-"""Factor by which a transition counts less for each run since: half after 14 runs."""
+"""Factor by which each later run reduces the weight of a change of outcome: to half after 14 runs."""
 
 Trend = Literal["improving", "stable", "worsening"]
 Risk = Literal["low", "medium", "high"]
@@ -76,14 +76,17 @@ Action = Literal["none", "watch", "fix", "quarantine", "investigate"]
 class Assessment(msgspec.Struct, frozen=True):
     flaky_probability: float
     flake_rate: float
-    """Mean of the rate at which the test fails on good code. A test that is not flaky counts with a rate of 0."""
+    """Mean of the rate at which the test fails on good code. The rate is 0 as far as the test may not be flaky."""
     flake_rate_low: float
     flake_rate_high: float
-    """The rate is between `flake_rate_low` and `flake_rate_high` with a probability of 95 %."""
+    """Upper end of the interval that contains the rate with a probability of 95 %; `flake_rate_low` is its lower end.
+    """
     broken_probability: float
     """Probability that the last run failed because the code is broken."""
     transitions: float
-    """Share of runs whose result is not that of the run before, or that passed on a retry. The latest count most."""
+    """Share of the runs whose outcome differs from that of the run before, or that passed only on a retry. Later runs
+    weigh more.
+    """
     health_score: int
     """Probability in percent that the next HORIZON runs pass if nothing changes."""
     trend: Trend
@@ -99,8 +102,8 @@ class Assessment(msgspec.Struct, frozen=True):
 _LOWEST, _HIGHEST, _STEPS = math.log(2e-5), math.log(99.0), 64
 _LOG_ODDS = [_LOWEST + (_HIGHEST - _LOWEST) * step / (_STEPS - 1) for step in range(_STEPS)]
 _RATES = (STABLE_RATE, *(1 / (1 + math.exp(-value)) for value in _LOG_ODDS))
-"""Rates at which the posterior distribution is computed: first that of tests that are not flaky, then those of flaky
-tests, at equal distances of their log odds.
+"""Failure rates for which the posterior probability is computed: the rate of tests that are not flaky, then rates of
+flaky tests, at equal distances of their log odds.
 """
 _LOG_FAILURE = tuple(math.log(rate) for rate in _RATES)
 _LOG_PASS = tuple(math.log1p(-rate) for rate in _RATES)
@@ -118,11 +121,11 @@ def _weigh_rates() -> tuple[float, ...]:
 
 
 _SMALL = 1e-100
-"""Smaller probabilities are scaled, so that they do not become 0 in long histories."""
+"""Probability below which all probabilities are scaled up, so that they do not become 0 in long histories."""
 _PRIOR = _weigh_rates()
 _UNKNOWN = tuple(map(math.exp, _PRIOR))
 _FAILURES = re.compile(rb"[\x01\x03\x05\x07]+[\x00\x02\x04\x06]?")
-"""Failures in a row, with the run that ended them."""
+"""Matches failures in a row, with the run that passed after them."""
 
 
 def assess(runs: bytes) -> Assessment:
@@ -202,12 +205,10 @@ def _compute_posterior(runs: bytes) -> tuple[Sequence[float], Sequence[float]]:
 
 @lru_cache(maxsize=1024)
 def _explain(block: bytes, first: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the logarithm of the likelihood of failures in a row for each of _RATES, and the probability that the
-    code is broken at the last of them.
-
-    `block` has the failures and the run that ended them, if there is one already; its own result is not part of the
-    likelihood. Before the failures the code was good, since the run before them passed; `first` says that there is no
-    run before.
+    """Returns two lists with an item for each of _RATES: the logarithm of the likelihood of failures in a row, and the
+    probability that the code is broken at the last of them. `block` has the failures and, if it exists already, the run
+    that ended them; the likelihood does not include the result of that run. The code was good before the failures,
+    since the run before them passed; `first` says that there is no run before.
     """
     logs, broken_shares = [], []
     for rate in _RATES:
@@ -268,8 +269,8 @@ def _find_trend(runs: bytes) -> Trend:
 
 
 def _compare(lower: Sequence[float], higher: Sequence[float]) -> float:
-    """Returns the probability that the rate with the posterior `lower` is below the one with the posterior `higher`, if
-    the test is flaky.
+    """Returns the probability that the rate with the posterior `lower` is below the rate with the posterior `higher`,
+    given that the test is flaky.
     """
     below, probability = 0.0, 0.0
     for low, high in zip(lower[1:], higher[1:], strict=True):
@@ -279,14 +280,14 @@ def _compare(lower: Sequence[float], higher: Sequence[float]) -> float:
 
 
 WARM_UP = 100
-"""Number of runs from which the rate of failures before is known well enough."""
+"""Number of runs with which the earlier rate of failures is known well enough to notice a rise."""
 LOWEST_BASELINE = 0.005
-"""Lower rates are taken for this one. So of a test that never failed before, three failures within 25 runs are
-noticed.
+"""Least earlier rate of failures that `observe` assumes, even if a test has failed less often. So three failures within
+25 runs are noticed in a test that never failed before.
 """
 CAUTION, CAUTION_RUNS = 0.1, 250.0
-"""The rate before is taken as higher than its mean, since too low a rate would cause false alarms: by CAUTION standard
-deviations, and by CAUTION_RUNS / n more if n runs are known.
+"""Margin by which the earlier rate of failures is assumed to be higher than its mean, since too low a rate would cause
+false alarms: CAUTION standard deviations, and CAUTION_RUNS / n more if n runs are known.
 """
 RISE = 8.0
 """Factor by which a rise is assumed to multiply the odds of a failure. The evidence compares this assumption with that
@@ -294,32 +295,32 @@ of no rise.
 """
 RUNS_PER_FALSE_ALARM = 10_000
 MAX_STREAK = 5
-"""Number of failures in a row that are weighed. The more there are, the more likely is broken code, and the less they
-say about flakiness; more than these change nothing.
+"""Largest number of failures in a row that add evidence. The longer a streak is, the more likely is broken code, and
+the less its failures say about flakiness.
 """
 MAX_COUNTED = 2
-"""Number of failures in a row that count for the rate of failures."""
+"""Largest number of failures in a row that count for the earlier rate of failures."""
 
 
 class DriftState(msgspec.Struct, frozen=True):
     """A test as `observe` knows it: its failures before, and the evidence that they have become more frequent.
 
     The evidence is the logarithm of a likelihood ratio, a CUSUM (Page 1954). It begins with a failure, and is dropped
-    when passes have used it up. Then the runs meanwhile count as runs before, unless they were an emergence.
+    when passes have used it up. The runs in between then count as earlier runs, unless flakiness had emerged in them.
     """
 
     runs: int = 0
     failures: int = 0
-    """Runs and failures before the evidence began."""
+    """Number of failures among the `runs` before the evidence began."""
     recent_runs: int = 0
     recent_failures: int = 0
-    """Runs and failures since the evidence began."""
+    """Number of failures among the `recent_runs` since the evidence began."""
     failure_evidence: float = 0.0
-    """Evidence just after the last failure. 0 if there is none."""
+    """Evidence just after the last failure; 0 without evidence."""
     passes: int = 0
-    """Passes since the last failure, if there is evidence."""
+    """Number of passes since the last failure; 0 without evidence."""
     pass_evidence: float = 0.0
-    """Evidence that each of these passes takes away."""
+    """Evidence that each of these `passes` takes away."""
     threshold: float = 0.0
     streak: int = 0
     """Number of failures in a row up to the last run."""
@@ -385,7 +386,9 @@ def _observe_failure(state: DriftState, streak: int) -> DriftState:
 
 
 def _weigh_failure(rate: float, streak: int) -> float:
-    """Returns the logarithm of the probability of the last one of failures in a row, given those before it."""
+    """Returns the logarithm of the probability of the last failure of a streak, given the earlier failures of the
+    streak.
+    """
     good, broken, before = 1.0, 0.0, 1.0
     for _ in range(streak):
         before = good + broken

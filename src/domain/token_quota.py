@@ -16,7 +16,7 @@ PREFIX = "tokens"
 
 
 class TokenEvent(Event, frozen=True):
-    """Base of the events of a month."""
+    """Base of the events about the tokens of one month."""
 
     month: str
     """Month in which the tokens were reserved, in UTC, such as `2026-05`."""
@@ -33,9 +33,9 @@ class TokensReserved(TokenEvent, frozen=True):
     name: ClassVar[str] = "tokens.reserved"
     model: str
     tokens: int
-    """Largest number of tokens that the call can use: those of the prompt and of the longest answer."""
+    """Largest number of tokens that the call can use: tokens of the prompt, and of the longest possible answer."""
     expires_at: datetime
-    """Time at which the call has ended for certain."""
+    """Time by which the call has certainly ended, so that the reservation expires."""
 
 
 class TokensSettled(TokenEvent, frozen=True):
@@ -57,14 +57,14 @@ class Reservation(msgspec.Struct, frozen=True):
     tokens: int
     expires_at: datetime
     is_released: bool = False
-    """Whether it counts no more. A worker that was only slow can still settle it."""
+    """Whether the reservation has expired and no longer counts. A worker that was only slow can still settle it."""
 
 
 class TokenUse(msgspec.Struct, frozen=True):
     """The tokens of one month."""
 
     settled: int = 0
-    """Number of tokens that calls have used which have ended."""
+    """Number of tokens that ended calls have used."""
     reservations: Mapping[str, Reservation] = {}
     """Reservation id -> reservation that no call has settled."""
 

@@ -29,8 +29,9 @@ WEIGHT: dict[Source | None, int] = {None: 0, "statistics": 1, "ai": 2, "rule": 3
 
 
 class ResultsClassifiedByRules(Event, frozen=True):
-    """Known issues, classification rules or statistics classified failures of a report. Row n of each column is about
-    the same failure. Older events lack the last columns: known issues alone matched, at positions that are not known.
+    """Known issues, classification rules or statistics classified failures of a report. The columns have one item for
+    each of these failures. Older events lack the last columns: then known issues classified all failures, and it is not
+    known which part of the text matched.
     """
 
     name: ClassVar[str] = "results.classified_by_rules"
@@ -39,17 +40,18 @@ class ResultsClassifiedByRules(Event, frozen=True):
     project_id: int
     result_ids: list[int]
     known_issue_ids: list[int]
-    """Ids of the known issues that matched; 0 where a classification rule or the statistics did."""
+    """Ids of the known issues that matched; 0 where a classification rule or the statistics classified the failure."""
     classifications: bytes
     """One byte a row: the index in CLASSIFICATIONS."""
     rules: list[int] = []
-    """Numbers of the classification rules in their list, from 1; 0 where none of them decided."""
+    """Numbers of the classification rules in their list, from 1; 0 where no classification rule classified the failure.
+    """
     rules_version: int = 0
     """Version of the list of classification rules; 0 if none of them matched."""
     starts: list[int] = []
     ends: list[int] = []
-    """Part of the failure's text that the pattern matched, as bytes of its message, a line break and its trace in
-    UTF-8. Both are 0 where a signature or a fail_id matched.
+    """End of the part of the failure's text that the pattern matched. The text is message, line break and trace in
+    UTF-8. Beginning and end are 0 where a signature or a fail_id matched.
     """
     confidences: bytes = b""
     """One byte a row: the confidence in percent. Empty if it is 100 for all, since known issues and rules decided."""
@@ -60,7 +62,7 @@ class ResultsClassifiedByRules(Event, frozen=True):
 
     @property
     def rows(self) -> Iterator["RuleClassification"]:
-        """Yields the rows, with the defaults of columns that older events lack."""
+        """Yields the classified failures. Columns that an older event lacks have their defaults."""
         none = [0] * len(self.result_ids)
         certain = self.confidences or bytes([CERTAIN]) * len(self.result_ids)
         columns = (self.rules or none, self.starts or none, self.ends or none, certain)
@@ -71,7 +73,7 @@ class ResultsClassifiedByRules(Event, frozen=True):
 
 
 class RuleClassification(NamedTuple):
-    """Row of a `ResultsClassifiedByRules`."""
+    """The classification of one failure: one row of a `ResultsClassifiedByRules`."""
 
     result_id: int
     known_issue_id: int
@@ -150,8 +152,8 @@ class KnownIssueLinked(ResultEvent, frozen=True):
 
 
 class Triage(msgspec.Struct, frozen=True):
-    """Triage of one result: what users and models set. Classifications by ResultsClassifiedByRules are not in this
-    state.
+    """Triage of one result: what users and language models set. Does not include classifications of
+    `ResultsClassifiedByRules`.
     """
 
     classification: Classification | None = None

@@ -27,7 +27,7 @@ class CronTrigger(msgspec.Struct, frozen=True, omit_defaults=True):
     expression: str
     timezone: str = "UTC"
     branch: str | None = None
-    """None for the job's default branch."""
+    """Branch to build; None for the job's default branch."""
 
 
 class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -126,7 +126,7 @@ class UserAccount(msgspec.Struct, frozen=True):
     active: bool = True
     can_manage_nodes: bool = False
     password_hash: str = ""
-    """Empty until the user has accepted the invitation."""
+    """Argon2id hash in its usual encoding; empty until the user has accepted the invitation."""
     link: PasswordLink | None = None
     """The newest link; None when it was used or became invalid. It may have expired."""
     identities: tuple[Identity, ...] = ()

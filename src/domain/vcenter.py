@@ -30,7 +30,7 @@ class VcenterCreated(VcenterEvent, frozen=True):
     sealed_password: bytes = b""
     datacenter: str = ""
     cluster: str = ""
-    """Name of the cluster in which new machines are placed; empty for the one that the template is in."""
+    """Name of the cluster in which new machines are placed; empty for the cluster of the template."""
     insecure: bool = False
     """Whether the vCenter's certificate is not checked."""
 
@@ -50,7 +50,7 @@ class VcenterUpdated(VcenterEvent, frozen=True):
 
 
 class VcenterConnected(VcenterEvent, frozen=True):
-    """The server has signed in to the vCenter. Recorded when it could not before, and when the version has changed."""
+    """The server has signed in to the vCenter. Recorded only if it could not before, or if the version has changed."""
 
     name: ClassVar[str] = "vcenter.connected"
     version: str
@@ -81,11 +81,11 @@ class Vcenter(msgspec.Struct, frozen=True):
     cluster: str
     insecure: bool
     version: str = ""
-    """Version of the vCenter; empty if the server has not signed in since the integration was created or changed, or
-    if it could not lately.
+    """Version of the vCenter. Empty while the server cannot sign in, and until it has signed in after the integration
+    was created or changed.
     """
     error: str = ""
-    """Why the server could not sign in lately; empty if it could, or has not tried."""
+    """Why the server could not sign in the last time; empty if it could, or has not tried yet."""
     deleted: bool = False
 
 

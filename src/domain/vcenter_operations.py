@@ -19,7 +19,7 @@ VM_NAME_PREFIX = "testhide-"
 FIRST_REGISTRATION = "0"
 """Id of the first registration of each machine."""
 CARRYING_OUT = "carry_out_a_vcenter_operation"
-"""Name of the reaction that carries operations out. It is stored, so it must not change."""
+"""Name of the reaction that carries out operations. The name is stored, so it must not change."""
 Failure = Literal["missing", "refused", "outside", "timeout"]
 """Why an operation failed: the vCenter does not have the object, the object's state forbids it, the vCenter failed or
 could not be reached, or it did not end in time. These values are stored, so they must not change.
@@ -45,13 +45,13 @@ class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
     vm_id: str = ""
     """Id of the virtual machine, or of the template to clone; empty for an operation on the whole vCenter."""
     vm_name: str = ""
-    """Name of the new machine, as `make_vm_name` makes it; empty unless the operation is a clone. It is chosen with the
-    request, so that a second try finds the machine that the first one has made. If a machine of a node pool that is
-    scaled is deleted or reverted for the pool, the operation has this name, too; a deletion then has no `vm_id`.
+    """Name of the machine that a clone makes (`make_vm_name`). It is chosen when the clone is requested, so that a
+    second try finds a machine that the first try has made. A deletion or revert that autoscaling requests has the name
+    of its machine, too; a deletion then has no `vm_id`. Empty for any other operation.
     """
 
     pool_id: int | None = None
-    """Id of the node pool of the new machine's node; None for none."""
+    """Id of the node pool that the new machine's node joins; None for no pool."""
     single_use: bool = False
     """Whether the new machine's node gets one build at most (`domain.autoscaling`)."""
 
@@ -75,7 +75,7 @@ class VcenterOperationCompleted(VcenterOperationEvent, frozen=True):
     updated: int = 0
     """Number of machines that were new, changed or gone; 0 unless the operation is a sync."""
     duration_ms: int = 0
-    """Milliseconds that the sync took."""
+    """Duration of the sync in milliseconds; 0 unless the operation is a sync."""
     vm_id: str = ""
     power_state: PowerState | None = None
     """Power state of the machine after the operation; None for an operation on the whole vCenter."""
@@ -86,7 +86,7 @@ class VcenterOperationCompleted(VcenterOperationEvent, frozen=True):
 
 
 class VcenterMachineRegistered(VcenterOperationEvent, frozen=True):
-    """The agent in a machine that was cloned has used its registration token: it is the agent of this node."""
+    """The agent in a cloned machine has used its registration token: from now on it is the agent of this node."""
 
     name: ClassVar[str] = "vcenter.machine_registered"
     sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
@@ -95,8 +95,8 @@ class VcenterMachineRegistered(VcenterOperationEvent, frozen=True):
 
 
 class VcenterRegistrationRenewed(VcenterOperationEvent, frozen=True):
-    """The machine that this operation has cloned gets a new registration token, since it was reverted. Its earlier
-    tokens are void.
+    """The machine that this operation has cloned was reverted and gets a new registration token. Its earlier tokens are
+    invalid.
     """
 
     name: ClassVar[str] = "vcenter.registration_renewed"
@@ -129,13 +129,13 @@ class VcenterOperation(msgspec.Struct, frozen=True):
     pool_id: int | None = None
     single_use: bool = False
     node_id: int | None = None
-    """Node of the machine that was cloned; None until its agent has registered."""
+    """Id of the cloned machine's node; None until its agent has registered."""
     registration_id: str = FIRST_REGISTRATION
-    """Id of the registration of the machine that was cloned, for its registration token."""
+    """Id of the cloned machine's current registration, which its registration token contains."""
     registration_until: datetime | None = None
     """Time until which a renewed registration token is valid; None for the first one."""
     token_hash: bytes = b""
-    """Hash of the token that the registration token was exchanged for; empty while it was not used."""
+    """Hash of the node token that the registration token was exchanged for; empty until then."""
     is_started: bool = False
     """Whether a worker may have asked the vCenter for the change."""
     task_id: str = ""
@@ -162,26 +162,30 @@ def evolve(state: VcenterOperation | None, event: Event) -> VcenterOperation | N
 
 
 def make_vm_name(operation_id: int, mark: str) -> str:
-    """Returns the name of a machine that an operation clones. `mark` is random, so that no other server that uses the
-    vCenter makes a machine of this name.
+    """Returns the name of the machine that an operation clones. `mark` is random, so that another server that uses the
+    same vCenter makes no machine of this name.
     """
     return f"{VM_NAME_PREFIX}{operation_id}-{mark}"
 
 
 def find_operation_id(vm_name: str) -> int | None:
-    """Returns the id of the operation that has made a machine of this name, if a server like this one has made it."""
+    """Returns the id of the operation that cloned the machine of this name; None if `make_vm_name` did not make the
+    name.
+    """
     number = vm_name.removeprefix(VM_NAME_PREFIX).partition("-")[0]
     is_made = vm_name.startswith(VM_NAME_PREFIX) and number.isascii() and number.isdigit() and len(number) < 16
     return int(number) if is_made else None
 
 
 def make_machine_id(operation_id: int) -> str:
-    """Returns the id of the machine that an operation clones, for its registration token."""
+    """Returns the id of the machine that an operation clones. Its registration token contains this id."""
     return f"{MACHINE_ID_PREFIX}{operation_id}"
 
 
 def read_machine_id(machine_id: str) -> int | None:
-    """Returns the id of the operation that clones a machine with this id; None if the machine is in no vCenter."""
+    """Returns the id of the operation that clones the machine with this id; None if the id is none of a virtual
+    machine.
+    """
     number = machine_id.removeprefix(MACHINE_ID_PREFIX)
     is_ours = machine_id.startswith(MACHINE_ID_PREFIX) and number.isascii() and number.isdigit() and len(number) < 16
     return int(number) if is_ours else None

@@ -9,7 +9,7 @@ from domain.core.data_keys import vcenter_key
 from domain.core.events import Category, Event
 
 PowerState = Literal["powered_on", "powered_off", "suspended"]
-"""These values are stored, so they must not change."""
+"""Power state of a virtual machine. These values are stored, so they must not change."""
 PowerAction = Literal["power_on", "power_off", "reboot", "suspend"]
 
 

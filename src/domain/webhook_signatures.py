@@ -1,4 +1,4 @@
-"""Headers that sign webhook deliveries: the headers of Standard Webhooks, and a hex HMAC-SHA256 of the body."""
+"""Headers that sign webhook deliveries: those of Standard Webhooks, and one with a hex HMAC-SHA256 of the body."""
 
 import base64
 import hashlib

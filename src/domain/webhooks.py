@@ -50,7 +50,7 @@ class WebhookRegistered(WebhookEvent, EndpointRegistered, frozen=True):
     events: list[str]
     url: str = ""
     sealed_secret: bytes | None = None
-    """None when deliveries are not signed."""
+    """Encrypted secret that signs deliveries; None if they are not signed."""
     active: bool = True
 
 
@@ -90,8 +90,8 @@ class ReplayRequested(WebhookEvent, frozen=True):
 
 
 class WebhooksListed(Event, frozen=True):
-    """A webhook was added to its project. All registrations of a project append to one stream, so that of several at
-    once each knows of those before it.
+    """A webhook was added to its project. All registrations of a project append to one stream, so that registrations at
+    the same time know of each other.
     """
 
     name: ClassVar[str] = "webhook.listed"
@@ -180,7 +180,9 @@ def evolve_delivery(state: Delivery, event: Event) -> Delivery:
 WEBHOOK = Category[Webhook | None]("webhook", None, evolve)
 DELIVERY = Category("webhook_delivery", Delivery(), evolve_delivery)
 WEBHOOK_LIST = Category[tuple[int, ...]]("webhook_list", (), evolve_list)
-"""Ids of a project's webhooks. May contain deleted ones, and lacks those that older releases registered."""
+"""Stream whose state is the ids of a project's webhooks. The state may contain deleted webhooks, and lacks webhooks
+that older releases registered.
+"""
 WEBHOOK_EVENTS = (
     WebhookRegistered,
     WebhookUpdated,

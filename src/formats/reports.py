@@ -1,8 +1,8 @@
-"""Recognises test reports: by the elements of the formats that the server reads, by those of formats that it does not
-read, and by names of files.
+"""Recognises test reports by their elements and by their file names.
 
-The agent sends the files that this module calls reports, and the server reads what it gets by the same lists. A build
-that sends a report in a format that is not read lacks results. A build that sends XML of another kind lacks none.
+The agent sends the files that this module recognises, and the server reads them. Some formats are known but cannot be
+read: a build that sends a report in one of them lacks results. XML of another kind is no report, so a build that sends
+it lacks nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DIALECTS: Mapping[str, Literal["junit", "nunit", "xunit", "trx"]] = {
 can still be read.
 """
 AMBIGUOUS = frozenset({"testcase", "assembly", "collection"})
-"""Those elements in DIALECTS that XML of other kinds has, too, such as the documentation of .NET. Below another root
-element they show the format only together with an element of a result.
+"""Elements in DIALECTS that are also in XML of other kinds, such as the documentation of .NET. Below a root element
+that is not in DIALECTS, they show the format only together with an element of a result.
 """
 _ROOTS = {
     "testng-results": "TestNG",
@@ -45,7 +45,7 @@ _ROOTS = {
     "gtester": "GLib's gtester",
     "SquishReport": "Squish",
 }
-"""Root element -> test runner whose own format has it."""
+"""Root element -> test runner that writes a format of its own with this root. The server cannot read these formats."""
 _NESTED = {
     "Site": {"Testing": "ctest"},  # ctest also writes its configuration and build logs in such files
     "TestRun": {"FailedTests": "CppUnit", "SuccessfulTests": "CppUnit"},  # TRX has this root too
@@ -56,15 +56,15 @@ _NESTED = {
     "suiteResults": {"FitNesseVersion": "FitNesse"},
     "events": {"started": "Open Test Reporting", "finished": "Open Test Reporting"},
 }
-"""Root element -> element in it -> test runner whose own format has both."""
+"""Root element -> element in it -> test runner that writes a format of its own with both."""
 _ROBOT_GENERATORS = ("Robot", "Rebot")
 _ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
 _RESERVED = ("junit*.xml", "TEST-*.xml", "*.trx")
 
 
 def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> str:
-    """Return the name of the test runner whose own format has a start tag `name` below the root element `root`; empty
-    if no such test runner is known. Names are without a prefix.
+    """Return the name of the test runner whose own format has a start tag `name` below the root element `root`. Return
+    an empty text if none is known. Names are without a prefix.
     """
     nested = _NESTED.get(root, {}).get(name)
     if nested is not None or name != root:
@@ -75,7 +75,7 @@ def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> st
 
 
 def is_result(name: str, attributes: Mapping[str, str]) -> bool:
-    """Return whether a start tag is that of a failure, or of a test of xUnit."""
+    """Return whether a start tag begins a failure, or a test of xUnit."""
     return name in ("failure", "error") or (name == "test" and "result" in attributes)
 
 
