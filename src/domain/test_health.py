@@ -131,12 +131,12 @@ _FAILURES = re.compile(rb"[\x01\x03\x05\x07]+[\x00\x02\x04\x06]?")
 def assess(runs: bytes) -> Assessment:
     runs = _leave_out(runs)
     weights, broken_shares = _compute_posterior(runs)
-    broken = sum(weight * share for weight, share in zip(weights, broken_shares, strict=True))
+    broken = min(1.0, sum(weight * share for weight, share in zip(weights, broken_shares, strict=True)))
     rate = sum(weight * rate for weight, rate in zip(weights, _RATES, strict=True)) - weights[0] * STABLE_RATE
     all_pass = sum(
         weight * (1 - share) * value for weight, share, value in zip(weights, broken_shares, _ALL_PASS, strict=True)
     )
-    flaky = sum(weights[1:])
+    flaky = min(1.0, sum(weights[1:]))  # rounding can lift the sum above 1
     score = round(100 * all_pass)
     risk: Risk = "high" if score < HIGH_RISK_BELOW else "medium" if score < MEDIUM_RISK_BELOW else "low"
     return Assessment(

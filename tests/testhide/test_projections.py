@@ -116,6 +116,29 @@ def test_tables_that_lost_an_event_do_not_replace_those_that_have_it(
     assert users(lacking) == [(lacking.admin_email,)]
 
 
+def test_a_rebuild_that_fills_the_disk_gives_the_room_back(
+    lacking: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with psycopg.connect(lacking.database_url) as connection:
+        connection.execute(
+            "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$"
+        )
+        connection.execute(
+            "CREATE TRIGGER fill BEFORE UPDATE ON beside.projection_positions FOR EACH ROW"
+            " WHEN (NEW.position > 0) EXECUTE FUNCTION fill()"
+        )
+    assert main.main(["projections", "rebuild", "auth"]) == 1
+    said = capsys.readouterr().err
+    assert "The disk of the database is full (could not extend file). The new tables of auth were dropped" in said
+    with psycopg.connect(lacking.database_url) as connection:
+        connection.execute("DROP FUNCTION fill CASCADE")
+        left = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'beside' AND tablename ~ '_v'")
+        assert left.fetchall() == []
+    assert main.main(["projections", "rebuild", "auth", "--switch"]) == 0
+    assert users(lacking) == [(lacking.admin_email,)]
+
+
 def test_a_parked_event_is_dismissed_with_who_and_why(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["projections", "rebuild", "auth", "--switch"]) == 0
     with psycopg.connect(lacking.database_url) as connection:

@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import AsyncConnection
 
 from projections.engine.bulk_catch_up import bulk_catch_up
@@ -18,7 +19,7 @@ from projections.engine.engine import Engine, drop_tables, ensure_tables
 from projections.engine.inspection import inspect
 from projections.engine.model import Projection
 from projections.engine.projector import BATCH_SIZE, catch_up
-from projections.engine.schemas import STAGING, lock_staging
+from projections.engine.schemas import STAGING, NotReady, lock_staging
 from store.log.event_log import EventLog
 
 
@@ -46,7 +47,7 @@ async def build_staging(
     """Builds the staging tables of these projections. Returns the position that they have reached.
 
     Raises NotReady, LostLeadership or psycopg.OperationalError. The next call continues from the position reached; with
-    `from_scratch`, it begins again.
+    `from_scratch`, it begins again. If the disk of the database is full, drops the staging tables, and raises NotReady.
     """
     async with lock_staging(conninfo, projections) as connection:
         projections = await with_dismissals(event_log, projections)
@@ -60,9 +61,20 @@ async def build_staging(
             " WHERE name = ANY (%s)",
             (names,),
         )
-        with _rare_garbage_collection():
-            await bulk_catch_up(connection, event_log, projections, lambda *progress: on_progress(Progress(*progress)))
-        position = await follow_to_head(connection, event_log, projections, on_progress)
+        try:
+            with _rare_garbage_collection():
+                await bulk_catch_up(
+                    connection, event_log, projections, lambda *progress: on_progress(Progress(*progress))
+                )
+            position = await follow_to_head(connection, event_log, projections, on_progress)
+        except psycopg.errors.DiskFull as error:
+            # What the server writes needs the room more: with a full disk, it can record no build.
+            await drop_tables(connection, projections)
+            raise NotReady(
+                f"The disk of the database is full ({str(error).splitlines()[0]}). The new tables of"
+                f" {', '.join(names)} were dropped again, so that the server has room. Make as much room as the live"
+                " tables need, and start anew."
+            ) from error
         await connection.execute("UPDATE projection_positions SET built_at = now() WHERE name = ANY (%s)", (names,))
         return position
 
