@@ -127,11 +127,11 @@ async def switch_over(parts: Core, chosen: Sequence[Projection], printer: Progre
 
 
 def find_projections(names: Sequence[str]) -> list[Projection]:
-    """Returns the projections with these names. Raises Fault if a name is unknown."""
+    """Returns the projections with these names, each once. Raises Fault if a name is unknown."""
     known = {projection.name: projection for projection in PROJECTIONS}
     if unknown := [name for name in names if name not in known]:
         raise Fault(f"There is no projection {unknown[0]!r}; there are: {', '.join(known)}.", 2)
-    return [known[name] for name in names]
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def join_names(projections: Sequence[Projection]) -> str:

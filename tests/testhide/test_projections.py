@@ -82,6 +82,11 @@ def test_only_what_was_asked_for_is_built(prepared: Settings) -> None:
     assert sorted(built) == [("artifacts",), ("jobs",)]
 
 
+def test_a_read_model_that_is_named_twice_is_built_once(prepared: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["projections", "rebuild", "jobs", "jobs"]) == 0
+    assert capsys.readouterr().out.startswith("built jobs up to position ")
+
+
 def test_differences_end_with_one(lacking: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["projections", "rebuild", "auth", "--switch"]) == 0
     assert main.main(["projections", "rebuild", "auth"]) == 0
