@@ -20,11 +20,11 @@ from store.log.selects import select_after
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 ROWS_BYTES = 1024 * 1024
-"""Number of stored bytes after which no further rows are read at once, to make or to check their leaves."""
+"""Number of stored bytes of rows at which one read stops. Leaves are made or checked from the rows of each read."""
 MAX_POSITION = 2**63 - 1
-"""Largest position that the column can have."""
+"""Largest position of an event: the largest number that a column of the type bigint can hold."""
 UNKNOWN = bytes(HASH)
-"""Stands for a hash that the stored tiles lack. No real hash equals it, so every comparison with it fails."""
+"""Value in place of a hash that the stored tiles lack. No real hash equals it, so every comparison with it fails."""
 
 
 class SealedCheckpoint(msgspec.Struct, frozen=True):
@@ -166,7 +166,7 @@ class AuditTree:
         return [_subtree(tiles.get(tile, b""), above, offset) for tile, above, offset in located]
 
     async def folded(self, ranges: Sequence[Range]) -> list[bytes]:
-        """Returns the hash of each range of leaves, in the given order. Proofs consist of such hashes."""
+        """Returns the hash of each range of leaves, in the given order. Proofs are lists of these hashes."""
         covers = [cover(first, end) for first, end in ranges]
         hashes = iter(await self.hashes([subtree for subtrees in covers for subtree in subtrees]))
         return [fold([next(hashes) for _ in subtrees]) for subtrees in covers]

@@ -35,12 +35,12 @@ from store.log.event_log import EventLog
 from store.postgres.queries import fetch_rows
 
 CHUNK = 250
-"""Number of positions that are looked up in the tree at once."""
+"""Number of positions whose leaves are looked up in the tree at once."""
 ROWS_BYTES = 1024 * 1024
 """Number of stored bytes up to which rows are read at once. A larger row is read alone."""
 PIECE_BYTES = 64 * 1024
-"""Number of bytes of lines that are collected before they are handed on. After that, other requests have their turn,
-since making lines takes CPU time.
+"""Number of bytes of lines that are collected before they are handed on. Then other requests get their turn, since
+making lines takes CPU time.
 """
 
 Following = Callable[[int, int], Awaitable[list[int]]]
@@ -145,8 +145,8 @@ class Export:
             at = later[-1].position
 
     async def _wanted(self, at: int) -> tuple[list[int], int]:
-        """Returns the next positions to export after position `at`, and the position up to which this list is
-        complete.
+        """Returns the next positions to export after position `at`, and the position up to which the list has all of
+        them.
         """
         size = self.checkpoint.size
         if self.following is None:
@@ -241,7 +241,9 @@ def of_stream(pool: AsyncConnectionPool, stream: str) -> Following:
 
 
 def _batches(positions: Iterable[int], sizes: Mapping[int, int]) -> Iterator[list[int]]:
-    """Splits positions into lists whose rows have at most ROWS_BYTES together, or into single ones of larger rows."""
+    """Splits positions into lists. The rows at the positions of a list have at most ROWS_BYTES together; a larger row
+    gets a list of its own.
+    """
     batch: list[int] = []
     total = 0
     for position in positions:

@@ -106,9 +106,8 @@ def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
 
 
 def is_unambiguous(line: ExportLine) -> bool:
-    """Returns whether the line has only fields of its kind of line.
-
-    The verifier checks no other fields, but another program that reads the export might believe them.
+    """Returns whether the line has only the fields that its kind of line may have. The verifier does not check other
+    fields, but another program that reads the export might believe them.
     """
     if line.position is None:
         kinds = (("export",), ("end",), ("later_erasures",), ("skipped", "hashes"), ("gap", "leaf"))

@@ -177,8 +177,8 @@ def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
 
 
 def inclusion(index: int, size: int) -> list[Range]:
-    """Returns the ranges whose hashes prove that leaf `index` is in the tree of `size` leaves, from the leaf
-    upwards.
+    """Returns the ranges of leaves whose hashes prove that leaf `index` is in the tree of `size` leaves. Ordered from
+    the leaf to the root.
     """
     assert 0 <= index < size
     first, end = 0, size

@@ -24,7 +24,7 @@ class NotPutBack(Exception):
 class RowsPutBack(NamedTuple):
     positions: list[int]
     types: set[str]
-    """Types of the events at these positions: of the wrong rows, and of those that replaced them."""
+    """Types of the events at the repaired positions: of the wrong rows, and of the rows that replaced them."""
 
 
 async def put_rows_back(

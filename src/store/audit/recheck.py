@@ -25,7 +25,9 @@ TILES_AT_ONCE = 10
 hour are checked.
 """
 CHECKPOINTS_AT_ONCE = 20
-"""Number of checkpoints that one call checks. Fewer are signed between two calls, so each round comes to its end."""
+"""Number of checkpoints that one call checks. It is higher than the number that are signed between two calls, so each
+round reaches its end.
+"""
 MAX_NAMED = 10
 """Largest number of positions that an error message names."""
 

@@ -17,9 +17,9 @@ SEALER_LOCK = "testhide sealer"
 
 class SealingState(msgspec.Struct, frozen=True):
     leaves_checked: int = 0
-    """Number of leaves of the tree that this round has compared with the log."""
+    """Number of leaves of the tree that the current round has compared with the log."""
     checkpoints_checked: int = 0
-    """Size of the last checkpoint that this round has compared with the tree. A round compares small checkpoints
+    """Size of the last checkpoint that the current round has compared with the tree. A round compares small checkpoints
     first.
     """
     checked_size: int = 0

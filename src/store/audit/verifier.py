@@ -18,7 +18,7 @@ from store.audit.merkle import BadProof, Frontier
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, open_note, split_note
 
 MAX_FINDINGS = 1_000
-"""Most findings that are kept in memory. One changed position may cause a million findings."""
+"""Largest number of findings that are kept in memory. One changed position may cause a million findings."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ last one waits 0.3 s.
 """
 _waiting = 0
 MIN_LENGTH = 8
-"""Fewest characters of a password. NIST SP 800-63B allows no smaller limit."""
+"""Least number of characters of a password. NIST SP 800-63B allows no smaller limit."""
 _GUESSED_HERE = (
     "p@ssword", "00000000", "administrator", "admin1234", "testhide", "testhide1", "testhide123", "testhide1234"
 )  # fmt: skip

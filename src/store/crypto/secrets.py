@@ -51,8 +51,8 @@ MARK = b"root"
 """Prefix of encrypted data, before the id of its root key in 2 bytes. Data that root key 0 encrypted has neither."""
 HEAD_BYTES = len(MARK) + 2
 LINK_LIFETIME = timedelta(days=7)
-"""Longest time for which a link to set a password is valid. For so long such links still work after the root key that
-signed them was retired.
+"""Longest time for which a link to set a password is valid. A link still works for as long after the root key that
+signed it was retired.
 """
 SIGNED_LIFETIME = timedelta(hours=1)
 """Time for which signed texts are still accepted after the root key that signed them was retired."""
@@ -113,7 +113,9 @@ def decrypt(cipher: AESGCM, data: bytes, context: bytes) -> bytes:
 
 
 def token_hash(token: str) -> bytes:
-    """Returns the SHA-256 of a token. A token has 192 random bits and cannot be guessed, so it needs no slow hash."""
+    """Returns the SHA-256 of a token. The hash need not be slow, since nobody can guess a token: it has 192 random
+    bits.
+    """
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -192,8 +194,8 @@ class Secrets:
         return data[:NONCE_BYTES], decrypt(self._cipher(0, purpose), data, context)
 
     def _move(self, purpose: str, data: bytes, context: bytes) -> bytes:
-        """Returns `data` encrypted with the newest root key. Keeps the nonce of `data`. So the result is the same
-        whichever root keys encrypted the data before.
+        """Returns `data` encrypted with the newest root key. The new data has the nonce of the old data, so the result
+        is the same for every root key that `data` was encrypted with.
         """
         if self.root_of(data) == self.newest:
             return data

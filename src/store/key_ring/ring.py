@@ -39,8 +39,8 @@ log = structlog.get_logger()
 
 RING_TABLES = ("root_keys", "root_key_wraps")
 FOLLOWER_LOCK = 0x726F6F74
-"""First of the two numbers that name the advisory lock of a process. The second number is the stage of the ring that
-the process has loaded.
+"""First of the two numbers that name the advisory lock of a process. The second is the stage of the ring that the
+process has loaded.
 """
 POLL_INTERVAL_S = 5.0
 """Longest time between two reads of the ring, in case a notification is lost."""

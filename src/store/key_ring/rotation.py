@@ -50,7 +50,9 @@ rotated.
 """
 
 OnProgress = Callable[[str, int], None]
-"""Function that shows progress. Gets the name of the values that are being moved, and how many were moved so far."""
+"""Callback that shows progress. Gets the name of the values that are being encrypted anew, and the number of those done
+so far.
+"""
 
 
 class RotationRefused(Exception):

@@ -25,12 +25,12 @@ from store.postgres.queries import QueryConnection, int_array, text_array
 
 MAX_BATCH_EVENTS = 5_000
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""Number of bytes of all events of a batch, from which the batch takes no more requests. MAX_BATCH_EVENTS is the same
-limit for the number of events.
+"""Size in bytes of a batch's events at which no more requests are added to the batch. MAX_BATCH_EVENTS limits their
+number.
 """
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
-"""Seconds of pause before each further try to write a batch after the connection broke. After the last try, its appends
-fail.
+"""Seconds of pause before each further try to write a batch after the connection broke. If the last try fails, all
+appends of the batch fail.
 """
 
 

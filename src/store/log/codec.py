@@ -42,7 +42,7 @@ MIN_COMPRESSED_BYTES = 512
 """Fields with more bytes than this are compressed. For shorter ones zstd saves too little to be worth the call."""
 SALT_BYTES = 16
 EXACT_US = 4_000_000_000_000_000
-"""Microseconds since 1970, in the year 2096, up to which a `float` of seconds has all microseconds."""
+"""Microseconds from 1970 to the year 2096. Up to this time, a `float` of seconds is exact to the microsecond."""
 
 E = TypeVar("E", bound=Event)
 Upcasters = Mapping[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]]
@@ -128,7 +128,9 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_as_stored)
 
 
 class _OfThread(threading.local):
-    """A compressor for each thread, since two threads must not use one at the same time."""
+    """Compressor of the current thread. Each thread has one of its own, since two threads must not use the same one at
+    the same time.
+    """
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(level=3)

@@ -20,8 +20,8 @@ HASHED_CREDENTIALS, HASHED_URLS = 4, 8
 place of URLs. Older releases set neither flag: their commitments cover the credentials and URLs themselves.
 """
 SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token", "sealed_password", "sealed_env")
-"""Fields whose values were encrypted with a root key before the event was encoded. The values of `secrets` were,
-too.
+"""Names of sealed fields whose values were encrypted with a root key before the event was encoded. So were the values
+in a configuration's `secrets`.
 """
 URL = "url"
 FIELDS = frozenset({"password_hash", "token_hash", URL, *SEALED})

@@ -39,7 +39,7 @@ class LogCursor:
     poll_interval_s: float = POLL_INTERVAL_S
     debounce_s: float = 0.0
     position: int = field(default=0, init=False)
-    """Position up to which all events with one of `names` have been handled."""
+    """Position up to which all events with one of `names` were handled."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def follow(self, step: Callable[[], Awaitable[object]]) -> None:

@@ -39,7 +39,7 @@ class DataKeys:
         self._cached_since = time.monotonic()
 
     def on(self, connection: AsyncConnection) -> "DataKeys":
-        """Returns an object with the same cache, which reads over the caller's `connection`."""
+        """Returns an object that shares this one's cache, and reads over the caller's `connection`."""
         reader = copy.copy(self)
         reader._source = connection
         return reader
@@ -99,9 +99,11 @@ class DataKeys:
         return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
     async def lookup(self, names: Collection[str]) -> tuple[dict[str, AESGCM | None], KeyOf]:
-        """Returns two things: the data keys that can be read, by name, with None for a destroyed key; and a function
-        for decoding, which returns the same, but raises UnreadableEvent for a damaged or missing key. So only the
-        events of destroyed keys read as erased. Raises SecretMismatch if the server has the wrong secret key.
+        """Returns two things: the data keys that can be read, and a function that decoding calls for a data key.
+
+        The first maps names to data keys; None stands for a destroyed key. The function also returns the data key or
+        None, but raises UnreadableEvent for a damaged or missing key. So only events of destroyed keys read as erased.
+        Raises SecretMismatch if the server has the wrong secret key.
         """
         keys, faults = await self.load_with_faults(names)
         if DOES_NOT_OPEN in faults.values():
@@ -127,11 +129,11 @@ class DataKeys:
     async def load_or_make(
         self, needed: Mapping[str, bool]
     ) -> tuple[dict[str | None, AESGCM], list[tuple[str, bytes]]]:
-        """Returns (keys, new). `keys` has the data keys with the names in `needed`, and those above them, by name.
-        `new` has (name, wrapped key) for each of them that this call made; the caller stores these. `needed` maps a
-        name to whether the stream that the key is named after begins now.
+        """Loads data keys, and makes those that are missing. Returns (keys, new).
 
-        Raises Erased if one of the data keys was destroyed.
+        `keys` has the data keys with the names in `needed`, and the keys that wrap them, by name. `new` has (name,
+        wrapped key) for each key that this call made; the caller stores these. `needed` maps the name of a key to
+        whether the stream after which the key is named begins now. Raises Erased if one of the data keys was destroyed.
         """
         # A key is named after a stream. The first event of this stream makes the key, so the key cannot exist yet.
         known = await self.load(

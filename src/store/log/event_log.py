@@ -32,20 +32,22 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""Size in bytes of all fields in a batch, after which `read_batch` adds no further event."""
+"""Size in bytes of the fields of a batch's events at which `read_batch` ends the batch."""
 PIECE_BYTES = 1024 * 1024
-"""Size in bytes of all fields in a piece, after which it has no further event."""
+"""Size in bytes of the fields of a piece's events at which the piece ends."""
 PIECE_EVENTS = 250
 """Largest number of events in a piece."""
 PIECE_EVENTS_OF_STREAMS = 4_000
-"""Largest number of events in a piece of streams, most of which have small events."""
+"""Largest number of events in a piece that `fold` reads of streams. Most events of these streams are small."""
 MAX_ENCODING_S = 0.005
-"""Seconds for which an append encodes events in the event loop. The rest is encoded in a thread, so that a large report
-does not hold up everybody.
+"""Seconds for which an append encodes events in the event loop. The rest of a large report is encoded in a thread, so
+that other requests do not wait.
 """
 
 _encoder = ThreadPoolExecutor(1, "encode-events")
-"""One thread, so that it takes at most half of the interpreter's time, however many appends are large."""
+"""Thread that encodes events. It is a single one, so that encoding takes at most half of the interpreter's time,
+however many appends are large.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Piece(NamedTuple):
     sizes: Sequence[int]
     """Sizes in bytes of the fields of these events."""
     covered: int
-    """Number of the positions asked for that this piece covers."""
+    """Number of the requested positions that this piece covers."""
 
 
 class EventLog:
@@ -171,11 +173,11 @@ class EventLog:
     async def fold(
         self, streams: Iterable[str], begin: Callable[[str], T], add: Callable[[T, Sequence[Recorded]], T]
     ) -> dict[str, T]:
-        """Folds the events of each stream, in order, to a value. Only a piece of the events is in memory at a time,
-        which has PIECE_BYTES or one event more.
+        """Folds the events of each stream, in order, to a value, and returns stream -> value.
 
         `begin` returns the value of a stream before its first event. `add` returns the value after some more events of
-        the stream. Raises StreamDamaged.
+        the stream. Only one piece of the events is in memory at a time: PIECE_BYTES and at most one event more. Raises
+        StreamDamaged.
         """
         while True:
             values = {name: begin(name) for name in streams}
@@ -316,8 +318,8 @@ class EventLog:
         return int(rows[0][0])
 
     async def _read_next(self, rows: list[tuple[Any, ...]], unread: dict[str, int]) -> list[tuple[Any, ...]]:
-        """Returns `rows`, or if there are none, the next rows of the streams in `unread`, where it notes how far these
-        were read. Returns no rows at the end of all streams.
+        """Returns `rows` if there are any, else the next rows of the streams in `unread`. Stores in `unread` how far
+        these streams were read. Returns no rows at the end of all streams.
         """
         if rows:
             await asyncio.sleep(0)  # lets others run between two pieces
@@ -342,8 +344,8 @@ class EventLog:
     async def _decode_sized(
         self, rows: list[tuple[Any, ...]], max_bytes: int | None = None
     ) -> tuple[list[Recorded], list[int]]:
-        """Decodes stored events, in order. Returns them, and for each the bytes of its decrypted fields. With
-        `max_bytes`, ends after the event with which these bytes together reach it.
+        """Decodes stored events, in order. Returns the events, and the size in bytes of the decrypted fields of each.
+        With `max_bytes`, stops after the event at which the sizes add up to so many bytes.
         """
         stored = [StoredRow(*row) for row in rows]
         envelopes = [self._mapper.find_envelope(row.state) for row in stored]

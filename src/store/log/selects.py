@@ -14,11 +14,11 @@ SELECT = f"SELECT {COLUMNS} FROM stored_events"
 VERSION = "originator_version"
 BY_STREAM = f"originator_id, {VERSION}"
 MAX_LISTED = 8
-"""Largest number of names that a query lists one by one. PostgreSQL plans such a query once, but a query with an array
-each time. So for a few names, the list takes less time in all (0.12 ms instead of 0.16 ms).
+"""Largest number of names that a query lists one by one (0.12 ms) instead of as an array (0.16 ms). PostgreSQL plans a
+query with a list once, but a query with an array each time.
 """
 LISTED = (1, 2, 4, MAX_LISTED)
-"""Numbers of names in such queries, of which each connection prepares one each."""
+"""Numbers of names for which a query with a list is prepared. Each connection prepares one query for each number."""
 
 
 def select_after(
@@ -28,8 +28,8 @@ def select_after(
     up_to: int | None = None,
     max_bytes: int | None = None,
 ) -> tuple[str, tuple[object, ...]]:
-    """Returns the query of `EventLog.read`, and its values. With `max_bytes`, the query returns no further event after
-    events of this size.
+    """Returns the query of `EventLog.read` and its parameters. With `max_bytes`, the query returns no further event
+    after events of so many bytes.
     """
     condition = (
         "notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
@@ -43,8 +43,8 @@ def select_after(
 
 
 def select_streams(names: Sequence[str], limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
-    """Returns the query for the events of these streams, ordered by stream and version, and its values. The query
-    returns `limit` events at most, and no further event after events of `max_bytes`.
+    """Returns the query for the events of these streams, ordered by stream and version, and its parameters. The query
+    returns at most `limit` events, and no further event after events of `max_bytes`.
     """
     condition, values = is_among("originator_id", names)
     # PostgreSQL would sort the events of one stream, which the index already orders.
@@ -52,7 +52,7 @@ def select_streams(names: Sequence[str], limit: int, max_bytes: int) -> tuple[st
 
 
 def is_among(column: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Returns the condition that a column has one of these names, and its values."""
+    """Returns the SQL condition that a column has one of these names, and its parameters."""
     if len(names) > MAX_LISTED:
         return f"{column} = ANY (%s::text[])", (text_array(names),)
     count = next(count for count in LISTED if count >= len(names))
@@ -60,14 +60,16 @@ def is_among(column: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 
 def select_stream(name: str, after: int, limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
-    """Returns the query for the events of one stream after version `after`, as `select_streams` does."""
+    """Returns the query for the events of one stream after version `after`, in order, and its parameters. The query
+    returns at most `limit` events, and no further event after events of `max_bytes`.
+    """
     condition = "originator_id = %s AND originator_version > %s"
     return _select_some(condition, VERSION, max_bytes), (name, after, limit)
 
 
 def select_at(positions: Sequence[int], max_bytes: int) -> tuple[str, tuple[object, ...]]:
-    """Returns the query for the events at these positions, in this order, and its values. The query returns no further
-    event after events of `max_bytes`.
+    """Returns the query for the events at these positions, in this order, and its parameters. The query returns no
+    further event after events of `max_bytes`.
     """
     size_before = "sum(octet_length(state)) OVER (ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     return (
@@ -90,8 +92,8 @@ class StreamRows(NamedTuple):
 async def load_streams(
     connection: AsyncConnection, asked: Sequence[Sequence[str]], limit: int, max_bytes: int
 ) -> list[StreamRows]:
-    """Returns the rows of the first events in the streams of each element of `asked`: all of them, unless they are more
-    than `limit` or have more than `max_bytes` together.
+    """Reads the first events of many streams by one query. Each element of `asked` is a list of streams, and gets a
+    StreamRows. The query stops after `limit` events, and after events of `max_bytes`, of all streams together.
     """
     names = list({stream for streams in asked for stream in streams})
     found = await fetch_rows(connection, *select_streams(names, limit, max_bytes))
@@ -112,7 +114,7 @@ async def load_streams(
 
 
 def is_cut(rows: Sequence[tuple[Any, ...]], limit: int, max_bytes: int) -> bool:
-    """Returns whether a query with these limits returned as much as they allow, so that further events may follow."""
+    """Returns whether a query reached one of its limits, so that further events may follow the returned rows."""
     return len(rows) == limit or sum(len(state) for *_, state in rows) >= max_bytes
 
 

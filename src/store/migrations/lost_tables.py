@@ -17,7 +17,9 @@ from store.postgres.queries import execute, fetch_rows
 class StoreTable(NamedTuple):
     columns: str
     lost: str | None
-    """The data that stays lost when `testhide repair` makes the table again. None if it cannot make the table again."""
+    """Description of the data that stays lost when `testhide repair` makes the table again. None if `testhide repair`
+    cannot make it again.
+    """
 
 
 NOTHING = "nothing, the server fills it again"
@@ -115,8 +117,8 @@ class LostTable(NamedTuple):
 
     @property
     def lost(self) -> str | None:
-        """The data that stays lost when `testhide repair` makes the table again. None if it cannot make the table
-        again.
+        """Description of the data that stays lost when `testhide repair` makes the table again. None if `testhide
+        repair` cannot make it again.
         """
         return TABLES[self.name].lost if self.column is None else None
 

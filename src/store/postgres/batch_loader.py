@@ -54,7 +54,7 @@ class BatchLoader(Generic[K, V]):
                 self._queries -= 1
 
     async def _run(self) -> None:
-        """Answers the lookups that came while queries ran, whose callers wait."""
+        """Answers the lookups that were waiting for a query to end, batch by batch, until no lookup waits."""
         try:
             while self._waiting:
                 size = min(len(self._waiting), MAX_BATCH_SIZE)

@@ -1,4 +1,4 @@
-"""Turns of callers at heavy reads, so that no caller takes the memory or the time of all others."""
+"""Limits for heavy reads, by caller: no caller can use up the memory or the time of all others."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ RETRY_AFTER_S = 5
 
 
 class _Turn:
-    """The reads of one caller: their number, and a lock by which only one of them runs at a time."""
+    """The reads of one caller: their number, and a lock that lets one of them run at a time."""
 
     def __init__(self) -> None:
         self.count = 0

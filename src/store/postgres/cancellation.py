@@ -20,7 +20,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
 
 
 async def outlast(*tasks: asyncio.Task[Any]) -> None:
-    """Waits until the tasks have ended, also when the caller is cancelled meanwhile. Drops their results and errors."""
+    """Waits until the tasks have ended, even if the caller is cancelled meanwhile. Drops their results and errors."""
     await _outlast(tasks, cancel_every_s=None)
 
 

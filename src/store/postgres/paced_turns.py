@@ -1,4 +1,4 @@
-"""Turns at work that must leave most of the time to others, however much of it is asked for."""
+"""Turns at work that may take only a small part of a process's time, however many callers ask for it."""
 
 import asyncio
 import time
@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 from store.postgres.caller_turns import CallerTurns
 
 REST = 10.0
-"""Length of the rest after a turn, as a multiple of the turn: the work gets an eleventh of the time. On busy
-processors, turns take longer, and so do the rests.
+"""Length of the pause after a turn, as a multiple of the turn's length: the work gets an eleventh of the time. On busy
+processors both take longer.
 """
 MAX_REST_S = 0.4
-"""Longest rest, in seconds, so that the work goes on however busy the processors are."""
+"""Longest pause after a turn, in seconds. With it, the work goes on even if the processors are busy."""
 
 
 class PacedTurns(CallerTurns):
-    """Lets one turn at a time be taken, each time by another caller if several wait, and lets a rest follow each turn.
-    Who comes after the rest does not wait.
+    """Lets one caller at a time work, and pauses after each turn. If several callers wait, they take turns. A caller
+    who comes after the pause does not wait.
     """
 
     def __init__(
@@ -26,11 +26,11 @@ class PacedTurns(CallerTurns):
         super().__init__(1)
         self._clock, self._sleep = clock, sleep
         self._next_at = clock()
-        """Time at which the rest after the last turn ends."""
+        """Time at which the pause after the last turn ends."""
 
     @asynccontextmanager
     async def take(self, caller: str) -> AsyncIterator[None]:
-        """Waits for a turn of the caller, which lasts until the block ends."""
+        """Context manager for one turn: waits until the caller may begin, and ends the turn with the block."""
         async with super().take(caller):
             await self._sleep(max(0.0, self._next_at - self._clock()))
             begun = self._clock()

@@ -14,18 +14,20 @@ Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
 MAX_KEPT_CURSORS = 100
-"""Number of queries whose cursors a connection keeps. psycopg prepares as many statements of a connection."""
+"""Number of queries whose cursors a connection keeps. It is also the number of statements that psycopg keeps prepared
+for a connection.
+"""
 
 
 class QueryConnection(AsyncConnection[tuple[Any, ...]]):
-    """A connection that keeps the cursors of its queries. A new cursor chooses the converters of parameters and columns
-    anew, which takes a third of the time that psycopg needs for a small query.
+    """A connection that keeps a cursor for each query. Choosing the converters of parameters and columns for a new
+    cursor takes a third of the time that psycopg needs for a small query.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._kept: dict[str, tuple[bytes, AsyncCursor]] = {}
-        """Query -> what psycopg gets as the query, which must be the same object each time, and the cursor."""
+        """Query -> (the query in bytes, its cursor). psycopg must get the same bytes object each time."""
 
     async def fetch(self, query: str, parameters: Parameters) -> list[tuple[Any, ...]]:
         # Taken out meanwhile, so that nobody else uses the cursor, and nobody after an error.
@@ -88,8 +90,8 @@ async def fetch_row(source: Source, query: str, parameters: Parameters = None) -
 
 
 async def fetch_rows_planned(source: AsyncConnection, query: str, parameters: Parameters) -> list[tuple[Any, ...]]:
-    """Returns the rows of a query that PostgreSQL plans anew for these parameters. Meant for queries whose best plan
-    depends on them, such as on how frequent a word is.
+    """Returns the rows of a query that PostgreSQL plans anew for these parameters. Use it if the best plan depends on
+    the parameters, for example on how frequent a word is.
     """
     cursor = await source.execute(query.encode(), parameters, prepare=False, binary=True)
     return await cursor.fetchall()

@@ -16,13 +16,15 @@ _POLLED_US = "(extract(epoch FROM agent_gauges.polled_at) * 1000000)::bigint"
 
 
 class RunningBuilds(msgspec.Struct, frozen=True):
-    """Builds that a heartbeat named. They are stored in one column, so that a process of an earlier release, which does
-    not store them, cannot combine them with the `uptime_s` of a later heartbeat.
+    """Builds that a heartbeat named. They are stored in one column with the `uptime_s` of the heartbeat. In a column of
+    its own, `uptime_s` could be overwritten by a process of an earlier release, which does not store the builds.
     """
 
     session: str
     uptime_s: int
-    """Tells which of two heartbeats of a session is the later one, whichever came first."""
+    """The machine's uptime in the heartbeat. If heartbeats of a session arrive in the wrong order, it shows which is
+    the later one.
+    """
     builds: frozenset[tuple[int, int]]
     """Id and attempt of each build."""
 
@@ -45,7 +47,7 @@ class Gauge(msgspec.Struct, frozen=True):
     call.
     """
     running: RunningBuilds | None
-    """Builds that the last heartbeat named, perhaps that of an earlier session."""
+    """Builds that the last heartbeat named. This heartbeat may be from an earlier session."""
 
 
 class AgentGauges:

@@ -23,10 +23,10 @@ MAX_SIZE = 1024 * 1024 * 1024
 CHECKED_CHUNKS = 20
 """Number of chunks that `find_damage` has in memory at a time."""
 MAX_READ_SIZE = 4 * 1024 * 1024
-"""Most bytes of lines that one `read` returns. A first line that alone has more is still returned."""
+"""Largest size in bytes of the lines that one `read` returns. A first line that is larger alone is still returned."""
 PAGE_CHUNKS = 100
 PAGE_SIZE = 64 * 1024
-"""Most bytes, before compression, that `read_page` returns beyond its first chunk."""
+"""Largest number of bytes, before compression, that `read_page` returns in addition to its first chunk."""
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True):
@@ -181,7 +181,7 @@ def _lines_from(chunks: Sequence[tuple[Any, ...]], offset: int) -> list[Line]:
 
 
 def _cut(chunks: Sequence[tuple[Any, ...]], offset: int, limit: int) -> list[Line]:
-    """Decodes adjacent chunks. Returns up to `limit` lines from line `offset` on, MAX_READ_SIZE at most."""
+    """Decodes adjacent chunks. Returns up to `limit` lines from line `offset` on, with at most MAX_READ_SIZE bytes."""
     size, found = 0, _lines_from(chunks, offset)[:limit]
     for count, line in enumerate(found):
         size += len(line.text.encode())

@@ -33,7 +33,9 @@ DELIVERIES_CHANNEL = "webhooks"
 
 
 NO_PROJECT = 0
-"""Stands for a project in the turns of endpoints that are notified of all projects. No project has this id."""
+"""Number in place of a project id for endpoints that are notified of all projects. No project has this id. These
+endpoints take turns with projects.
+"""
 
 
 class PlannedDelivery(NamedTuple):
@@ -63,7 +65,7 @@ class LeasedDelivery:
     tries: int
     """Number of attempts before this one. A request to deliver again sets it back to 0."""
     url: str | None
-    """None for a Teams channel, as is `sealed_secret`."""
+    """URL of a webhook. None for a Teams channel, for which `sealed_secret` is None, too."""
     sealed_secret: bytes | None
 
 
@@ -92,8 +94,8 @@ class CircuitBreaker(NamedTuple):
 PAUSES = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
 """An endpoint is paused after 10 failed calls in a row: for 1 minute at first, and for 10 at most."""
 LONGEST_PAUSE = timedelta(seconds=max(PAUSES.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
-"""Longest pause by the rules above, and a minute more for clocks that differ. A longer pause in the table was not
-written by this server, and is ignored.
+"""Longest pause that PAUSES or a receiver can cause, and a minute more for clocks that differ. A longer pause in the
+table was not written by this server, and is ignored.
 """
 
 
@@ -178,15 +180,16 @@ async def lease(
     each: int,
     free: int,
 ) -> list[LeasedDelivery]:
-    """Leases due deliveries to a sender that can take up to `free` more. Then it has at most `each` under way at one
-    endpoint.
+    """Leases due deliveries to a sender that can take up to `free` more.
 
-    Of projects with due deliveries each has at most an equal share of `free`, and one share stays free. Call again to
-    lease more: `is_cut` says whether there may be more. A project that has as many under way as are free gets nothing.
-    Projects with the fewest under way come first.
+    At one endpoint the sender gets at most `each` deliveries, including those it is working on. Each project with due
+    deliveries gets at most an equal share of `free`, and one share stays unused. A project that the sender has `free`
+    or more deliveries of gets none. Projects with the fewest deliveries under way come first. Call again while `is_cut`
+    says that there may be more.
 
-    `running` maps an endpoint id to the number of deliveries that the sender has under way there, and `of_project` does
-    so for projects. A lease ends at `until`, or earlier when nobody holds the advisory lock named `by`.
+    `running` maps an endpoint id to the number of deliveries that the sender is working on there. `of_project` maps a
+    project id to the number of its deliveries that the sender is working on. A lease ends at `until`, or earlier when
+    nobody holds the advisory lock named `by`.
     """
     async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
         await cursor.execute(
@@ -200,8 +203,8 @@ async def lease(
 
 
 def is_cut(leased: Counter[int], of_project: Mapping[int, int], free: int) -> bool:
-    """Returns whether a project may have reached its share in a call of `lease`, so that more of its deliveries are
-    due. `leased` maps the project to the number of leased deliveries; the other arguments are those of the call.
+    """Returns whether a project may have more due deliveries than its share in a call of `lease`. `leased` maps the
+    project to the number of deliveries that the call leased; the other arguments are those of the call.
     """
     shares = len(leased) + 1
     return any(count >= (free - of_project.get(project, 0)) // shares for project, count in leased.items())

@@ -17,7 +17,7 @@ PLANNER = "webhooks"
 
 class PendingWork(NamedTuple):
     events: bool
-    """True if events for the planner were appended, or so many other events that the planner's position should move
+    """True if events for the planner were appended, or so many other events that the planner's position should be moved
     past them.
     """
     parked: bool
@@ -88,8 +88,8 @@ async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, a
 
 
 async def count_replays(source: Source, endpoint_id: int) -> tuple[int, int]:
-    """Returns (count, position): the number of an endpoint's incomplete replays, as far as the planner has read of
-    them, and the planner's position.
+    """Returns (count, position): the number of an endpoint's incomplete replays that the planner has read the requests
+    of, and the planner's position.
     """
     row = await fetch_row(
         source,

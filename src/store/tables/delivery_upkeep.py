@@ -1,5 +1,5 @@
-"""Upkeep of the queue of deliveries: finds deliveries given up without an event, ends leases of dead senders, deletes
-old rows. `workers.deliveries.sender` says how old.
+"""Upkeep of the queue of deliveries: finds deliveries that were given up without an event, ends leases of dead senders,
+deletes old rows. `workers.deliveries.sender` sets the ages.
 """
 
 from datetime import datetime

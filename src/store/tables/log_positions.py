@@ -15,12 +15,12 @@ from store.postgres.queries import Source, fetch_row, fetch_rows
 log = structlog.get_logger()
 
 HELD = 2**53 - 1
-"""Stored in place of a position that was beyond the end of the log. The worker stands still until `testhide repair`. No
-log grows past this number, and every JSON parser can read it.
+"""Number that is stored in place of a position beyond the end of the log. The worker stands still until `testhide
+repair`. No log grows past this number, and every JSON parser can read it.
 """
 MIN_SKIP = 200
-"""Least number of positions without an event for a worker at which its stored position is moved past them. For fewer,
-the write is not worth it.
+"""Least number of positions without an event for a worker at which its stored position is moved past them. Moving it
+more often would cost more writes than it saves.
 """
 
 

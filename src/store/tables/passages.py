@@ -25,7 +25,7 @@ class Passage(msgspec.Struct, frozen=True):
     project_id: int
     type: PassageType
     digest: bytes
-    """Hash of what all texts of the group have in common."""
+    """Hash of the text without its numbers, times and paths. All texts of the group have the same one."""
     subject_id: int
     """Id of the test case or build of the newest text of the group."""
     result_id: int | None
@@ -46,7 +46,9 @@ class PassageRank(msgspec.Struct, frozen=True):
     build_id: int
     text: str
     relevance: float
-    """By words: the sum of the weights of the query's words in it. By vectors: the cosine similarity."""
+    """Relevance for the query. In a search by words, the sum of the weights of the query's words that the passage has.
+    In a search by vectors, the cosine similarity.
+    """
 
 
 _COLUMNS = "id, type, subject_id, result_id, build_id, text"
@@ -54,7 +56,7 @@ _CHOSEN = "project_id = %(project)s AND (%(type)s::text IS NULL OR type = %(type
 
 
 async def store(connection: AsyncConnection, passages: Sequence[Passage]) -> None:
-    """Stores passages. One that is stored already gets the newest text and subject."""
+    """Stores passages. If a passage is stored already, replaces its text and its subject by the new ones."""
     newest = {(item.project_id, item.type, item.digest): item for item in passages}
     if not newest:
         return
@@ -83,7 +85,7 @@ async def store(connection: AsyncConnection, passages: Sequence[Passage]) -> Non
 async def delete(
     connection: AsyncConnection, *, builds: Sequence[int] = (), jobs: Sequence[int] = (), projects: Sequence[int] = ()
 ) -> None:
-    """Deletes the passages whose newest text is of these builds, jobs or projects."""
+    """Deletes the passages whose newest text belongs to one of these builds, jobs or projects."""
     for column, ids in (("build_id", builds), ("job_id", jobs), ("project_id", projects)):
         if ids:
             await execute(connection, f"DELETE FROM search_passages WHERE {column} = ANY (%s)", (list(ids),))
@@ -96,8 +98,8 @@ async def fetch_without_vector(source: Source, model: str, limit: int) -> list[t
 
 
 async def store_vectors(source: Source, model: str, texts: Sequence[tuple[int, str]], vectors: Sequence[Any]) -> None:
-    """Stores the vectors of passages, each with the text that it was computed from. Leaves out passages whose text has
-    changed meanwhile.
+    """Stores the vectors of passages. `texts` has the id of each passage, and the text from which its vector was
+    computed. Skips a passage whose text has changed since.
     """
     rows = [{"id": id, "text": text, "vector": vector} for (id, text), vector in zip(texts, vectors, strict=True)]
     await execute(
@@ -117,8 +119,8 @@ async def has_pgvector(source: Source) -> bool:
 async def find_by_words(
     source: Source, project_id: int, type: PassageType | None, words: Sequence[str], limit: int
 ) -> list[PassageRank]:
-    """Returns the passages of a project that have any of these words, the most relevant first. A word counts the more,
-    the fewer of the found passages have it.
+    """Returns the passages of a project that have any of these words, the most relevant first. A word that few of the
+    found passages have counts more than a frequent one.
     """
     query = (
         f"WITH found AS MATERIALIZED (SELECT {_COLUMNS}, words FROM search_passages"
@@ -144,8 +146,8 @@ async def find_by_words(
 async def find_with_all_words(
     source: Source, project_id: int, words: Sequence[str], *, before_build: int, other_than: int, limit: int
 ) -> list[PassageRank]:
-    """Returns the newest failure messages of a project that have all of these words, of builds before `before_build`
-    and of other test cases than `other_than`.
+    """Returns the newest failure messages of a project that have all of these words. Only messages from builds before
+    `before_build` count, and only of other test cases than `other_than`.
     """
     query = (
         f"SELECT {_COLUMNS}, 1.0::float8 FROM search_passages WHERE {_CHOSEN} AND {TERMS} @@ %(query)s::tsquery"
@@ -173,9 +175,8 @@ async def find_by_vector(
     min_similarity: float,
     limit: int,
 ) -> list[PassageRank]:
-    """Returns the passages of a project whose vectors are most similar to this one. Compares it with all of the
-    project. Leaves out passages without a word that the model knows: their vector is zero, and is similar to none.
-    Needs pgvector.
+    """Returns the passages of a project whose vectors are most similar to `vector`. Compares it with all passages of
+    the project. Leaves out passages without a word that the model knows, since their vector is zero. Needs pgvector.
     """
     query = (
         f"SELECT {_COLUMNS}, similarity FROM (SELECT {_COLUMNS},"

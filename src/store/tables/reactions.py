@@ -22,11 +22,11 @@ A lease is never shorter than the pause after a failed try. So a reaction that c
 rarely.
 """
 PROJECT_SLOTS = 2
-"""Number of reactions of one project that a process runs at once, if they take turns. It is a tenth of the process's
-slots, so that a project with many due reactions leaves room for the others.
+"""Number of reactions of one project that a process runs at once, among those that take turns. It is a tenth of the
+process's slots, so that a project with many due reactions leaves room for the others.
 """
 MAX_SHOWN = 5
-"""Number of errors, and number of progress reports, that the status of a reaction shows."""
+"""Largest number of errors, and of progress reports, that the status of a reaction shows."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RetryPolicy:
     max_pause_s: float = 5_120
 
     def pause_after(self, failed: int) -> float:
-        """Returns the seconds to wait after failed try number `failed`. The first try has the number 1."""
+        """Returns the seconds to wait after failed try number `failed`, counted from 1."""
         doublings = min(failed - 1, 30)  # far above every limit; larger powers need not fit a float
         return min(self.max_pause_s, self.first_pause_s * float(1 << doublings))
 
@@ -315,8 +315,8 @@ async def remove_parked(connection: AsyncConnection, name: str, position: int) -
 
 
 async def find_given_up(source: Source, reaction: str, positions: Sequence[int]) -> list[int]:
-    """Returns those of the positions whose event the reaction will not handle (any more), unless an operator makes it:
-    it is parked there, or it is past the event and not due.
+    """Returns the positions, among `positions`, whose event the reaction will not handle by itself: it is parked for
+    this event, or has passed the event and is not due for it. An operator can still retry a parked event.
     """
     rows = await fetch_rows(
         source,
@@ -329,8 +329,8 @@ async def find_given_up(source: Source, reaction: str, positions: Sequence[int])
 
 
 async def find_progress(source: Source, reaction: str, position: int) -> str | None:
-    """Returns the last text about the progress of a reaction to an event; None if there is none, or the reaction is
-    done.
+    """Returns the last progress report of a reaction to an event. Returns None if there is no report, or if the
+    reaction is done.
     """
     row = await fetch_row(
         source, "SELECT progress FROM due_reactions WHERE reaction = %s AND position = %s", (reaction, position)

@@ -19,7 +19,7 @@ from store.postgres.queries import execute, fetch_row, fetch_rows
 PREFIX = "caches/"
 """Beginning of the keys of all blobs of caches."""
 LEAST_BYTES = 4096
-"""Number of bytes that a smaller cache counts as, since a row and a file need some room too."""
+"""Number of bytes that each cache counts at least towards a quota, since its row and its file take room, too."""
 
 
 class CacheName(NamedTuple):
@@ -27,7 +27,9 @@ class CacheName(NamedTuple):
 
     job_id: int
     scope: str
-    """Project, trust and branch of the builds that share the cache."""
+    """Text for the project, trust and branch of the builds that share the cache. Trust keeps builds of forks apart from
+    others.
+    """
     pool_id: int
     """Pool of the nodes that share the cache; 0 for nodes without a pool."""
     digest: str
@@ -38,7 +40,7 @@ class CacheQuota(NamedTuple):
     """Limit of the size of all caches of one project and trust, whatever their branches."""
 
     trust: str
-    """Beginning of the scopes of these caches. None is the beginning of another one."""
+    """Beginning of the scopes of the caches that the quota limits. No trust is the beginning of another trust."""
     size_bytes: int
 
 
@@ -53,7 +55,7 @@ class SharedCaches:
         self._pool = pool
 
     async def find(self, name: CacheName) -> StoredCache | None:
-        """Returns a cache that is whole, and records that it is used now."""
+        """Returns the cache with this name if it is whole, and records that it is used now; None if there is none."""
         row = await fetch_row(
             self._pool,
             "UPDATE shared_caches SET used_at = now() WHERE state = 'kept'"
@@ -87,8 +89,8 @@ class SharedCaches:
         return blob
 
     async def complete(self, project_id: int, blob: str) -> bool:
-        """Records that a blob is whole, and drops earlier caches of the same name. Returns False if the cache is not
-        wanted any more: its job was deleted meanwhile, or newer caches took its room.
+        """Records that a blob is whole, and drops earlier caches of the same name. Returns False if the cache was
+        removed meanwhile: its job was deleted, or newer caches took its room.
         """
         async with self._locked(project_id) as connection:
             query = "UPDATE shared_caches SET state = 'kept' WHERE blob = %s AND state = 'writing' RETURNING 1"
@@ -121,7 +123,7 @@ class SharedCaches:
 
     @asynccontextmanager
     async def _locked(self, project_id: int) -> AsyncIterator[AsyncConnection]:
-        """Opens a transaction that waits for others of the same project."""
+        """Opens a transaction, after other transactions of this kind for the same project have ended."""
         async with self._pool.connection() as connection, connection.transaction():
             lock = f"shared caches of project {project_id}"
             await execute(connection, "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (lock,))
