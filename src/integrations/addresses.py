@@ -62,7 +62,7 @@ _RANGES = (
 )
 REFUSED = tuple((ip_network(network), why) for network, why in _RANGES)
 ISATAP = 0x5EFE
-"""The 32 bits in front of the IPv4 address in an ISATAP address, with the universal/local bit masked out."""
+"""The 32 bits before the IPv4 address at the end of an ISATAP address. The universal/local bit is masked out."""
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 
 

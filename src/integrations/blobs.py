@@ -27,7 +27,7 @@ PART = 5 * 1024 * 1024
 """Size of an uploaded part in bytes: the smallest that S3 accepts."""
 MAX_PARALLEL_PARTS = 2
 READ_CHUNK = 256 * 1024
-"""Least number of bytes of a chunk that `get` yields. Only the last chunk may be smaller."""
+"""Least number of bytes in a chunk that `get` yields. Only the last chunk may be smaller."""
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 """URL schemes of the stores to which obstore can write."""

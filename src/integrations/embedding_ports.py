@@ -21,5 +21,5 @@ class Embeddings(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees what the model takes. A later call of `embed` takes it again."""
+        """Frees the memory and processes of the model. A later call of `embed` loads the model again."""
         ...

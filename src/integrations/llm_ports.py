@@ -19,9 +19,9 @@ class ModelRequest(msgspec.Struct, frozen=True):
     model: str
     """Name of the model."""
     instructions: str
-    """What the model is to do; of the server itself, never of users or programs."""
+    """Instructions to the model. They are texts of the server itself, never of users or programs."""
     data: str
-    """What the model is to do it with."""
+    """Data that the model applies the instructions to. They may have texts of users and programs."""
     schema: dict[str, Any]
     """JSON schema of the answer. The model may ignore it."""
     max_tokens: int
@@ -38,8 +38,8 @@ class LanguageModel(Protocol):
     """Answers requests by text."""
 
     async def complete(self, request: ModelRequest) -> ModelReply:
-        """Returns the answer. Makes one call that uses tokens at most. Takes a limited time. May be called many times
-        at once. Raises ModelUnavailable.
+        """Returns the model's answer. Takes a limited time. At most one call of the model uses tokens. May be called
+        many times at once. Raises ModelUnavailable.
         """
         ...
 

@@ -33,7 +33,7 @@ MAX_SLOW_LOOKUPS = 8
 under way.
 """
 SLOW_S = 2.0
-"""Seconds after which a look-up counts as slow."""
+"""Seconds after which a look-up of a name counts as slow."""
 SLOW_FOR_S = 600.0
 """Seconds for which a domain counts as slow after a slow look-up."""
 SLOW_DOMAINS = 10_000

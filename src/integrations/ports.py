@@ -200,7 +200,7 @@ async def attempt(outgoing: Outgoing, url: str, body: bytes, headers: Mapping[st
 
 
 MAX_METADATA = 1_000_000
-"""Most bytes of an identity provider's metadata. The metadata of AD FS has about 80,000."""
+"""Largest number of bytes of an identity provider's metadata. The metadata of AD FS has about 80,000."""
 
 
 class AssertionRefused(Exception):

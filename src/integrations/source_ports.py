@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 from domain.scm import ScmEndpoint, ScmType
 
 MAX_SOURCE_FILE = 1024 * 1024
-"""Most bytes of a file that is read from a repository."""
+"""Largest number of bytes of a file that is read from a repository."""
 
 
 class SourceFailure(Exception):
@@ -113,8 +113,8 @@ class NewSource:
     host: str
     repo: str
     token: str | None = field(repr=False)
-    """Access token; None if the user enters no token. That is so if everybody may read the repository, or if the stored
-    token stays while other fields change.
+    """Access token; None if the user enters none. No token is needed for a repository that everybody may read, or if
+    the stored token stays while other fields change.
     """
     app_id: int | None = None
 

@@ -38,7 +38,7 @@ class VcenterStateForbids(VcenterFailure):
 
 @dataclass(frozen=True)
 class TaskState:
-    """State of a task, which a vCenter carries out in the background."""
+    """State of a task. A task is work that a vCenter carries out in the background."""
 
     is_done: bool
     progress: int = 0
@@ -82,14 +82,14 @@ class VcenterSession(Protocol):
         ...
 
     async def find_vm(self, vm_id: str) -> VirtualMachine:
-        """Raises VcenterMissing if the integration's datacenter has no such machine."""
+        """Returns a machine. Raises VcenterMissing if the integration's datacenter has no such machine."""
         ...
 
     async def find_vm_by_name(self, name: str) -> VirtualMachine | None: ...
 
     async def start_power_action(self, vm_id: str, action: PowerAction) -> str | None:
-        """Begins to change the power state of a machine. Returns the id of the task; None if there is none to wait
-        for.
+        """Begins to change the power state of a machine. Returns the id of the task; None if the vCenter makes
+        no task.
         """
         ...
 
@@ -118,8 +118,8 @@ class VcenterSession(Protocol):
         ...
 
     async def read_task(self, task_id: str) -> TaskState:
-        """Raises VcenterMissing if the vCenter does not know the task any more, and another VcenterFailure if the task
-        failed.
+        """Returns the state of a task. Raises VcenterMissing if the vCenter does not know the task any more, and
+        another VcenterFailure if the task failed.
         """
         ...
 
@@ -128,7 +128,7 @@ class Vcenters(Protocol):
     """Signs in to the vCenters of integrations."""
 
     async def check_host(self, host: str, *, is_admin: bool) -> None:
-        """Raises Invalid if the host is none or may not be called. Does not call it."""
+        """Raises Invalid if the text is no host, or if the host may not be called. Does not call the host."""
         ...
 
     def sign_in(self, vcenter: Vcenter) -> AbstractAsyncContextManager[VcenterSession]:

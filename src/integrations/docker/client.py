@@ -17,7 +17,9 @@ from integrations.container_ports import DockerRejected, DockerUnavailable
 from integrations.docker.hosts import CERTIFICATES, DockerSetup
 
 CALL_TIMEOUT_S = 10
-"""Seconds that a host may take to answer a call, apart from the time that the call is meant to take."""
+"""Seconds that a host may take to answer a call. For a call that waits by design, such as stopping a container, its
+waiting time is added.
+"""
 MAX_REASON = 500
 """Largest number of characters of a host's answer that an error repeats."""
 
@@ -41,7 +43,7 @@ def connect(setup: DockerSetup, name: str) -> APIClient:
 
 @contextlib.contextmanager
 def converted_errors(host: str) -> Iterator[None]:
-    """Raises DockerFailure instead of the errors of the client library."""
+    """Context manager that turns errors of the client library into DockerFailure."""
     try:
         yield
     except APIError as error:
@@ -56,7 +58,9 @@ def converted_errors(host: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the reason of an error in a few words: that of the innermost error of the operating system, if any."""
+    """Returns the reason of an error in a few words. If an error of the operating system caused it, returns the
+    innermost one's text.
+    """
     innermost, seen = error, 0
     found: BaseException = error
     while innermost is not None and seen < 20:

@@ -34,16 +34,16 @@ PULL_LIMIT_S = 540.0
 """Longest time in seconds that pulling an image takes."""
 
 EVENTS = ["start", "die", "destroy"]
-"""Events of a container after which its state is another one."""
+"""Types of Docker's events after which a container has another state."""
 USER = 10001
-"""User and group id of all processes in a container, whatever the image says."""
+"""User id and group id of all processes in a container. They replace the user that the image sets."""
 STATE_FOLDER = "/testhide"
 """Folder of the container's volume, the only one that stays when the container is stopped."""
 AGENT_FOLDER = "agent"
 TOKEN_FILE = "registration"  # noqa: S105 (a file name)
 MAX_PROCESSES = 2_048
 TMPFS = {"/tmp": "rw,exec,nosuid,nodev,size=1g,mode=1777", "/run": "rw,noexec,nosuid,nodev,size=16m,mode=1777"}  # noqa: S108
-"""Folders in memory. They count toward the memory limit of the container."""
+"""Folders in memory: path -> mount options. They count toward the memory limit of the container."""
 
 
 class DockerEngine:

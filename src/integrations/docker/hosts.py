@@ -11,9 +11,13 @@ from integrations.container_ports import DockerHost, DockerRejected
 
 DEFAULT_NETWORK = "testhide-agents"
 HOST_NETWORK = "host"
-"""Name that Docker gives to the network of the host itself, where a container reaches what listens on loopback."""
+"""Name that Docker gives to the network of the host itself. A container in it reaches programs that listen on the
+host's loopback address.
+"""
 CERTIFICATES = ("ca.pem", "cert.pem", "key.pem")
-"""Files of a host with TLS: the authority that signed its certificate, and the certificate and key of this server."""
+"""Names of the certificate files of a host with TLS: the authority that signed the host's certificate, and the
+certificate and the key of this server.
+"""
 
 
 class DockerSetup(msgspec.Struct, frozen=True):
@@ -61,8 +65,8 @@ class ConfiguredDockerHosts:
 
 
 def find_server_problem(server_url: str, network: str) -> str:
-    """Returns why containers in this network cannot reach the server at this URL, as a sentence without its full stop;
-    an empty string if they may.
+    """Returns why containers in this network cannot reach the server at this URL, as a sentence without its full stop.
+    Returns an empty string if the URL may work.
     """
     host = urlsplit(server_url).hostname or ""
     if network == HOST_NETWORK or not is_loopback(host):

@@ -20,9 +20,11 @@ from integrations.docker.hosts import DockerSetup
 from integrations.docker.labels import container_labels
 
 MAX_LINE = 65_536
-"""Largest number of bytes of a line. Longer ones are divided."""
+"""Largest number of bytes of a line. A longer line is divided."""
 NICENESS = 10
-"""A container may print faster than anybody reads; the processes that answer requests come first."""
+"""Niceness of this process. It is raised so that a container that prints fast does not slow down the processes that
+answer requests.
+"""
 
 
 class LogRequest(msgspec.Struct, frozen=True):
@@ -30,7 +32,7 @@ class LogRequest(msgspec.Struct, frozen=True):
     host: str
     agent_id: str
     tail: int
-    """Number of lines, the last ones, with which to begin."""
+    """Number of the last lines of the log to begin with."""
     follow: bool
     """Whether to go on with later lines as they come."""
 

@@ -15,7 +15,7 @@ from integrations.docker.hosts import DockerSetup
 MAX_READERS = 20
 """Number of logs that a process reads at the same time. Each reader takes some 40 MB."""
 READ_LIMIT_S = 15.0
-"""Seconds in which a log that is not followed must have been read."""
+"""Longest time in seconds to read a log that is not followed."""
 MAX_BATCH = 256 * 1024
 """Largest number of bytes of a batch of lines."""
 MAX_ERROR = 2_000

@@ -23,12 +23,13 @@ from domain.failures.failure_codes import describe_codes
 
 DIMENSIONS = 256
 FIRST_TOKEN = 259
-"""Number of tokens of the vocabulary that stand for bytes and other things. The most frequent token comes after them.
+"""Number of tokens at the beginning of the vocabulary that stand for bytes and control signs. The most frequent word
+comes after them.
 """
 HALF_RANK = 1_000
-"""Rank of a token that counts half."""
+"""Rank, by frequency, of the token that has about half the weight of a rare one."""
 LOADED = b"loaded"
-"""First message, once the model is loaded."""
+"""First message of the program: the model is loaded."""
 
 _CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NO_WORD = re.compile(r"[^\w\s]|_|\b\d+\b")
@@ -45,7 +46,7 @@ class Model:
         ranks = np.maximum(0, np.arange(len(model.embedding)) - FIRST_TOKEN)
         weights = 1 / (1 + HALF_RANK / (1 + ranks))
         self._tokens = (model.embedding * weights[:, None]).astype("<f4")
-        """Token -> its weighted vector."""
+        """Vectors of all tokens, by token id, multiplied by the tokens' weights."""
 
     def embed(self, texts: list[str]) -> bytes:
         """Returns the vectors of the texts, one after the other, as numbers of four bytes."""
@@ -59,8 +60,8 @@ class Model:
 
 
 def prepare(text: str) -> str:
-    """Returns the words of a text in lower case, and the descriptions of its codes. Leaves out numbers and signs, and
-    divides words such as `testCart`.
+    """Prepares a text for the tokenizer: words in lower case, then descriptions of the error codes in it. Drops numbers
+    and signs, and divides words such as `testCart`.
     """
     words = _NO_WORD.sub(" ", _CASE.sub(" ", f"{text} {describe_codes(text)}"))
     return " ".join(words.lower().split())

@@ -14,12 +14,12 @@ import msgspec
 from integrations.embedding_ports import EmbeddingsUnavailable
 
 MODEL = "wordllama-l2-256-weighted-1"
-"""Name of the model, with the version of what `embedding_process` makes of it."""
+"""Name of the model, with a version that changes when `embedding_process` computes other vectors with it."""
 DIMENSIONS = 256
 MAX_TEXT = 2_000
-"""Number of characters of a text that count."""
+"""Number of characters of a text from which its vector is computed: the first ones."""
 TIMEOUT_S = 30.0
-"""Seconds for one request, with the start of the process, which takes about 1 s."""
+"""Longest time in seconds of one request, including the start of the process, which takes about 1 s."""
 IDLE_S = 600.0
 """Seconds without a request after which the process is ended."""
 ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
@@ -99,7 +99,7 @@ class _ModelProcess:
         return self._receive()
 
     def end(self) -> None:
-        """Ends the process. An `ask` that is under way then raises."""
+        """Ends the process. A call of `ask` that is under way then raises."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):

@@ -14,7 +14,7 @@ from integrations.ticket_ports import TicketRejected, TicketsUnavailable
 T = TypeVar("T")
 
 MAX_ANSWER = 4 * 1024 * 1024
-"""Most bytes of an answer: enough for a project with hundreds of versions and components."""
+"""Largest number of bytes of an answer: enough for a project with hundreds of versions and components."""
 MAX_QUOTE = 300
 """Largest number of characters that are quoted from the messages of a host."""
 

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
 
 MAX_RESPONSE_BYTES = 256 * 1024
-"""Largest size of a response. An answer of 800 tokens has some 7 KB."""
+"""Largest number of bytes of a response. An answer of 800 tokens has some 7 KB."""
 BOUNDS = ("maxItems", "maxLength")
-"""Keywords of schemas that not every server takes in its strict mode. Without them a small model repeats itself."""
+"""Keywords for limits in JSON schemas. Some servers refuse them in strict mode, but without them a small model repeats
+itself.
+"""
 
 Format = Literal["json_schema", "json_object", "text"]
 Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
@@ -54,11 +56,13 @@ class _Completion(msgspec.Struct):
 
 
 class _Dialect(msgspec.Struct, frozen=True):
-    """Parameters that a model takes. Servers differ, and refuse what they do not know by status 400."""
+    """Form in which requests are sent to a model. Servers differ in the parameters that they know, and answer status
+    400 for others.
+    """
 
     format: Format = "json_schema"
     has_bounds: bool = True
-    """Whether schemas may have BOUNDS."""
+    """Whether schemas may have the keywords BOUNDS."""
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     has_temperature: bool = True
 
@@ -75,7 +79,9 @@ class _Dialect(msgspec.Struct, frozen=True):
         return given
 
     def without(self, complaint: str) -> "_Dialect | None":
-        """Returns the dialect without the parameter that a server has complained about; None if there is none left."""
+        """Returns the dialect without the parameter that a server complains about; None if no parameter can be left
+        out.
+        """
         change = msgspec.structs.replace
         if self.limit == "max_tokens" and "max_completion_tokens" in complaint:
             return change(self, limit="max_completion_tokens")
@@ -99,7 +105,7 @@ class OpenAiModel:
         self._url, self._key, self._timeout_s = url, key, timeout_s
         self._client: AsyncOpenAI | None = None
         self._dialects: dict[str, _Dialect] = {}
-        """Model -> dialect of its last request that was answered."""
+        """Name of a model -> dialect of the last request that it answered."""
 
     async def complete(self, request: ModelRequest) -> ModelReply:
         client = await self._open()

@@ -32,7 +32,9 @@ deeply.
 TIME_LIMIT_S = 10.0
 """Longest time in seconds that a call of a `SourceHost` takes, however many requests it makes."""
 MAX_ANSWER = 4 * 1024 * 1024
-"""Most bytes of an answer. It is enough for a file of 1 MiB in base64, or for the names of some 10,000 branches."""
+"""Largest number of bytes of an answer. It is enough for a file of 1 MiB in base64, or for the names of some 10,000
+branches.
+"""
 NO_COMMIT = "0" * 40
 """Id of a commit that no repository has. It shows whether a token may set statuses: if it may, the host answers a
 status for this commit with "no such commit"; if not, with "not allowed".

@@ -43,7 +43,7 @@ class _LimitedResponse(HTTPResponse):
 
 
 class _CheckedConnection(HTTPSConnection):
-    """A connection to one of the checked addresses of a host, whatever addresses its name has now."""
+    """A connection to one of the checked addresses of a host. Does not look up the host's name again."""
 
     response_class = _LimitedResponse
 

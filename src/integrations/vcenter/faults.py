@@ -18,12 +18,14 @@ from integrations.vcenter_ports import (
 MAX_MESSAGE = 300
 """Largest number of characters of a vCenter's message that are shown."""
 NO_VCENTER = (ExpatError, AttributeError, KeyError, LookupError, TypeError, ValueError)
-"""Errors that pyVmomi raises for answers that it does not understand."""
+"""Errors that pyVmomi raises for answers that it does not understand, since they do not come from a vCenter."""
 STATES = {"poweredOn": "powered on", "poweredOff": "powered off", "suspended": "suspended"}
 
 
 def to_failure(error: BaseException, title: str) -> VcenterFailure:
-    """Returns the failure that an error of pyVmomi, or the error of a task, stands for. `title` names the vCenter."""
+    """Turns an error of pyVmomi, or the error of a failed task, into a VcenterFailure. `title` names the vCenter in its
+    message.
+    """
     match error:
         case VcenterFailure():
             return error

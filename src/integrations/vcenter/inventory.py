@@ -15,7 +15,7 @@ from integrations.vcenter_ports import VcenterMissing, VcenterRejected
 PAGE_SIZE = 500
 """Number of objects that are read at once."""
 MAX_OBJECTS = 50_000
-"""Largest number of objects of a kind that are read: more than a vCenter can have machines."""
+"""Largest number of objects of a kind that are read. No vCenter can have so many machines."""
 MAX_TEXT_LENGTH = 300
 """Largest number of characters of an id or a name. A vCenter's names have 80, some of them escaped as `%2f`."""
 MAX_DEPTH = 100
@@ -50,7 +50,7 @@ def read_vms(content: Any, datacenter: str) -> Sequence[VirtualMachine]:
 
 
 def read_vm(content: Any, datacenter: str, vm: Any) -> VirtualMachine:
-    """Raises VcenterMissing if the datacenter has no such machine."""
+    """Returns a machine of a datacenter. Raises VcenterMissing if the datacenter has no such machine."""
     must_be_in(content, datacenter, vm)
     pool = vm.resourcePool
     config = vm.config
@@ -71,7 +71,7 @@ def find_vm_by_name(content: Any, datacenter: str, name: str) -> VirtualMachine 
 
 
 def must_be_in(content: Any, datacenter: str, vm: Any) -> None:
-    """Raises VcenterMissing if the datacenter has no such machine."""
+    """Raises VcenterMissing if the datacenter has no machine `vm`."""
     top = find_datacenter(content, datacenter)
     try:
         above = vm.parent or vm.parentVApp
@@ -86,7 +86,9 @@ def must_be_in(content: Any, datacenter: str, vm: Any) -> None:
 
 
 def read_all(content: Any, top: Any, kind: Any, properties: Sequence[str]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Yields all objects of a kind below `top`, each with those of the properties that it has."""
+    """Yields all objects of a kind below `top`, each with its values of the given properties. Leaves out properties
+    that an object lacks.
+    """
     view = content.viewManager.CreateContainerView(top, [kind], True)
     try:
         path = COLLECTOR.TraversalSpec(name="view", path="view", skip=False, type=vim.view.ContainerView)
@@ -100,7 +102,7 @@ def read_all(content: Any, top: Any, kind: Any, properties: Sequence[str]) -> It
 
 
 def read_one(content: Any, found: Any, properties: Sequence[str]) -> dict[str, Any]:
-    """Returns those of the properties that an object has."""
+    """Returns an object's values of the given properties. Leaves out properties that the object lacks."""
     for _, values in _retrieve(content, COLLECTOR.ObjectSpec(obj=found), type(found), properties):
         return values
     raise vmodl.fault.ManagedObjectNotFound(obj=found)
@@ -129,7 +131,7 @@ def _to_vm(vm: Any, properties: dict[str, Any], pools: dict[Any, str]) -> Virtua
 
 
 def must_be_short(text: str) -> str:
-    """Returns a text of a vCenter that is stored. Raises ValueError if no vCenter would send so long a text."""
+    """Returns a text of a vCenter unchanged, to be stored. Raises ValueError if it is longer than MAX_TEXT_LENGTH."""
     if len(text) > MAX_TEXT_LENGTH:
         raise ValueError(f"a text of {len(text)} characters")
     return text

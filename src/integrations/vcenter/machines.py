@@ -12,7 +12,7 @@ from integrations.vcenter.inventory import find_datacenter, must_be_short, read_
 from integrations.vcenter_ports import NewMachine, TaskState, VcenterMissing, VcenterRejected
 
 PREFIX = "guestinfo.testhide."
-"""Beginning of the names by which programs in a machine read the texts that the server gives them."""
+"""Beginning of the names of the texts that the server gives to programs in a machine."""
 
 
 def start_power_action(vm: Any, action: PowerAction) -> str | None:
@@ -28,7 +28,7 @@ def start_power_action(vm: Any, action: PowerAction) -> str | None:
 
 
 def _reboot(vm: Any) -> str | None:
-    """Reboots by the guest's tools, or as the machine's reset button does if the tools do not run."""
+    """Reboots a machine by its guest tools. If these do not run, resets the machine, and returns the id of the task."""
     try:
         vm.RebootGuest()
     except (vim.fault.ToolsUnavailable, vmodl.fault.NotSupported, vmodl.fault.MethodNotFound):

@@ -25,7 +25,7 @@ INVENTORY_TIMEOUT_S = 120.0
 SIGN_OUT_TIMEOUT_S = 2.0
 """Longest time in seconds to sign out. The vCenter ends a session that is left open after half an hour."""
 _THREADS = ThreadPoolExecutor(32, thread_name_prefix="vcenter")
-"""Threads for calls. An operation has one call at a time."""
+"""Threads for all calls of vCenters in this process. An operation makes one call at a time."""
 
 
 class PyVmomiSession:
@@ -99,14 +99,16 @@ class PyVmomiSession:
         return inventory.read_vm(self._content, self._datacenter, vim.VirtualMachine(vm_id, self._stub))
 
     def _on(self, start: Callable[..., T], vm_id: str, *arguments: Any) -> T:
-        """Calls `start` with a machine of the datacenter, and further arguments."""
+        """Calls `start` with a machine, and returns its result. `arguments` are further arguments. Raises
+        VcenterMissing if the datacenter has no such machine.
+        """
         vm = vim.VirtualMachine(vm_id, self._stub)
         inventory.must_be_in(self._content, self._datacenter, vm)
         return start(vm, *arguments)
 
     async def _call(self, timeout_s: float, function: Callable[..., T], *arguments: Any) -> T:
-        """Calls a function on a thread. Raises VcenterFailure for the errors of pyVmomi, and if the call takes too
-        long. Then the session is of no more use.
+        """Calls a function on a thread. Raises VcenterFailure for an error of pyVmomi or a call that takes too long.
+        After a call that took too long, the session cannot be used any more.
         """
         calling = asyncio.get_running_loop().run_in_executor(_THREADS, function, *arguments)
         try:
@@ -123,7 +125,7 @@ class PyVmomiSession:
 
 
 def _forget(calling: "asyncio.Future[Any]") -> None:
-    """Reads the error of a call that was broken off, which asyncio would log otherwise."""
+    """Reads the error of a call that was broken off. Otherwise asyncio would log this error."""
     if not calling.cancelled():
         calling.exception()
 
