@@ -1,7 +1,7 @@
-"""Classifications by rules, for the audit trail: which known issue classified which result.
+"""Classifications by rules, for the audit trail: which known issue or rule classified which result.
 
-A report, or a search through older failures, classifies many results by one event. This event is not in the streams of
-the results. So the classification of a result is folded from the result's stream and from such events.
+A report, or a search through older failures, classifies many results by one event. The results' own streams do not have
+this event. So the classification of a result is folded from two sources: the result's stream, and these events.
 """
 
 from collections import defaultdict

@@ -52,8 +52,8 @@ log = structlog.get_logger()
 MAX_CHANGED_ROWS = 300_000
 """Number of changed rows at which a transaction is committed. It limits the memory that a load needs."""
 MAX_UNREAD_ROWS = 50_000
-"""Number of changed rows of one table that no projection reads, at which a transaction is committed. It is lower than
-MAX_CHANGED_ROWS, since such a row may have long texts.
+"""Number of changed rows of a table at which a transaction is committed, if no projection reads the table. It is lower
+than MAX_CHANGED_ROWS, since rows of such tables may have long texts.
 """
 MAX_PACKED_BYTES = 128 << 20
 """Number of bytes of packed rows of append-only tables at which a transaction is committed. Each commit also writes the
@@ -142,10 +142,10 @@ class BulkLoader:
             DeleteRange: self._bulk_delete,
             DeleteWhere: self._bulk_delete,
         }
-        """Class of a change -> function that stores such a change in the buffer of its table."""
+        """Class of a change -> function that stores a change of this class in the buffer of its table."""
         self._queues = [_Queue(projection) for projection in projections]
         self._queues_of: dict[type[Event], list[_Queue]] = {}
-        """Event class -> queues of the projections that handle such events."""
+        """Event class -> queues of the projections that handle events of this class."""
         self._blocked: set[tuple[str, str]] = set()
         self._parked: list[Parked] = []
         self._is_open, self._opened = False, 0.0
