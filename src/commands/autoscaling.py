@@ -1,8 +1,8 @@
 """Commands on the autoscaling of node pools: set, remove, and record decisions and what became of machines.
 
 Decisions are commands of the leader of dispatch, as assignments of builds are. They read the leader stream, so a leader
-that has lost the lead can append neither. Therefore a machine of which the leader knows that it runs no build gets none
-in between.
+that has lost the lead can append neither. So no other dispatcher assigns a build to a machine that the leader is about
+to destroy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,9 +45,9 @@ from domain.vcenter_operations import (
 )
 
 MIN_PAUSE_S = 5.0
-"""Seconds for which nothing is spawned after the first failure. Each failure after the pause doubles it."""
+"""Seconds for which a pool spawns no machines after its first failure. Each failure after this time doubles it."""
 MAX_PAUSE_S = 600.0
-"""Longest time in seconds for which nothing is spawned, after many failures."""
+"""Largest number of seconds for which a pool spawns no machines after a failure."""
 NAME_MARK_SIZE = 8
 """Number of random characters in the name of a virtual machine."""
 
@@ -89,8 +89,8 @@ class RemoveAutoscaling(Command, of=AUTOSCALING):
 
 
 class MachineRegistration(NamedTuple):
-    """The id of a machine to spawn, and its registration. That of a virtual machine is made later, so only its id is
-    used: it distinguishes the machine's name from those of other servers.
+    """Id of a machine to spawn, and its registration. A virtual machine gets its registration later: only random
+    characters of `registration_id` are used, for its name.
     """
 
     machine_id: str
@@ -160,7 +160,7 @@ class ScaleUp(Command):
 
 
 Machine = DockerAgent | VcenterOperation
-"""A container, or the operation that has cloned a virtual machine."""
+"""State of a machine: the Docker agent, or the operation that has cloned the virtual machine."""
 
 
 class _MachineCommand(Command):
@@ -266,10 +266,10 @@ class RevertMachine(_MachineCommand):
 
 @dataclass(frozen=True)
 class FailMachine(_MachineCommand):
-    """Records that a machine has failed, and lets the pool pause: after each failure in a row twice as long as before.
-    Failures during a pause do not prolong it. `recovered` says whether a build ended on a machine of the pool since the
-    last failure. Destroys the machine, unless its worker still tries to spawn it (`destroys` is False). Raises Conflict
-    if the dispatcher `leader` does not lead.
+    """Records that a machine has failed. The pool then spawns no machines for a time, which doubles with each failure
+    in a row. Failures during a pause do not prolong it. `recovered` says whether a build ended on a machine of the pool
+    since the last failure. Destroys the machine, unless its worker still tries to spawn it (`destroys` is False).
+    Raises Conflict if the dispatcher `leader` does not lead.
     """
 
     pool_id: int
@@ -362,7 +362,7 @@ class RecordMachineRemoved(Command):
 
 
 def is_made_by(setting: AutoscalingSet, clone: VcenterOperation) -> bool:
-    """Returns whether a machine was cloned as this setting of its pool says, so that a revert gives such a machine."""
+    """Returns whether `clone` used the template of this setting, and both are for a single use."""
     source = setting.vcenter
     is_of_source = source is not None and (clone.vcenter_id, clone.vm_id) == (source.vcenter_id, source.template_id)
     return is_of_source and clone.single_use and setting.single_use
@@ -385,12 +385,12 @@ def request_deletion(clone: VcenterOperation, operation_id: int) -> VcenterOpera
 
 
 def _has_source(setting: AutoscalingSet, machine_id: str) -> bool:
-    """Returns whether machines of this kind are spawned in the pool."""
+    """Returns whether the pool spawns machines of this machine's kind: virtual machines or containers."""
     return (setting.vcenter if is_virtual(machine_id) else setting.docker) is not None
 
 
 def find_pause_s(failures: int) -> float:
-    """Returns the pause in seconds after this number of failures in a row."""
+    """Returns the seconds for which a pool spawns no machines after this number of failures in a row."""
     return float(min(MAX_PAUSE_S, MIN_PAUSE_S * 2.0 ** min(failures - 1, 20)))
 
 

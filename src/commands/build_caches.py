@@ -18,7 +18,9 @@ class CacheScopes(NamedTuple):
     """Scopes of one build. Agents and the server find a cache only in its scope."""
 
     trust: str
-    """Project and trust. It is the beginning of both scopes, and what the server's quota counts for."""
+    """Beginning of both scopes: the project, and whether its builds are trusted. The server's quota counts for all
+    scopes with the same beginning.
+    """
     primary: str
     """Scope in which the build saves caches, and from which it restores them first."""
     fallback: str | None
@@ -26,9 +28,9 @@ class CacheScopes(NamedTuple):
 
 
 def find_cache_ref(branch: str, trigger: BuildTrigger | None, is_chosen: bool) -> str:
-    """Returns what a build's scope is named after, such as `refs/heads/main`. `is_chosen` says whether somebody chose
-    the commit, variables or secrets of a build that has no trigger. Names of refs have no spaces, so that nobody can
-    push a branch or tag with the name of another kind of scope.
+    """Returns the name that a build's scope gets, such as `refs/heads/main`. `is_chosen` says whether somebody chose
+    the commit, variables or secrets of a build that has no trigger. Names of refs contain no spaces, so nobody can push
+    a branch or tag with the name of a scope of another kind.
     """
     if trigger is not None and trigger.kind == "pull_request":
         return f"pull request {branch if trigger.pull_request is None else trigger.pull_request}"

@@ -68,12 +68,12 @@ class RestartGroup(Command):
             yield from restart.decide(*its, *named)
 
     def _share(self, states: Sequence[Any]) -> Iterator[tuple[RestartBuild, tuple[Any, Any, Any], Claim]]:
-        """Yields each restart with the states of the three streams that it reads, and the state of its claim."""
+        """Yields each restart with the states of the three streams that it reads, and with the state of its claim."""
         for number, restart in enumerate(self.restarts):
             new, source, job = states[3 * number : 3 * number + 3]
             yield restart, (new, source, job), states[3 * len(self.restarts) + number]
 
 
 def _owner(claim: Claim) -> int | None:
-    """Returns the id of the build that has the claim; None if none has."""
+    """Returns the id of the build that owns the claim; None if the claim has no owner."""
     return int(claim.owner.rpartition("-")[2]) if claim.owner else None

@@ -18,7 +18,7 @@ class ExplainBuild(Command, of=BUILD):
     build_id: int
     excerpts: tuple[Excerpt, ...]
     lines: tuple[tuple[str, ...], ...]
-    """The lines of each excerpt."""
+    """Lines of each excerpt, the best excerpt first."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         if isinstance(build, Finished) and build.status == "failed" and not build.explained and self.excerpts:

@@ -24,7 +24,7 @@ from domain.projects import PROJECT, Project
 
 @dataclass(frozen=True)
 class AskInquiry(Command):
-    """Asks the assistant. A worker answers."""
+    """Records a question to the assistant. A worker answers it later."""
 
     inquiry_id: str
     """Id that nobody can guess."""

@@ -293,7 +293,7 @@ class RecordReport(Command):
 
 
 def find_line(queued: BuildQueued) -> int:
-    """Returns the number of a build's line, or what stands in place of one."""
+    """Returns the number of a build's line; OTHER_BRANCHES for a build that is not on the default branch of its job."""
     return OTHER_BRANCHES if queued.off_default_branch else line_number(queued.job_id, queued.matrix)
 
 

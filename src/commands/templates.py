@@ -64,7 +64,7 @@ class UpdateTemplate(Command, of=TEMPLATE):
     checkout: CheckoutOptions | None = None
     caches: Sequence[DependencyCache] | None = None
     cleared_options: tuple[Literal["shell", "checkout"], ...] = ()
-    """Names of the options that are set to None."""
+    """Names of the options that the command sets to None."""
 
     def decide(self, template: Template | None) -> Iterable[Event]:
         template = must_exist(template, f"pipeline template {self.template_id}")

@@ -28,7 +28,7 @@ PAGE_EVENTS = 4_000
 
 
 class QuotaUsedUp(TooManyRequests):
-    """The quota of the month has too few tokens left for a call."""
+    """The tokens that are left of the month's quota are too few for a call."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class SettleTokens(Command):
 
 
 class TokenMeter:
-    """Counts the tokens of months. Any number of processes may have one. It remembers the state of the last month that
-    it was asked for, so that it reads only what is new: a month may have hundreds of thousands of events.
+    """Counts the tokens of each month. Several processes may each have a meter. A meter remembers the state of the
+    month that it was last asked for, and reads only newer events: a month may have hundreds of thousands.
     """
 
     def __init__(self, log: EventLog, handler: Handler, clock: Callable[[], datetime]) -> None:

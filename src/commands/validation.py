@@ -1,5 +1,7 @@
-"""Checks bodies against their types and the checks in these (`commands.value_checks`), and ignores no unknown field. An
-error names every wrong field and the possible values, and the wrong value unless it may be a secret. The search for
+"""Checks the bodies of requests against their types and the checks in these types (`commands.value_checks`). Unknown
+fields are errors.
+
+An error names every wrong field and its possible values, and the wrong value unless it may be a secret. The search for
 wrong fields ends at MAX_ERRORS, since it occupies the event loop.
 """
 

@@ -1,5 +1,5 @@
-"""Checks of values as parts of their types, so that all wrong values of a request are found at once, whichever of them
-their types alone would refuse.
+"""Checks that are part of a value's type. A request is checked for them together with the types of its fields, so that
+one error names all wrong values.
 """
 
 from collections.abc import Callable

@@ -61,7 +61,9 @@ class UpdateVcenter(Command, of=VCENTER):
 
 @dataclass(frozen=True)
 class RecordVcenterConnection(Command, of=VCENTER):
-    """Records that the server signed in to the vCenter, or why it could not. Records nothing that is known already."""
+    """Records that the server signed in to the vCenter, or why it could not. Records nothing if the result is the same
+    as last time.
+    """
 
     vcenter_id: int
     version: str = ""

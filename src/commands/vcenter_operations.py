@@ -28,11 +28,11 @@ from domain.vcenter_operations import (
 from domain.vcenter_vms import VCENTER_VMS, Inventory, VcenterVmsChanged, VirtualMachine, find_changes
 
 REGISTRATION_LIFETIME = timedelta(hours=2)
-"""Time for which a registration token is valid: from the request of the machine, since cloning may take an hour of it,
-or from the end of a revert.
+"""Time for which a registration token of a virtual machine is valid. It begins when the machine is requested, since
+cloning may take an hour, or when a revert ends.
 """
 MAX_CHANGED = 500
-"""Largest number of machines in one event."""
+"""Largest number of machines in one event of the inventory (VcenterVmsChanged)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class RequestVcenterOperation(Command):
 
 @dataclass(frozen=True)
 class StartVcenterOperation(Command, of=VCENTER_OPERATION):
-    """Records that the vCenter is about to be asked for the change (without a `task_id`), or that it has begun it."""
+    """Records that a worker is about to ask the vCenter for the operation; with a `task_id`, that the vCenter has begun
+    it.
+    """
 
     operation_id: int
     task_id: str = ""
@@ -132,7 +134,7 @@ class CompleteVmOperation(Command):
     operation_id: int
     vcenter_id: int
     vm: VirtualMachine
-    """The machine that the operation changed, or made."""
+    """State of the machine that the operation changed or cloned."""
     is_deleted: bool = False
 
     def reads(self) -> Sequence[AnyStream]:

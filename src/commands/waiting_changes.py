@@ -17,7 +17,7 @@ RETRY_AFTER_S = 60
 COUNT_LIFETIME_S = 1.0
 """Seconds until the waiting changes of a project are counted again. A burst of messages so costs few counts."""
 MAX_REMEMBERED = 10_000
-"""Largest number of projects whose room is remembered."""
+"""Largest number of projects for which a process remembers how many changes they may still report (Room)."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Room:
 
     left: int = 0
     until: float = 0.0
-    """Time by the monotonic clock."""
+    """Time by the monotonic clock at which the waiting changes must be counted again."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

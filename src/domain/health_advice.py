@@ -30,7 +30,7 @@ class KnownCause(msgspec.Struct, frozen=True):
 
 
 class Decisions(msgspec.Struct, frozen=True):
-    """Measures that members of a project have taken about a test: they put it in quarantine, or created a known issue."""
+    """Measures that members of a project have taken about a test: a quarantine, or a known issue."""
 
     quarantine: tuple[QuarantineOf, ...] = ()
     known: KnownCause | None = None

@@ -24,8 +24,8 @@ from domain.language_model import BUILTIN
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED, SAME_COMMIT, assess
 
 Split = Literal["tune", "report"]
-"""Rules may be tuned to the cases of `tune`. Those of `report` are held out, so that they show what the rules are worth
-for failures that nobody looked at.
+"""Use of a case. Rules may be tuned to the cases of `tune`. The cases of `report` are held out, so that they show how
+good the rules are with failures that nobody looked at.
 """
 SEED = "testhide"
 SECONDS_WITHOUT_MODEL, SECONDS_WITH_MODEL = 0.02, 4.0

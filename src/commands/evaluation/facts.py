@@ -36,7 +36,7 @@ from domain.triage import Source as ClassifiedBy
 
 PROJECT_ID, JOB_ID, BUILD_ID = 1, 1, 100
 FIRST_RESULT_ID, FIRST_CASE_ID = 1001, 501
-"""Ids of the first failed result of the report, and of its test. Those of the next ones follow."""
+"""Ids of the first failed result of the report, and of its test. The next results and tests have the next ids."""
 
 
 class TestFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,7 +63,7 @@ class CaseFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: Sequence[str] = ()
     """Lines of a test report in any format that the server reads."""
     tests: Mapping[str, TestFacts] = {}
-    """End of the name of a failed test -> what else is known about it."""
+    """End of the name of a failed test -> facts about this test."""
     issues: tuple[IssueFacts, ...] = ()
     past: tuple[PastFailure, ...] = ()
     earlier_builds: tuple[BuildSummary, ...] = ()
@@ -118,7 +118,9 @@ def _to_test(number: int, case: ReportedCase, more: Mapping[str, TestFacts]) -> 
 
 
 def _with_signature(past: PastFailure, failed: Sequence[ReportedCase]) -> PastFailure:
-    """Fills the signature of an equal failure in, so that cases need not know signatures."""
+    """Returns the earlier failure with the signature of the failed test that it equals. So cases need not name
+    signatures.
+    """
     if past.signature or not past.is_equal:
         return past
     signature = next(case.signature for case in failed if case.node_id == past.name)
@@ -126,7 +128,7 @@ def _with_signature(past: PastFailure, failed: Sequence[ReportedCase]) -> PastFa
 
 
 def _first_of_each_signature(tests: Sequence[FailedTest]) -> list[FailedTest]:
-    """Orders tests so that each signature comes once before any comes twice."""
+    """Returns the tests in another order: first one test of each signature, then the second of each, and so on."""
     counts: Counter[str] = Counter()
     ranked = []
     for test in tests:

@@ -35,7 +35,7 @@ NO_VALUE: Any = object()
 
 @dataclass(frozen=True)
 class PartialNodes:
-    """Nodes whose values lack parts, since these parts have mistakes."""
+    """Nodes whose values are incomplete, since parts of them have mistakes and were left out."""
 
     _nodes: set[int] = dataclass_field(default_factory=set)
     _kept: dict[int, list[int]] = dataclass_field(default_factory=dict)
@@ -48,18 +48,18 @@ class PartialNodes:
         self._nodes.add(id(node))
 
     def keep(self, node: YamlList, kept: list[int]) -> None:
-        """Notes the indexes of the items of a list that are in its value."""
+        """Records which items of a list have no mistakes: `kept` has their indexes in the file."""
         self._kept[id(node)] = kept
 
     def find_indexes(self, node: YamlList) -> Sequence[int]:
-        """Returns the index in the file of each item of a list's value."""
+        """Returns the indexes in the file of those items of a list that have no mistakes."""
         return self._kept.get(id(node), range(len(node.items)))
 
 
 @dataclass(frozen=True)
 class Conversion(Generic[S]):
-    """The struct that a file describes, and all mistakes. If there are any, the struct lacks the parts with mistakes,
-    so that it is only good for finding more of them.
+    """The struct that a file describes, and all mistakes in the file. Parts with mistakes are missing in the struct, so
+    it is then used only to find more mistakes.
     """
 
     value: S
@@ -219,7 +219,7 @@ def _has_length(value: Sized, kind: Any) -> bool:
 
 
 def _empty(kind: inspect.Type) -> Any:
-    """Returns a value for a name whose value has a mistake: an empty text or struct, or NO_VALUE for other types."""
+    """Returns the value in place of one with a mistake: an empty text or struct, or NO_VALUE for other types."""
     match kind:
         case inspect.Metadata():
             return _empty(kind.type)

@@ -61,7 +61,7 @@ HINTS = {
     "schedule": "write it as `cron`, below `triggers`",
     "<<": "merge keys are not supported: share parts of jobs by `templates`",
 }
-"""Key of other CI systems, or of YAML 1.1 -> advice on what to write instead."""
+"""Key that other CI systems or YAML 1.1 have, but this format has not -> advice on what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PipelineDocument:
         return node
 
     def is_whole(self, *path: str) -> bool:
-        """Returns whether no mistake was found in a part of the file, or there is no such part."""
+        """Returns whether a part of the file has no mistakes. Also True if the file has no such part."""
         node = self.find(*path)
         return node is None or node not in self.partial
 
@@ -156,7 +156,9 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
 
 
 def _lacks_command(document: PipelineDocument, part: FileTemplate, *path: str) -> bool:
-    """Returns whether a job or template has no command, and no mistake in its keys may be the reason."""
+    """Returns whether a job or template really has no command. False if a mistake, such as an unknown key, may be the
+    reason.
+    """
     node = document.find(*path)
     keys = node.entries.keys() if isinstance(node, YamlMapping) else {""}
     return part.command is None and keys <= set(part.__struct_fields__) and document.is_whole(*path, "command")

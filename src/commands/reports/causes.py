@@ -20,7 +20,7 @@ from domain.failures.shared_failures import FailingRuns
 from domain.failures.stack_similarity import Trace, group
 
 MAX_EXAMPLES = 20
-"""Results of a cause that are named."""
+"""Largest number of results, and of builds, that are named for one cause."""
 
 CauseKind = Literal["test", "infrastructure"]
 
@@ -40,7 +40,7 @@ class EqualFailures(msgspec.Struct, frozen=True):
     """Message of the first result."""
     trace: str
     case_id: int = 0
-    """Test case of the first result."""
+    """Id of the test case of the first result."""
 
 
 class FailureCause(msgspec.Struct, frozen=True):
@@ -53,8 +53,8 @@ class FailureCause(msgspec.Struct, frozen=True):
     message: str
     """Message of the first result."""
     failed_together: list[int]
-    """Builds that show the cause if messages and traces do not: those in which tests of this cause failed together, the
-    newest first, MAX_EXAMPLES at most.
+    """Ids of builds in which tests of this cause failed together, the newest first, MAX_EXAMPLES at most. Empty if
+    messages or traces already show that the failures have one cause.
     """
 
 
@@ -65,8 +65,8 @@ def find_cause_kind(message: str, trace: str) -> CauseKind:
 def find_causes(
     failures: Sequence[EqualFailures], failing: Mapping[int, FailingRuns] | None = None
 ) -> list[FailureCause]:
-    """Returns the causes, that of most results first. `failing` has the failing runs of test cases, as far as they are
-    known.
+    """Returns the causes of the failures; the cause of most results comes first. `failing` has the failing runs of test
+    cases, by the id of the test case, as far as they are known.
     """
     by_text = _join(group(_traces_of(failures)), _group_by_message(failures))
     runs = [(failing or {}).get(failure.case_id, FailingRuns({}, 0)) for failure in failures]
@@ -92,14 +92,18 @@ def find_causes(
 
 
 def _group_by_message(failures: Sequence[EqualFailures]) -> list[int]:
-    """Returns the number of each failure's group: equal messages that tell what failed are one."""
+    """Returns the group number of each failure. Failures with equal messages are in one group, if the messages tell
+    what failed.
+    """
     first: dict[str, int] = {}
     messages = [find_shared_message(failure.message) for failure in failures]
     return [first.setdefault(message, index) if message else index for index, message in enumerate(messages)]
 
 
 def _join(ones: Sequence[int], others: Sequence[int]) -> list[int]:
-    """Returns the numbers of groups of which each has everything that one of both groupings has in a group."""
+    """Returns the group number of each item after two groupings were joined: items are in one group if they are in one
+    group of either grouping, directly or through other items.
+    """
     joined = list(ones)
     first: dict[int, int] = {}
     for index, other in enumerate(others):
@@ -110,8 +114,8 @@ def _join(ones: Sequence[int], others: Sequence[int]) -> list[int]:
 
 
 def _traces_of(failures: Sequence[EqualFailures]) -> list[Trace]:
-    """Returns the traces by which failures are compared. Without functions, the template of the message takes their
-    place: then only failures whose messages one statement may have written are alike.
+    """Returns the trace of each failure for the comparison. If a trace has no functions, the template of the message
+    takes its place: then only failures are alike whose messages one statement of a program may have written.
     """
     miner = TemplateMiner()
     functions = [tuple(find_functions(failure.trace)) for failure in failures]

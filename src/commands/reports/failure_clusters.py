@@ -1,7 +1,5 @@
-"""Clusters of a project's failures over many builds: failures that probably have one cause.
-
-Failures are alike as those of one build are (`commands.reports.causes`), except for the builds in which tests failed
-together.
+"""Clusters of a project's failures over many builds: failures that probably have one cause. `commands.reports.causes`
+compares them by their messages and traces. Builds in which tests failed together are not compared.
 """
 
 from collections.abc import Sequence
@@ -15,11 +13,11 @@ from domain.assistant.answers import Answer, AnswerClaim
 from domain.phrases import count
 
 MAX_CLUSTERS = 20
-"""Number of clusters that are shown, the largest ones."""
+"""Largest number of clusters that are shown: those with most failures."""
 MAX_CLAIMS = 5
-"""Number of clusters that the answer names."""
+"""Largest number of clusters that the answer names, each in a claim."""
 MAX_MESSAGE = 300
-"""Number of characters of a failure's message that are shown."""
+"""Largest number of characters that are shown of a failure's message."""
 
 
 class FailedBuild(msgspec.Struct, frozen=True):
@@ -36,15 +34,15 @@ class FailureCluster(msgspec.Struct, frozen=True):
     """Message of one of the failures."""
     failures: int
     builds: int
-    """Number of builds with such failures."""
+    """Number of builds in which a failure of the cluster occurred."""
     first_seen: datetime
-    """Time of the first of these builds in the window."""
+    """Time of the first of these builds within the look-back window."""
     first_build: int
     last_build: int
     signatures: tuple[str, ...]
-    """The signature of the newest failure comes first."""
+    """Signatures of the failures, that of the newest failure first."""
     result_ids: tuple[int, ...]
-    """The newest failures, as far as their builds name them, MAX_EXAMPLES at most. Ordered by id."""
+    """Ids of the newest failed results of the cluster, MAX_EXAMPLES at most, in ascending order."""
     tests: tuple[str, ...] = ()
     """Names of the tests of `result_ids`."""
 

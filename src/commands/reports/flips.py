@@ -18,8 +18,8 @@ OPPOSITE = {PASSED: FAILED, FAILED: PASSED}
 
 
 def find_failed_cases(report: ReportRead, case_ids: Sequence[int]) -> list[int]:
-    """Returns the ids of the test cases whose final result in the report failed. `case_ids` has one id for each of the
-    report's `node_ids`, in the same order.
+    """Returns the ids of the test cases that failed in the report, by the attempt that counts. `case_ids` has one id
+    for each of the report's `node_ids`, in the same order.
     """
     columns = zip(report.tests, report.statuses, report.finals, strict=True)
     return sorted({case_ids[test] for test, status, final in columns if final and status == FAILED})

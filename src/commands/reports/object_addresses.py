@@ -56,7 +56,9 @@ class StableNames:
         """Name of an open suite -> names of its tests."""
 
     def rename(self, case: Case) -> Case:
-        """Returns the case. If its node id contains an address, it gets one that it alone has in its suite."""
+        """Returns the case. If its node id contains an address, the case gets a node id that no other test of its suite
+        has.
+        """
         masked = mask_addresses(case.node_id)
         if masked == case.node_id:
             return case

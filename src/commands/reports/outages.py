@@ -1,6 +1,5 @@
-"""Finds the results of a report that failed since the machine, the network or another system failed.
-
-What a known issue, a classification rule or the statistics say of a failure counts, and else the words of its message.
+"""Finds outages: results of a report that failed because the machine, the network or another system failed. A match
+with a known issue, a classification rule or the statistics decides that; without a match, the words of the message do.
 """
 
 from collections import defaultdict
@@ -10,8 +9,8 @@ from domain.failures.infrastructure_failures import MAX_LENGTH, MAX_TRACE, is_in
 from domain.results import FAILED
 
 MAX_SEARCHED = 1_000_000
-"""Number of characters of a report's different messages that are searched, which takes 0.7 s. Failures with others are
-none of the infrastructure.
+"""Largest number of characters of different messages that are searched in one report, which takes 0.7 s. Failures with
+further messages are not taken for outages.
 """
 
 
@@ -39,7 +38,7 @@ def find_outages(report: ReportRead) -> bytes:
         return b""
     outages = bytearray(report.rows)
     others: dict[tuple[int, int], bool] = defaultdict(bool)
-    """Test and suite -> whether an attempt failed otherwise."""
+    """(test, suite) -> whether one of the earlier attempts failed for another reason than an outage."""
     for row, (status, final, flaky) in enumerate(zip(report.statuses, report.finals, report.flaky, strict=True)):
         test = report.tests[row], report.row_suites[row]
         if not final and status == FAILED:

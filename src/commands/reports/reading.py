@@ -32,7 +32,7 @@ MAX_UNPACKED = 512 * 1024 * 1024
 """Largest size in bytes of an unpacked report. Agents may send uncompressed reports of the same size."""
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
-"""Size of texts in bytes after which a block ends early, so that no single event becomes large."""
+"""Size in bytes of the texts in a block with which the block ends early, so that no single event becomes large."""
 MAX_TEXT_BYTES = 64 * 1024 * 1024
 """Largest size in bytes of the texts that are stored for one report. Beyond this, captured output is left out, but
 messages of failures stay. `size_of` says what a text counts.

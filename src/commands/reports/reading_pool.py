@@ -21,7 +21,9 @@ from domain.known_issues import MatchRule
 log = structlog.get_logger()
 
 PROCESSES = max(2, min(8, os.cpu_count() or 1))
-"""Largest number of processes. Each is started when it is first needed, which takes 0.1 s, and then kept."""
+"""Largest number of processes that read reports. Each process is started when it is first needed, which takes 0.1 s,
+and then kept.
+"""
 MAX_CPU_S = 60.0
 """Largest number of seconds of CPU time for reading one report. The largest report that an agent may send, of 512 MiB,
 takes about 35 s.

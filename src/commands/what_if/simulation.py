@@ -60,8 +60,8 @@ BUILD_EVENTS: tuple[type[Event], ...] = (
     BuildFinished,
     BuildDeleted,
 )
-"""Types of the events of builds that a simulation processes. It also processes all RULE_EVENTS, from the beginning of
-the log. It needs no events of known issues: events of builds, and today's classifications, show their effects.
+"""Types of the events of builds that a simulation processes, besides all RULE_EVENTS. It needs no events of known
+issues, since events of builds and today's classifications show what known issues did.
 """
 
 

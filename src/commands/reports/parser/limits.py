@@ -1,7 +1,6 @@
-"""Limits on single texts, cases, suites and tags of a report. `commands/reports/reading.py` has those of a whole one:
+"""Limits on the parts of a report: single texts, cases, suites and tags. All lengths are in characters. Longer texts
+are cut, and a warning of the report says so. `commands/reports/reading.py` has the limits on a whole report: its
 results, names, texts and unpacked bytes.
-
-All lengths are in characters. Longer texts are cut, and a warning of the report says so.
 """
 
 import msgspec

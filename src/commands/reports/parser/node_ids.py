@@ -129,7 +129,7 @@ def _pytest(name: str, classname: str, origin: Origin) -> str:
 
 @lru_cache(1_000)
 def _pytest_file(classname: str) -> str:
-    """Returns the file of a test, and the classes in it. The tests of a file share them."""
+    """Returns the beginning that the node ids of all tests of a class share: the file, and the classes in it."""
     parts = classname.split(".")
     end = _last(parts, _TEST_MODULE) or _last(parts, _TESTS_MODULE)
     if not end:
