@@ -59,8 +59,8 @@ def data_of_agent() -> Iterator[Path]:
     yield from new_folder(None)
 
 
-def new_folder(place: Path | None) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir=place))
+def new_folder(parent: Path | None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir=parent))
     folder.chmod(0o711)
     yield folder
     clear(folder)

@@ -134,8 +134,8 @@ def test_a_rebuild_that_fills_the_disk_gives_the_room_back(
             " WHEN (NEW.position > 0) EXECUTE FUNCTION fill()"
         )
     assert main.main(["projections", "rebuild", "auth"]) == 1
-    said = capsys.readouterr().err
-    assert "The disk of the database is full (could not extend file). The new tables of auth were dropped" in said
+    printed = capsys.readouterr().err
+    assert "The disk of the database is full (could not extend file). The new tables of auth were dropped" in printed
     with psycopg.connect(lacking.database_url) as connection:
         connection.execute("DROP FUNCTION fill CASCADE")
         left = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'beside' AND tablename ~ '_v'")
