@@ -89,7 +89,7 @@ may take long on a busy machine.
 
 LONG_FILES = (
     "tests/real/runners/test_verdicts.py",
-    "tests/testhide/test_drill.py",
+    "tests/real/stacks/test_drill.py",
     "tests/agent/test_pytest_junit.py",
     "tests/real/runners/test_selection.py",
     "tests/real/runners/test_dotnet.py",
@@ -100,9 +100,9 @@ LONG_FILES = (
     "tests/testhide/test_engines.py",
     "tests/real/description/test_description.py",
     "tests/testhide/test_backup.py",
-    "tests/testhide/test_local_agent.py",
+    "tests/real/stacks/test_local_agent.py",
     "tests/e2e/test_language_model.py",
-    "tests/testhide/test_production.py",
+    "tests/real/stacks/test_production.py",
     "tests/workers/test_dispatch.py",
     "tests/workers/test_dispatcher.py",
     "tests/workers/test_changes.py",

@@ -19,7 +19,7 @@ OTHER_TESTS = {
     "audit accept": "tests/testhide/test_audit_docs.py",
     "migrate": "tests/testhide/test_processes.py",
     "reactions retry": "tests/testhide/test_reactions.py",
-    **dict.fromkeys(("prepare", "serve", "project", "dispatch", "work"), "tests/testhide/test_production.py"),
+    **dict.fromkeys(("prepare", "serve", "project", "dispatch", "work"), "tests/real/stacks/test_production.py"),
 }
 """Verbs that the documentation mentions and shows no command of: who runs them."""
 IN_DEV = set(re.findall(r"^([a-z][a-z| ]*)\)", (ROOT / "dev").read_text(), re.MULTILINE))

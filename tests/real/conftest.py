@@ -1,4 +1,6 @@
-"""Tests against programs that others wrote. `.ci/run` installs all of them and sets TESTHIDE_REAL to say so."""
+"""Tests against programs that others wrote, which `.ci/run` installs (it sets TESTHIDE_REAL to say so). Those in
+`stacks/` run whole stacks, as operators do, and need nothing that has to be installed.
+"""
 
 import json
 import os

@@ -1,11 +1,9 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,55 +13,16 @@ from psycopg import AsyncConnection
 from projections.engine.inspection import create_on_empty_log
 from projections.registry import PROJECTIONS
 from testhide.engines import embedded_engines
-from testhide.engines.folder import read_record
 from testhide.preparation import create_first_admin
 from testhide.settings import Settings, save_settings
-from testhide.supervise.program import started_at
 from tests.support.engines import fast_folder
-
-DEADLINE = 20.0
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1
-"""Seconds between two looks at a condition: an eighth of the time that was waited for it, within these bounds. Many
-conditions are requests to a server, which would be slowed down by looks in close succession.
-"""
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    began = time.monotonic()
-    while not condition():
-        waited = time.monotonic() - began
-        assert waited < DEADLINE, f"waited in vain: {what}"
-        time.sleep(min(max(waited / 8, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
-
-
-def gone(*pids: int) -> bool:
-    return all(started_at(pid) is None for pid in pids)
-
-
-def clear(data: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        record = read_record(data)
-        for folder in (data, *((Path(record.home), Path(record.sockets)) if record else ())):
-            shutil.rmtree(folder, ignore_errors=True)
+from tests.support.stacks import clear, new_folder
 
 
 @pytest.fixture
 def data() -> Iterator[Path]:
     """A new data folder that also another account may enter, which pytest's own are not."""
     yield from new_folder(fast_folder())
-
-
-@pytest.fixture
-def data_of_agent() -> Iterator[Path]:
-    """A new data folder for stacks with an agent, whose builds have a /dev/shm of their own."""
-    yield from new_folder(None)
-
-
-def new_folder(parent: Path | None) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir=parent))
-    folder.chmod(0o711)
-    yield folder
-    clear(folder)
 
 
 @pytest.fixture(scope="session")
@@ -90,16 +49,6 @@ def with_cluster(made_cluster: Path) -> WithCluster:
         return folder
 
     return copy
-
-
-@pytest.fixture
-def reachable() -> Iterator[Path]:
-    """A folder that builds of a local agent can reach. Those of root's agent have a /tmp of their own."""
-    folder = Path(tempfile.mkdtemp(prefix="testhide-data-", dir="/var/cache" if os.geteuid() == 0 else None))
-    folder.chmod(0o711)
-    yield folder
-    clear(folder / "data")
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -35,7 +35,8 @@ from testhide.settings import Settings, save_settings
 from testhide.stack.offline import settings_of
 from tests.support.forked_process import run_forked
 from tests.support.sealing import seal_log
-from tests.testhide.conftest import Python, until
+from tests.support.stacks import until
+from tests.testhide.conftest import Python
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 STAMP = EventMetadata(NOW, "user:1")

@@ -18,8 +18,9 @@ from testhide.engines.folder import open_folder, read_record
 from testhide.engines.postgres import remove_stale_lock
 from testhide.operator_errors import Fault, InUse
 from testhide.supervise import program
+from tests.support.stacks import clear, gone, until
 
-from .conftest import Python, WithCluster, clear, gone, until
+from .conftest import Python, WithCluster
 
 # Stays until it is told to end; says which processes it started.
 HOLD = """

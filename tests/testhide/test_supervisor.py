@@ -12,8 +12,9 @@ import pytest
 from testhide.supervise.child import reason_in
 from testhide.supervise.orphan_processes import end_recorded, record_running
 from testhide.supervise.program import Program, started_at
+from tests.support.stacks import gone, until
 
-from .conftest import Python, gone, until
+from .conftest import Python
 
 # Services as (name, wave, shell script); they write their pids into the folder.
 RUN = """

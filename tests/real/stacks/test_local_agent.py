@@ -16,8 +16,7 @@ from testhide.engines.folder import read_record
 from tests.agent.harness import SYSTEM_PYTHON
 from tests.support.http import Client
 from tests.support.server import free_port
-
-from .conftest import until
+from tests.support.stacks import until
 
 ADMIN = ("admin@testhide.local", "correct horse battery")
 PASSWORD = "a password of theirs"

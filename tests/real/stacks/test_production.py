@@ -27,8 +27,7 @@ from testhide.stack.stack import responds
 from tests.support.documentation import ROOT, documented
 from tests.support.http import Client
 from tests.support.server import free_port
-
-from .conftest import until
+from tests.support.stacks import until
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 ADMIN = ("admin@testhide.local", "correct horse battery")

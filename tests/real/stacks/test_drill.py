@@ -33,8 +33,7 @@ from tests.support.forked_program import forked_program
 from tests.support.http import Client
 from tests.support.sealing import seal_log
 from tests.support.server import free_port
-
-from .conftest import until
+from tests.support.stacks import until
 
 ADMIN = ("admin@testhide.local", "correct horse battery")
 FOR_A_BASE_BACKUP = "wal_level = replica\nmax_wal_senders = 2\n"
