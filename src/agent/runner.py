@@ -20,10 +20,12 @@ from agent.task import Task
 EXIT_OK, EXIT_FAILED, EXIT_BAD_TOKEN = 0, 1, 2
 RESTART = -1  # in the queue of exit codes: start the program again instead of exiting
 _REMEMBERED_COMMANDS = 1000  # ids, to recognize a message that comes twice
-_SHUTDOWN_GRACE_S, _REPORT_WITHIN_S, _CLOSE_TIMEOUT_S = 1.0, 2.0, 4.0
-"""Time limits in seconds when the agent ends: for the processes of a task from SIGTERM to SIGKILL, then for the task's
-report, and for all tasks together.
-"""
+_SHUTDOWN_GRACE_S = 1.0
+"""Seconds from SIGTERM to SIGKILL for the processes of a task when the agent ends."""
+_REPORT_WITHIN_S = 2.0
+"""Seconds that the report of a task may take after its processes have ended, when the agent ends."""
+_CLOSE_TIMEOUT_S = 4.0
+"""Seconds within which all tasks together must end when the agent ends."""
 
 
 class TaskRunner:

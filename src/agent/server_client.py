@@ -23,8 +23,10 @@ from agent.console import print_line
 from agent.credentials import TokenHolder
 from agent.server_request import Cancellation, RetryPause, ServerRequest
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
-"""First and longest pause between two tries of a request. The pause doubles after each try."""
+FIRST_PAUSE_S = 0.2
+"""Pause in seconds after the first try of a request. The pause doubles after each try."""
+LONGEST_PAUSE_S = 10.0
+"""Longest pause in seconds between two tries of a request."""
 _LONGEST_RETRY_AFTER_S = 300.0  # longest pause that the server can ask for
 _CONNECT_TIMEOUT_S, _TIMEOUT_S, _UPLOAD_TIMEOUT_S = 10.0, 30.0, 300.0
 

@@ -77,7 +77,7 @@ class SemanticSearchController(Controller):
     ) -> SemanticResults:
         """Searches failure messages of tests, details of failed builds, and error lines of their logs, by words and by
         meaning: `database timeout` finds `connection to postgres timed out`. A query of common words alone, such as
-        `the`, finds nothing. docs/search.md says how.
+        `the`, finds nothing. docs/search.md says how texts are found and ranked.
         """
         await find_visible_project(ctx, project_id)
         words = [word for word in find_query_words(q) if word not in STOP_WORDS]

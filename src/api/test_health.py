@@ -35,10 +35,10 @@ from projections.missed_builds import count_newer_builds
 from projections.results_days import day_of
 from projections.test_health import MAX_SUSPECTS, CaseHistory
 
-MIN_ASSESSED, ASSESSED_SHARE = 300, 3
-"""Numbers of tests that are assessed before they are ranked: ASSESSED_SHARE for each test in the answer, but at least
-MIN_ASSESSED in all.
-"""
+MIN_ASSESSED = 300
+"""Least number of tests that are assessed to find the worst ones for an answer."""
+ASSESSED_SHARE = 3
+"""Number of tests that are assessed for each test in the answer, if that makes more than MIN_ASSESSED in all."""
 MAX_BUILDS = 50
 """Largest number of builds that an answer lists for a test."""
 FILL_BATCH = 2_000
@@ -152,8 +152,8 @@ async def fetch_decisions(
 
 
 def pick_worst(histories: Sequence[tuple[CaseHistory, RunHistory]], limit: int) -> list[tuple[CaseHistory, RunHistory]]:
-    """Returns the histories with the largest share of failing runs, since assessing one takes a tenth of a millisecond.
-    First come tests whose newest run failed.
+    """Returns the `limit` histories that are worth assessing: first those of tests that are failing, then those with
+    the largest share of failing runs. To assess all of them would take too long, a tenth of a millisecond each.
     """
 
     def key(pair: tuple[CaseHistory, RunHistory]) -> tuple[bool, float, int]:

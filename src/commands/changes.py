@@ -54,7 +54,9 @@ class ReceiveChanges(Command):
 
 @dataclass(frozen=True)
 class DropPaths(Command, of=CHANGE):
-    """Records that the reported paths of a change do not count. Has no effect if that was recorded before."""
+    """Records that the reported paths of a change are ignored, since the push may have dropped commits that had changed
+    other paths. Has no effect if that was recorded before, or if the change has no paths.
+    """
 
     change_id: int
     why: str

@@ -32,7 +32,7 @@ class RequestEval(Command, of=EVALUATION):
 
 @dataclass(frozen=True)
 class StartEval(Command, of=EVALUATION):
-    """Records that a worker has begun. Has no effect if one has begun already."""
+    """Records that a worker has begun an evaluation. Has no effect if a worker has begun it already."""
 
     eval_id: str
 

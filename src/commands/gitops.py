@@ -26,8 +26,8 @@ from store.log.ids import Ids
 
 
 class SyncOvertaken(Conflict):
-    """Another sync ended while the file was read. So this file may be older than the synced one, or come from a branch
-    that the project no longer follows.
+    """Raised if another sync ended after this one had read the pipelines file. The file that this one read may be older
+    than that of the other sync, or come from a branch that the project no longer follows.
     """
 
 

@@ -13,7 +13,7 @@ _UNITTEST = re.compile(r"(\S+\.py::[\w:]+) [\[(]")
 subtests that passed.
 """
 MAX_NAMED = 5
-"""Largest number of tests that a sentence names."""
+"""Largest number of tests that the sentence about selected tests without a result names. It counts the others."""
 
 
 def mark_ran(selected: Sequence[str], report: ReportRead, left_out: Collection[str] = ()) -> bytes:

@@ -42,7 +42,9 @@ class ChangeReceived(ChangeEvent, frozen=True):
 
 
 class ChangePathsDropped(ChangeEvent, frozen=True):
-    """The reported paths of a change do not count, since the push may have dropped commits that had changed others."""
+    """The reported paths of a change are ignored, since the push may have dropped commits that had changed other
+    paths.
+    """
 
     name: ClassVar[str] = "change.paths_dropped"
     sealed: ClassVar[tuple[str, ...]] = ("why",)

@@ -19,8 +19,10 @@ JobType = Literal["project_audit", "failure_cluster", "regression_scan"]
 JOB_ID_PREFIX = "aijob-"
 SESSION_ID_PREFIX = "sess-"
 JOB_TYPES: tuple[JobType, ...] = get_args(JobType)
-ANSWERING, ANALYZING = "answer_an_inquiry", "analyze_a_project"
-"""Names of the reactions that answer questions and carry out AI jobs. They are stored, so they must not change."""
+ANSWERING = "answer_an_inquiry"
+"""Name of the reaction that answers a question. It is stored, so it must not change."""
+ANALYZING = "analyze_a_project"
+"""Name of the reaction that carries out an AI job. It is stored, so it must not change."""
 MAX_STEPS = 50
 """Largest number of steps of an inquiry that are recorded."""
 

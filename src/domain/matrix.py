@@ -18,7 +18,9 @@ PLACEHOLDER = re.compile(r"\{\{matrix\.([^{}]+)\}\}")
 """Matches the part of a required tag that stands for a value of the combination, such as `{{matrix.os}}`."""
 
 SHARD_NAME = "testhide-shard"
-"""Name of the value that says which shard of the tests a build of the matrix runs: `1` to the number of shards."""
+"""Name of the matrix value that says which shard of the tests a build runs. The value is a number from `1` to the
+number of shards.
+"""
 SHARDS_VARIABLE = "TESTHIDE_SHARDS"
 """Environment variable with the number of shards. The variable of the shard itself is TESTHIDE_SHARD, as `variable_of`
 makes it.

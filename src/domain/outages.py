@@ -11,10 +11,12 @@ import msgspec
 from domain.run_histories import NotableRun
 from domain.test_health import LEFT_OUT, OUTAGE
 
-FREQUENT, WITHIN = 3, 10
-"""FREQUENT outages of a test within WITHIN of its runs in a row count as failures of the test. A long outage makes the
-test fail in a row: this is taken for broken code, and does not make the test flaky.
+FREQUENT = 3
+"""Least number of outages of a test within WITHIN runs that are frequent. Frequent outages count as failures of the
+test. A long outage makes the test fail in a row: this is taken for broken code, and does not make the test flaky.
 """
+WITHIN = 10
+"""Number of consecutive runs of a test among which its outages are counted, to compare them with FREQUENT."""
 
 
 def count_frequent(runs: Sequence[NotableRun]) -> Sequence[NotableRun]:

@@ -22,11 +22,13 @@ MAX_TEST_ATTEMPTS = 255
 MAX_SUITES = 5_000
 OTHER_SUITES = "(other suites)"
 """Name that stands for all suites of a report after the first MAX_SUITES."""
-DIFFERED, FLIPPED = 1, 2
-"""Values of `ResultsRecorded.flips`. They compare a result with the test's results in other builds of the job on the
-same commit.
-
-DIFFERED: one of the other results was the opposite. FLIPPED: the latest of the other results was the opposite.
+DIFFERED = 1
+"""Value of `ResultsRecorded.flips`: one of the test's results in other builds of the job on the same commit was the
+opposite of this result.
+"""
+FLIPPED = 2
+"""Value of `ResultsRecorded.flips`: the latest of the test's results in other builds of the job on the same commit was
+the opposite of this result.
 """
 
 

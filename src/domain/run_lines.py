@@ -21,10 +21,12 @@ from domain.outages import count_frequent
 from domain.run_histories import MINUTES_OF_DAY, NotableRun
 from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED, SAME_COMMIT
 
-NO_LINE, OTHER_BRANCHES, ASKED_BRANCH = 0, -1, -2
-"""Values of `BuildOnLine.line` for builds without a line: NO_LINE for builds of older releases, OTHER_BRANCHES for
-builds that are not on the default branch, and ASKED_BRANCH for builds on the branch that somebody asks about.
-"""
+NO_LINE = 0
+"""Value of `BuildOnLine.line` for a build of an older release, which has no line."""
+OTHER_BRANCHES = -1
+"""Value of `BuildOnLine.line` for a build that is not on the default branch."""
+ASKED_BRANCH = -2
+"""Value of `BuildOnLine.line` for a build on the branch that somebody asks about."""
 OPEN_DAYS = 7
 """Number of days after a failure for which a test counts as failing on a line that has no newer build. After that, the
 line may have been given up, for example because its job is disabled.

@@ -39,11 +39,13 @@ RATE_FAILURES, RATE_PASSES = 0.6, 40.0
 """Beta distribution of the rates at which flaky tests fail on good code: the maximum of the likelihood of the 289 flaky
 tests of FlakeFlagger (Alshammari et al., ICSE 2021) with about 10,000 runs each, rounded. Its mean is 1.5 %.
 """
-ANY_RATE_SHARE, HIGHEST_RATE = 0.1, 0.7
+ANY_RATE_SHARE = 0.1
 """Share of flaky tests whose rate is equally likely to be anywhere from 0 to HIGHEST_RATE. Without this share, the beta
 distribution outweighs the runs: for a test that fails in a quarter of its runs, the interval is too low in 57 of 100
-histories of 50 runs. A test that fails more often than HIGHEST_RATE is rather broken, as one that always fails is.
+histories of 50 runs.
 """
+HIGHEST_RATE = 0.7
+"""Highest rate of the tests in ANY_RATE_SHARE. A test that fails more often is rather broken."""
 _FLAKY_TRANSITIONS = 0.84
 """Share of the changes from pass to failure that are due to flaky tests, at Google (Micco 2016)."""
 BREAK_RATE = FLAKY_SHARE * RATE_FAILURES / (RATE_FAILURES + RATE_PASSES) * (1 - _FLAKY_TRANSITIONS) / _FLAKY_TRANSITIONS
@@ -76,11 +78,11 @@ Action = Literal["none", "watch", "fix", "quarantine", "investigate"]
 class Assessment(msgspec.Struct, frozen=True):
     flaky_probability: float
     flake_rate: float
-    """Mean of the rate at which the test fails on good code. The rate is 0 as far as the test may not be flaky."""
+    """Mean of the rate at which the test fails on good code. If the test is not flaky, the rate counts as 0."""
     flake_rate_low: float
+    """Lower end of the interval that contains the flake rate with a probability of 95 %."""
     flake_rate_high: float
-    """Upper end of the interval that contains the rate with a probability of 95 %; `flake_rate_low` is its lower end.
-    """
+    """Upper end of the interval that contains the flake rate with a probability of 95 %."""
     broken_probability: float
     """Probability that the last run failed because the code is broken."""
     transitions: float
@@ -285,10 +287,12 @@ LOWEST_BASELINE = 0.005
 """Least earlier rate of failures that `observe` assumes, even if a test has failed less often. So three failures within
 25 runs are noticed in a test that never failed before.
 """
-CAUTION, CAUTION_RUNS = 0.1, 250.0
-"""Margin by which the earlier rate of failures is assumed to be higher than its mean, since too low a rate would cause
-false alarms: CAUTION standard deviations, and CAUTION_RUNS / n more if n runs are known.
+CAUTION = 0.1
+"""Number of standard deviations by which the earlier rate of failures is assumed to be higher than its mean, even if
+very many runs are known. Too low a rate would cause false alarms.
 """
+CAUTION_RUNS = 250.0
+"""Number of standard deviations, divided by the number of known runs, that are added to CAUTION."""
 RISE = 8.0
 """Factor by which a rise is assumed to multiply the odds of a failure. The evidence compares this assumption with that
 of no rise.

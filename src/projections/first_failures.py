@@ -17,9 +17,13 @@ from store.postgres.queries import Source, fetch_rows
 
 MAX_RESULTS = 500
 """Number of results of a test on the branch, the newest up to its failure, that are searched for a pass."""
-MAX_BLOCKS, FIRST_BLOCKS = 5_000, 50
-"""Largest numbers of blocks with results of the test, on any branch, that are read: the newest up to the failure. The
-first query reads FIRST_BLOCKS. If it finds no pass before the failures, a second query reads MAX_BLOCKS.
+FIRST_BLOCKS = 50
+"""Largest number of blocks with results of the test, on any branch, that the first query reads: the newest up to the
+failure.
+"""
+MAX_BLOCKS = 5_000
+"""Largest number of blocks with results of the test, on any branch, that a second query reads if the first one finds no
+pass before the failures.
 """
 
 

@@ -51,7 +51,7 @@ class NotableRunRow(Row, frozen=True):
 
 
 class SuspectRow(Row, frozen=True):
-    """A test case that has failed or passed on a retry."""
+    """A test case that has failed, or has passed on a retry, in at least one run."""
 
     table = Table("suspects", VERSION, key=("case_id",), indexes=("(project_id, noted_at)",))
     case_id: int

@@ -33,7 +33,7 @@ SLICE_S = 2.0
 more than this.
 """
 MAX_CPU_S = 60.0
-"""Seconds of CPU time after which a search ends before it has compared all failures."""
+"""CPU time of one search, in seconds. A search that takes more ends, even if it has not compared all failures."""
 CHUNK_SIZE = 500
 """Number of failures that are read at once."""
 MAX_FAILURES = 100_000

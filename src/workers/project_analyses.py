@@ -57,10 +57,12 @@ MAX_ENTRIES = 1_000
 """Largest number of quarantine entries that an audit reads: the oldest ones."""
 MAX_SCANNED = 200
 """Largest number of failing tests that a search for regressions looks at: those that failed last."""
-RECENT_RUNS, MAX_RECENTLY_FAILED = 200, 1_000
-"""A search for regressions reads the tests that failed in their last RECENT_RUNS runs, on any branch, and
-MAX_RECENTLY_FAILED of them at most. It looks for failing tests among these.
+RECENT_RUNS = 200
+"""Number of a test's last runs, on any branch. A search for regressions reads the tests that failed, or passed on a
+retry, in one of these runs, and looks for failing tests among them.
 """
+MAX_RECENTLY_FAILED = 1_000
+"""Largest number of tests that a search for regressions reads: those that failed last."""
 MAX_ASSESSED_RUNS = 1_000
 """Number of the newest runs of a test from which the server decides whether the test is flaky."""
 

@@ -17,9 +17,11 @@ from typing import NamedTuple
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _MIN_BASE64 = 6  # characters; shorter pieces of base64 are too common in ordinary text to be masked
-_ALNUM_BYTES, _OTHER_BYTES = 25, 104
-"""Number of UTF-8 bytes of the longest form of one character: of an ASCII letter or digit, and of any other character.
-Both numbers include two marks of CDATA. The second also includes 4 backslashes before each of 4 bytes.
+_ALNUM_BYTES = 25
+"""Number of UTF-8 bytes of the longest form of an ASCII letter or digit: the character and two marks of CDATA."""
+_OTHER_BYTES = 104
+"""Number of UTF-8 bytes of the longest form of any other character. The form has two marks of CDATA, and 4 backslashes
+before each of 4 bytes.
 """
 MAX_TEXT = 1024
 """Largest number of characters of a text. A longer secret is searched for in parts: the pattern for 1,024 characters
@@ -61,10 +63,12 @@ class Text(NamedTuple):
 
 
 def list_texts(secret: str) -> Iterator[Text]:
-    """Yield the texts to search for: the secret, its hex forms, and parts of its base64 forms. A secret has three
-    base64 forms, depending on the number of bytes before it. Of each base64 form, yields only the characters that do
-    not depend on the bytes around the secret. Divides a text that is longer than `MAX_TEXT` into parts of about the
-    same length.
+    """Yield the texts whose forms show a secret in a log or report: the secret itself, its hex forms, and pieces of its
+    base64 forms, also those of URL-safe base64.
+
+    Base64 spells a secret in three ways, depending on the number of bytes before it. Of each, only the characters that
+    do not depend on the bytes around the secret are yielded, and none if they are fewer than `_MIN_BASE64`. A text
+    longer than `MAX_TEXT` is yielded in parts of about the same length.
     """
     data = secret.encode("utf-8", "replace")
     found = {secret, data.hex(), data.hex().upper()}

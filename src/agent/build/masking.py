@@ -19,9 +19,11 @@ _QUICK_STEPS = 500_000
 takes 0.06 s at most. Calls must be short: no other thread runs meanwhile, not even the one that keeps the node online.
 """
 _CHECK_INTERVAL = 16  # positions between two checks of the time
-_MIN_SEARCH_S, _SEARCH_S_PER_BYTE = 0.5, 20e-6
-"""Seconds of CPU time for one search: a minimum, and the time for each byte of data. Ordinary data needs a fortieth of
-this. Only data with very many near-matches of a secret needs more; what was not searched in time is masked as a whole.
+_MIN_SEARCH_S = 0.5
+"""Seconds of CPU time that a search may take for any data. What was not searched in time is masked as a whole."""
+_SEARCH_S_PER_BYTE = 20e-6
+"""Additional seconds of CPU time that a search may take for each byte of data. Ordinary data needs a fortieth of it.
+Only data with very many near-matches of a secret needs more.
 """
 _MAX_TAG = 4096  # bytes before the end of a chunk in which the beginning of a tag is looked for
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")

@@ -1,7 +1,8 @@
 """Limits the size of request bodies and the time to send them, so that they do not use up connections and memory.
 
-A body without credentials must be small, and all such bodies together are limited. With credentials, the limit is
-Litestar's `request_max_body_size`: MAX_BYTES, or LARGE_BYTES for the few operations that take lists of many texts.
+The body of a request without credentials must be small, and all bodies of such requests together are limited. For a
+request with credentials, the limit is Litestar's `request_max_body_size`: MAX_BYTES, or LARGE_BYTES for the few
+operations that take lists of many texts.
 Uploaded files have other limits.
 """
 
@@ -20,31 +21,35 @@ from domain.core.errors import BodyTimeout, TooLarge, TooManyRequests, Unavailab
 MAX_BODY = "max_public_body"
 """Key in the `opt` of a handler that needs no credentials. Its value is the largest size of the body in bytes."""
 MAX_PUBLIC_BODY = 64 * 1024
-"""Largest size in bytes of a body without credentials, if the handler does not set MAX_BODY."""
+"""Largest size in bytes of the body of a request without credentials, if the handler does not set MAX_BODY."""
 SMALL_BODY = 4 * 1024
-"""Number of bytes at the beginning of each body without credentials that PublicBodies does not count. So the server
-accepts a small body, such as that of a sign-in, even while large bodies use up the limits. The bytes that are not
-counted are less than 80 MiB on all connections of a process together.
+"""Number of bytes at the beginning of each body that PublicBodies does not count. So the server accepts a small body,
+such as that of a sign-in, even while large bodies use up the limits. The bytes that are not counted are less than
+80 MiB on all connections of a process together.
 """
 MAX_PUBLIC_BODIES = 64 * 1024**2
-"""Largest number of bytes of all bodies without credentials that a process holds at once."""
+"""Largest number of bytes that a process holds at once of the bodies of all requests without credentials."""
 MAX_PUBLIC_BODIES_OF_NETWORK = 8 * 1024**2
+"""Largest number of bytes that a process holds at once of the bodies of one network's requests without credentials."""
 RETRY_AFTER_S = 5
 MAX_BYTES = 1024**2
-"""Largest size in bytes of a body with credentials, if the handler does not set another limit."""
+"""Largest size in bytes of the body of a request with credentials, if the handler sets no other limit."""
 LARGE_BYTES = 16 * 1024**2
+"""Largest size in bytes of the body of a request with credentials that may contain a list of many texts."""
 BODY_TIMEOUT_S = 30.0
 """Seconds within which a request without credentials must have sent its whole body."""
 PAUSE_TIMEOUT_S = 60.0
 """Seconds for which a request with credentials may pause within its body, which may be a large file."""
 MIN_BYTES_S = 64 * 1024
-"""Lowest average speed of a body with credentials, in bytes a second, after the first PAUSE_TIMEOUT_S. Only the time
-that the server waits for the caller counts.
+"""Lowest average speed in bytes a second at which the body of a request with credentials may arrive, after the first
+PAUSE_TIMEOUT_S. Only the time that the server waits for the caller counts.
 """
 
 
 class PublicBodies:
-    """Counts the bytes of bodies without credentials that a process holds at once, in total and for each network."""
+    """Counts the bytes that a process holds at once of the bodies of requests without credentials, in total and for
+    each network.
+    """
 
     def __init__(self) -> None:
         self._bytes = 0

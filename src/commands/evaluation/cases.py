@@ -28,8 +28,10 @@ Split = Literal["tune", "report"]
 good the rules are with failures that nobody looked at.
 """
 SEED = "testhide"
-SECONDS_WITHOUT_MODEL, SECONDS_WITH_MODEL = 0.02, 4.0
-"""Estimated seconds for a case, without a language model and with one."""
+SECONDS_WITHOUT_MODEL = 0.02
+"""Estimated seconds that a case takes without a language model."""
+SECONDS_WITH_MODEL = 4.0
+"""Estimated seconds that a case takes with a language model."""
 
 
 class HealthCase(

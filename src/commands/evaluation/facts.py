@@ -35,8 +35,10 @@ from domain.triage import Classification
 from domain.triage import Source as ClassifiedBy
 
 PROJECT_ID, JOB_ID, BUILD_ID = 1, 1, 100
-FIRST_RESULT_ID, FIRST_CASE_ID = 1001, 501
-"""Ids of the first failed result of the report, and of its test. The next results and tests have the next ids."""
+FIRST_RESULT_ID = 1001
+"""Id of the first failed result of the report. The next results have the next ids."""
+FIRST_CASE_ID = 501
+"""Id of the test case of the first failed result. The next test cases have the next ids."""
 
 
 class TestFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -33,8 +33,10 @@ MAX_LISTED_BUILDS = 10
 """Largest number of other builds of a matrix that a claim names."""
 MAX_OTHER = 120
 """Largest number of characters of the root cause that are shown of a cause of other failures."""
-CERTAIN, PROBABLE = 0.85, 0.6
-"""Least confidence with which a claim calls a cause by far the most likely one, and with which it calls it likely."""
+CERTAIN = 0.85
+"""Least confidence with which a claim calls a cause by far the most likely one."""
+PROBABLE = 0.6
+"""Least confidence with which a claim calls a cause likely."""
 _IGNORED = re.compile(r"(?:^|(?<=\. ))\d[\d,]* [^.]+ (?:was|were) ignored\.")
 """Matches the sentence in a build's `detail` about the failures that do not count."""
 NAMES = {

@@ -18,8 +18,10 @@ from domain.triage import CLASSIFICATIONS
 
 MAX_SOURCES = 40
 """Largest number of sources in a prompt."""
-MAX_CITED_TEXT, MAX_OTHER_TEXT = 2_000, 600
-"""Largest number of characters of one source in a prompt: of one that the findings cite, and of another."""
+MAX_CITED_TEXT = 2_000
+"""Largest number of characters in a prompt of a source that the findings cite."""
+MAX_OTHER_TEXT = 600
+"""Largest number of characters in a prompt of a source that the findings do not cite."""
 MAX_SOURCES_TEXT = 12_000
 """Largest number of characters of all sources together in a prompt: 3,000 to 5,000 tokens, so that the whole prompt
 fits a model that reads 8,192.
@@ -38,10 +40,14 @@ MAX_TEXT characters each.
 """
 MAX_CHOICE_TOKENS = 400
 """Largest number of tokens of a model's choice of look-ups: six names of 40 tokens each, and more."""
-MAX_CLAIMS, MAX_CITED, MAX_TEXT = 4, 3, 300
-"""Largest number of claims in a model's answer, of sources that a claim cites, and of characters in a claim, root cause
-or suggested fix. A small model repeats itself without them until the answer is cut off.
+MAX_CLAIMS = 4
+"""Largest number of claims in a model's answer. Without limits, a small model repeats itself until the answer is cut
+off.
 """
+MAX_CITED = 3
+"""Largest number of sources that a claim of a model's answer cites."""
+MAX_TEXT = 300
+"""Largest number of characters of a claim, root cause or suggested fix in a model's answer."""
 BYTES_PER_TOKEN = 2
 """Smallest number of bytes that a token stands for, on average over a prompt. English text has about 4, logs with many
 numbers and hashes about 2.5.

@@ -12,8 +12,10 @@ from domain.triage import Classification
 
 ASSERTION = re.compile(r"\bassert|\bexpected\b|\bComparisonFailure\b", re.IGNORECASE)
 """Matches words of a message that says what a test expected."""
-MAX_LENGTH, MAX_TRACE = 4096, 2000
-"""Largest numbers of characters that are searched at the beginning of a message, and at the end of a trace."""
+MAX_LENGTH = 4096
+"""Largest number of characters that are searched, at the beginning of a message."""
+MAX_TRACE = 2000
+"""Largest number of characters that are searched, at the end of a trace."""
 
 
 class FailureKind(msgspec.Struct, frozen=True):

@@ -16,7 +16,9 @@ MAX_FRAMES = 20
 MAX_TRACES = 60
 """Largest number of different traces that are compared with each other. 60 traces of 20 frames take about 0.3 s."""
 POSITION_EXPONENT = 0.5
-"""Exponent for the weights of frames: the weight of the n-th frame is n to the power of minus this."""
+"""How fast the weight of a frame falls with its distance from the failure: the n-th frame, counted from 1 for the
+innermost one, weighs n to the power of -POSITION_EXPONENT.
+"""
 SAME_CAUSE = 0.7
 """Least similarity with which two traces count as having the same cause."""
 

@@ -8,9 +8,11 @@ from domain.search import find_query_words
 
 MAX_LINE = 300
 """Number of characters of a message's first line from which the words are taken."""
-MAX_WORDS, MIN_TELLING = 6, 3
-"""Number of words, the longest ones, that similar messages have in common, and least number of telling words among
-them.
+MAX_WORDS = 6
+"""Largest number of words of a message, the longest ones, that a message must contain to be similar to it."""
+MIN_TELLING = 3
+"""Least number of telling words among the MAX_WORDS longest words of a message. With fewer, no similar messages are
+searched for.
 """
 _GENERAL = re.compile(
     r"a|actual|also|an|and|another|any|are|as|assert|asserted|assertion|at|attribute|be|been|but|by|can|caused"

@@ -60,8 +60,8 @@ def _field(column: TableColumn) -> _Number | _Array:
 
 
 def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
-    """Returns `rows` in the format of binary COPY. Pass at least one row, and only rows of one table. Raises one of
-    ERRORS.
+    """Returns `rows` in the format of binary COPY. Pass at least one row, and only rows of one table. If a
+    column cannot hold a value, raises one of ERRORS.
     """
     fields = _fields(type(rows[0]))
     numbers = [field for field in fields if isinstance(field, _Number) and not field.nullable]

@@ -15,9 +15,13 @@ from msgspec.structs import force_setattr
 
 from domain.core.events import Event
 
-HASHED_CREDENTIALS, HASHED_URLS = 4, 8
-"""Flags of a stored state. 4: the commitment covers hashes in place of credentials. 8: the commitment covers hashes in
-place of URLs. Older releases set neither flag: their commitments cover the credentials and URLs themselves.
+HASHED_CREDENTIALS = 4
+"""Flag of a stored state: its commitment covers hashes in place of credentials. Older releases do not set the flag:
+their commitments cover the credentials themselves.
+"""
+HASHED_URLS = 8
+"""Flag of a stored state: its commitment covers hashes in place of URLs. Older releases do not set the flag: their
+commitments cover the URLs themselves.
 """
 SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token", "sealed_password", "sealed_env")
 """Names of sealed fields whose values were encrypted with a root key before the event was encoded. So were the values

@@ -40,8 +40,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 """Kinds of ids. Each has a sequence `<kind>_ids`, which a migration creates."""
 
 SKIPPED = 10_000
-"""Number of positions, and number of ids of each kind, that a restore skips because lost events may have used them."""
+"""Number of positions, and of ids of each kind except results, that a restore leaves unused. Events after the backup
+are lost, and may have used them.
+"""
 SKIPPED_RESULTS = 1_000 * SKIPPED
+"""Number of ids of results that a restore leaves unused. It is higher, since one report has many results."""
 MAX_GAP = 100_000
 """Largest number of adjacent positions that a rollback or a restore leaves without an event."""
 POSITION_SEQUENCE = "public.stored_events_notification_id_seq"

@@ -25,8 +25,11 @@ CHECKED_CHUNKS = 20
 MAX_READ_SIZE = 4 * 1024 * 1024
 """Largest size in bytes of the lines that one `read` returns. A first line that is larger alone is still returned."""
 PAGE_CHUNKS = 100
+"""Largest number of chunks that `read_page` returns."""
 PAGE_SIZE = 64 * 1024
-"""Largest number of bytes, before compression, that `read_page` returns in addition to its first chunk."""
+"""Largest number of bytes, before compression, of the chunks that `read_page` returns after the first one. The first
+chunk is returned whatever its size.
+"""
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True):
@@ -59,7 +62,7 @@ class BuildLogs:
     async def append(self, job_id: int, build_id: int, attempt: int, first_line: int, lines: Sequence[Line]) -> int:
         """Stores `lines`; the first of them has the number `first_line`. Skips lines that are stored already. Stores
         nothing if lines before `first_line` are missing. Returns the number of stored lines of this attempt. Raises
-        TooLarge.
+        TooLarge if the log would have more than MAX_SIZE bytes.
         """
         async with connected(self._source) as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (build_id % 2**31, attempt))

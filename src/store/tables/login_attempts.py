@@ -17,7 +17,9 @@ ATTEMPT_WINDOW_S = 300
 locked out for the rest of this time. `api/auth.py` and `api/passwords.py` set the numbers of attempts.
 """
 KNOWN_ADDRESS_DAYS = 30
-"""Days for which an account knows a network address after somebody signed in to the account from there."""
+"""Days for which a network address is known at an account after somebody signed in to the account from there. Attempts
+from known addresses do not count for the limit of an account (`api.auth.MAX_FAILED_SIGN_INS_AT_ACCOUNT`).
+"""
 _WINDOW = f"interval '{ATTEMPT_WINDOW_S} seconds'"
 _KNOWN = f"interval '{KNOWN_ADDRESS_DAYS} days'"
 

@@ -47,8 +47,10 @@ checkpoint, where anybody can have written it.
 """
 MAX_PUT_BACK = 10_000
 """Largest number of rows that one command puts back."""
-MAX_PRINTED, MAX_KEYS = 50, 10
-"""Largest number of findings that `verify` prints, and of data keys that it prints on one line. It counts the rest."""
+MAX_PRINTED = 50
+"""Largest number of findings that `verify` prints. It counts the rest."""
+MAX_KEYS = 10
+"""Largest number of data keys that `verify` prints on one line. It counts the rest."""
 
 
 @app.command

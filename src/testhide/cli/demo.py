@@ -4,9 +4,9 @@ Starts a stack in a temporary folder. Over the REST API, makes a project with a 
 examples/shop with a `.testhide.yml`: the repository's hook reports the push, and the server makes the job that the file
 describes and builds the commit. Starts two more builds of the commit.
 
-Prints the builds' logs live, and afterwards the report, the flaky suspects and the events of one build. Compares the
-counts with pytest's summary, the artifact with the checksum in the log, and the events with the expected order. A
-difference ends the demo with exit code 1.
+Prints the builds' logs live, and afterwards the report, the flaky suspects (tests that have passed and failed on the
+commit) and the events of one build. Compares the counts with pytest's summary, the artifact with the checksum in the
+log, and the events with the expected order. A difference ends the demo with exit code 1.
 """
 
 import contextlib

@@ -22,10 +22,10 @@ RENEWAL_INTERVAL_S = 5.0
 """Seconds between two renewals of a lease. A renewal also stores the progress, and finds out if the reaction was
 cancelled.
 """
-MIN_WAIT_S, MAX_WAIT_S = 1.0, 3_600.0
-"""Shortest and longest wait, in seconds, before a reaction is tried again at the request of an outside system
-(`RetryLater`).
-"""
+MIN_WAIT_S = 1.0
+"""Shortest wait, in seconds, before a reaction is tried again at the request of an outside system (`RetryLater`)."""
+MAX_WAIT_S = 3_600.0
+"""Longest wait, in seconds, before a reaction is tried again at the request of an outside system (`RetryLater`)."""
 MAX_WAITING_S = 86_400.0
 """Age of a due reaction, in seconds, from which a try that ends with `RetryLater` counts as failed. Otherwise an
 outside system could ask for more time for ever.

@@ -69,7 +69,9 @@ def _status(word: str, known: dict[str, Status], name: str, builder: Builder) ->
 
 
 def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
-    """Returns the one case in an element <test-case fullname name classname result label duration> of NUnit."""
+    """Returns a list with the one case of an NUnit element `<test-case>`. Reads the attributes `fullname`, `name`,
+    `classname`, `result`, `label` and `duration`.
+    """
     name, full = node.get("name"), node.get("fullname", "name")
     classname = node.get("classname") or full.removesuffix(name).rstrip(".")
     status = _status(node.get("result"), _NUNIT, full, builder)
@@ -102,8 +104,8 @@ def nunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> l
 
 
 def xunit_case(node: Element, suite: str, origin: Origin, builder: Builder) -> list[Case]:
-    """Returns the one case in an element <test name type method time result> of xUnit. Also accepts <error type name>,
-    by which an assembly reports a failed clean-up.
+    """Returns a list with the one case of an xUnit element `<test>`. Reads the attributes `name`, `type`, `method`,
+    `time` and `result`. Also accepts `<error>`, by which an assembly reports a failed clean-up.
     """
     failure = node.find("failure")
     classname = node.get("type")
