@@ -64,7 +64,7 @@ def find_query_words(query: str) -> list[str]:
 
 
 def make_snippet(text: str, words: Iterable[str]) -> str:
-    """Returns the part of a text that has the most of these words, in one line. Dots stand for what is left out. If the
+    """Returns the part of a text that has the most of `words`, in one line. Dots stand for what is left out. If the
     text has none of the words, returns its beginning.
     """
     text = " ".join(text.split())
@@ -80,7 +80,7 @@ def make_snippet(text: str, words: Iterable[str]) -> str:
 
 
 def _choose_start(text: str, words: Iterable[str]) -> int:
-    """Returns the index at which the snippet begins: before the first word that it shows, by a fourth of its length."""
+    """Returns the index at which the snippet begins: a fourth of its length before the first word that it shows."""
     lower, found = text.lower(), list[tuple[int, str]]()
     for word in words:
         spellings = (word,) if word != TIMED_OUT else (word, "timed out", "time out", "times out", "timing out")

@@ -32,8 +32,8 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
     among builds of the same job, branch and combination. Returns None if the test did not fail in the build of the
     result.
 
-    Leaves out outages and broken builds. If the build of the result is itself broken, or the result an outage, they
-    count.
+    Leaves out outages and broken builds. If the build of the result is itself broken, or the result an outage, then
+    all outages and broken builds count.
     """
     report = (
         f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= newest.first_result_id"

@@ -34,8 +34,8 @@ _CHUNK_BYTES = 1 << 20
 _MIB = 1 << 20
 
 RunTar = Callable[[Sequence[str], str], bool]
-"""Runs a command line as the build's user in the workspace. The text is the file for its standard output; if it is
-empty, the output goes to the log. Returns whether the command ended with exit code 0.
+"""Runs a command line as the build's user in the workspace. The second argument is the file for its standard output; if
+it is empty, the output goes to the log. Returns whether the command ended with exit code 0.
 """
 
 

@@ -26,8 +26,10 @@ _PLUGINS = "PYTEST_PLUGINS"
 _RUNNING = "TESTHIDE_PYTEST_RUNNING"
 """Variable that the outermost pytest sets to its process id, so that a pytest inside it runs without the plugin."""
 _PROPERTY = "nodeid"
-_COUNTS_KEY, _SKIPPED_KEY = "testhide_selection", "testhide_skipped"
-"""Keys of `workeroutput`, in which an xdist worker passes its counts to the main process."""
+_COUNTS_KEY = "testhide_selection"
+"""Key of `workeroutput`, in which an xdist worker tells the main process how many tests it keeps and has found."""
+_SKIPPED_KEY = "testhide_skipped"
+"""Key of `workeroutput`, in which an xdist worker tells the main process how many tests it skips."""
 _PREFIX_ENDS = re.compile(r"::|\[")
 _SUBTEST = re.compile(r"::(?=\[|\()")
 _MAX_SHOWN_IDS = 3

@@ -17,12 +17,12 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS
 T = TypeVar("T")
 
 POLL_INTERVAL_S = 1.0
-"""Shortest time in seconds between two looks for the end of the work. They are needed because a notification may be
-lost.
+"""Shortest time in seconds between two looks for the end of the work. Looks are needed because a notification may
+be lost.
 """
 MAX_POLL_INTERVAL_S = 5.0
-"""Longest time in seconds between two looks for the end of the work. They become rarer during a wait, so that many long
-waits do not delay other requests.
+"""Longest time in seconds between two looks for the end of the work. Looks become rarer during a wait, so that many
+long waits do not delay other requests.
 """
 
 

@@ -239,8 +239,8 @@ class PendingCases:
 
 
 def _name_suites(paths: Collection[str], limit: int) -> dict[str, str]:
-    """Returns path -> name for these assemblies. The name is the last part of the path, or the whole path if other
-    paths end in the same part: with equal names, tests of two assemblies would count as attempts of one test.
+    """Returns path -> name for the assemblies at `paths`. The name is the last part of the path, or the whole path if
+    other paths end in the same part: with equal names, tests of two assemblies would count as attempts of one test.
     """
     last_parts = Counter(path.rpartition("/")[2] for path in paths)
     return {
