@@ -176,7 +176,7 @@ def _lifted(event: quarantine.QuarantineLifted) -> str:
 
 def _quarantined_ran(event: quarantine.QuarantinedTestsRan) -> str:
     ran = f"{len(event.passed):,} passed, {len(event.failed):,} failed"
-    return f"noted how the quarantined tests of build {event.build_id} fared: {ran}"
+    return f"noted the outcomes of quarantined tests of build {event.build_id}: {ran}"
 
 
 def _command_requested(event: node_commands.NodeCommandRequested) -> str:

@@ -4,7 +4,7 @@ Starts a stack in a temporary folder. Over the REST API, makes a project with a 
 examples/shop with a `.testhide.yml`: the repository's hook reports the push, and the server makes the job that the file
 describes and builds the commit. Starts two more builds of the commit.
 
-Prints the builds' logs live, and afterwards the report, the flaky suspects (tests that have passed and failed on the
+Prints the builds' logs live, and afterwards the report, the flaky tests (those that have passed and failed on the
 commit) and the events of one build. Compares the counts with pytest's summary, the artifact with the checksum in the
 log, and the events with the expected order. A difference ends the demo with exit code 1.
 """
@@ -183,7 +183,7 @@ class Demo:
                 builds.append(self.call("POST", "/builds/start", start)["id"])
                 self.follow(builds[-1], commit, "started by hand")
         self.print_failures(builds[-1])
-        self.print_suspects(builds)
+        self.print_flaky_tests(builds)
         self.print_events(builds[-1])
         token = self.call("POST", "/api-tokens", {"name": "demo"})["secret"]
         print_step("Go on")
@@ -308,8 +308,8 @@ class Demo:
         for test in self.call("GET", "/tests", build_id=build, status="failed")["results"]:
             print_detail(f"{test['node_id']}: {test['message'].splitlines()[0] if test['message'] else ''}")
 
-    def print_suspects(self, builds: list[int]) -> None:
-        print_step("Flaky suspects: passed and failed on the same commit")
+    def print_flaky_tests(self, builds: list[int]) -> None:
+        print_step("Flaky tests: passed and failed on the same commit")
         found: dict[str, str] = {}
         for build in builds:
             for test in self.call("GET", "/tests", build_id=build, status="failed")["results"]:
