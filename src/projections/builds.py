@@ -220,10 +220,12 @@ PROJECTION = Projection(
 class BuildFilters(msgspec.Struct, frozen=True):
     """Conditions on builds: a build must meet all of them. A field that is None sets no condition.
 
-    `projects` lists the ids of the projects that the caller may see.
+    Lists of past builds (`?as_of=`) use the same conditions on fewer columns: those of `_at` in
+    `projections/build_positions.py`. `list_builds` refuses the filters on other columns.
     """
 
     projects: list[int] | None = None
+    """Ids of the projects that the caller may see; None if the caller may see all."""
     project_id: int | None = None
     job_id: int | None = None
     status: str | None = None

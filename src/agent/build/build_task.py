@@ -6,11 +6,10 @@ import time
 import traceback
 from typing import Any
 
-from agent.build import masking
 from agent.build.build_client import BuildClient
 from agent.build.execution import SETUP_FAILED, BuildVerdict, Execution
 from agent.build.log import Log
-from agent.build.masking import Masker
+from agent.build.masking import Masker, find_secrets
 from agent.build.workspace import Workspace
 from agent.console import print_line
 from agent.context import AgentContext
@@ -58,12 +57,7 @@ class BuildTask(Task):
     def _run_as(self, account: BuildAccount | None) -> None:
         workspace = Workspace(self._context.builds / f"{self.id}-{self.attempt}", account)
         try:
-            secrets = [
-                *self._message["secrets"].values(),
-                *masking.find_url_secrets(self._message.get("repository") or ""),
-                *(self._message.get("repository_credentials") or {"password": ""})["password"].splitlines(),
-            ]
-            masker = Masker(secrets)
+            masker = Masker(find_secrets(self._message))
             log = Log(str(workspace.folder), masker, self._client.send_log, self._pause, self._drop_for)
             try:
                 verdict = self._execute(workspace, masker, log)

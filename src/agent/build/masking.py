@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from agent.build.encoded_forms import ENCODINGS, find_marks, list_texts, strip_marks
@@ -182,6 +182,18 @@ def _replacement(match: re.Match[bytes]) -> bytes:
 def hide_credentials(text: str) -> str:
     """Replace user name and password in every URL of the text by `***`."""
     return _URL_CREDENTIALS.sub("***@", text)
+
+
+def find_secrets(message: Mapping[str, Any]) -> list[str]:
+    """Return the values that are masked in the log and the reports of a build: the secrets of the job, and the password
+    or token for its repository. `message` is the server's `run` message for the build.
+    """
+    credentials = message.get("repository_credentials") or {"password": ""}
+    return [
+        *message["secrets"].values(),
+        *find_url_secrets(message.get("repository") or ""),
+        *credentials["password"].splitlines(),
+    ]
 
 
 def find_url_secrets(url: str) -> list[str]:

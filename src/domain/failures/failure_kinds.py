@@ -211,10 +211,12 @@ OF_CODE: tuple[FailureKind, ...] = (
 OF_SOURCE = ("compile_error", "name_missing", "module_missing")
 """Names of the kinds that are mistakes in the test, if the file in which they occur contains tests."""
 KINDS = (*INFRASTRUCTURE, *OF_CODE)
-"""All kinds of failures. The first ones have the most specific words."""
+"""All kinds of failures, in the order in which they are tried: those with the most specific words first."""
 
 MAX_DISTANCE = 8
-"""Number of lines before and after a line that are searched for the file and the error that belong to it."""
+"""The file and the error of a failure are searched for in this many lines before and after the line that names the
+failure.
+"""
 _ANNOUNCES = re.compile(r"\b(?:suite failed to run|COMPILATION ERROR|went wrong|ERROR collecting|code E[A-Z]{3,20})\b")
 _NAMES_ERROR = re.compile(
     r"\b\w{0,60}(?:Error|Exception)\b|\b(?:cannot|error|could not|not found|no module)\b", re.IGNORECASE
