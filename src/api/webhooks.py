@@ -37,7 +37,7 @@ from store.tables.delivery_history import DeliveryStats
 from store.tables.delivery_planning import count_replays
 
 MAX_OPEN_REPLAYS = 5
-"""Largest number of replays of one webhook that may be open: replays whose deliveries are not all planned yet."""
+"""Largest number of open replays of one webhook. A replay is open until all of its deliveries are planned."""
 RETRY_AFTER_S = 60
 """Seconds after which a user whose replay was refused may try again."""
 
@@ -130,7 +130,7 @@ class WebhookAttempt(msgspec.Struct):
 
 
 class WebhookReplay(msgspec.Struct):
-    """Start of a replay: either a log position or a time."""
+    """First event of a replay, given either by its log position or by a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Time | None = None
@@ -216,9 +216,9 @@ class WebhookController(Controller):
 
     @put("/{id:int}", guards=[PROJECT_ADMINS])
     async def update_webhook(self, ctx: RequestContext, id: int, data: WebhookChanges) -> WebhookItem:
-        """Changes a webhook. Fields that are left out stay unchanged, and so does the URL if the request has the masked
-        URL that GET returns. If the URL changes or the webhook becomes active, the server tries its waiting deliveries
-        at once.
+        """Changes a webhook. Fields that are left out stay unchanged. The URL also stays unchanged if the request has
+        the masked URL that GET returns. If the URL changes or the webhook becomes active, the server tries the waiting
+        deliveries of the webhook at once.
         """
         row = await find_accessible(ctx, WebhookRow, id)
         url = None if data.url is UNSET or data.url == mask_url(row.url) else data.url
@@ -290,7 +290,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS], opt={"problems": (TooManyRequests,)})
     async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
-        """Delivers the notifications since a position or a time once more, marked as a replay. The notifications about
+        """Delivers all notifications since a log position or a time again, marked as a replay. The notifications about
         one build stay in order. A webhook can have 5 replays under way; more are refused.
         """
         # A user's requests take turns, so that each counts the replays of those before it.
@@ -299,8 +299,8 @@ class WebhookController(Controller):
 
     @post("/{id:int}/history/{delivery_id:str}/redeliver", status_code=202, guards=[PROJECT_ADMINS])
     async def redeliver_webhook(self, ctx: RequestContext, id: int, delivery_id: str) -> Redelivering:
-        """Delivers a message once more after its delivery has ended. The message keeps its id, and gets as many
-        attempts as before.
+        """Delivers a message again after its delivery has ended. The message keeps its id, and gets as many attempts as
+        a new message.
         """
         await find_accessible(ctx, WebhookRow, id)
         found = await delivery_history.find_delivery_state(ctx.source, id, delivery_id)
@@ -363,7 +363,7 @@ async def _replay(ctx: RequestContext, webhook_id: int, data: WebhookReplay) -> 
         if after >= head:
             raise Invalid.field("position", f"is beyond the newest position, which is {head}")
     open_replays, planned = await count_replays(ctx.services.pool, webhook_id)
-    # The planner has yet to read those that were asked for after its position.
+    # The delivery planner has not yet read the replays that were requested after its position.
     asked = await log.find_positions([WEBHOOK.at(webhook_id).name], head, [ReplayRequested.name], after=planned)
     if open_replays + len(asked) >= MAX_OPEN_REPLAYS:
         raise TooManyRequests(

@@ -1,5 +1,5 @@
-"""Commands on the audit log: record that somebody read it, that it was restored and that the secret key was rotated,
-change its signing key, and say which rows may be sealed.
+"""Commands on the audit log. They record reads, restores and rotations of the secret key, and change the key that signs
+checkpoints. They also require a MAC for each later row, and allow the sealer to seal a single row without a valid MAC.
 """
 
 import secrets as random

@@ -24,7 +24,8 @@ from domain.users import USER, UserAccount
 @dataclass(frozen=True)
 class OpenSession(Command):
     """Opens a login session for a user who has been authenticated. Raises Unauthenticated if the account is no longer
-    active or has got another password. The user was authenticated by read models, which may have been behind the log.
+    active or has got another password. This is checked here since the caller has authenticated the user by read models,
+    which may be behind the log.
     """
 
     session_id: str

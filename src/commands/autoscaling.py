@@ -1,8 +1,8 @@
-"""Commands on the autoscaling of node pools: set, remove, and record decisions and what became of machines.
+"""Commands on the autoscaling of node pools: set and remove it, spawn and destroy machines, and record their failures.
 
-Decisions are commands of the leader of dispatch, as assignments of builds are. They read the leader stream, so a leader
-that has lost the lead can append neither. So no other dispatcher assigns a build to a machine that the leader is about
-to destroy.
+Only the leading dispatcher may spawn and destroy machines, as only it may assign builds. The commands for both read the
+leader stream, so they fail once another dispatcher leads. So no dispatcher assigns a build to a machine that another
+dispatcher is about to destroy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ from domain.vcenter_operations import (
 )
 
 MIN_PAUSE_S = 5.0
-"""Seconds for which a pool spawns no machines after its first failure. Each failure after this time doubles it."""
+"""Seconds for which a pool spawns no machines after its first failure. Each further failure in a row doubles them."""
 MAX_PAUSE_S = 600.0
 """Largest number of seconds for which a pool spawns no machines after a failure."""
 NAME_MARK_SIZE = 8
@@ -54,7 +54,7 @@ NAME_MARK_SIZE = 8
 
 @dataclass(frozen=True)
 class SetAutoscaling(Command):
-    """Sets how a node pool is scaled. `idle_s` is the idle time in seconds."""
+    """Sets how a node pool is scaled. A machine that has run no build for `idle_s` seconds is destroyed."""
 
     pool_id: int
     minimum: int
@@ -89,8 +89,8 @@ class RemoveAutoscaling(Command, of=AUTOSCALING):
 
 
 class MachineRegistration(NamedTuple):
-    """Id of a machine to spawn, and its registration. A virtual machine gets its registration later: only random
-    characters of `registration_id` are used, for its name.
+    """Id of a machine to spawn, with the id and the last moment of its registration token. For a virtual machine, whose
+    token is made later, only the first characters of `registration_id` are used: they become a part of its name.
     """
 
     machine_id: str
@@ -164,7 +164,7 @@ Machine = DockerAgent | VcenterOperation
 
 
 class _MachineCommand(Command):
-    """Base of the commands that destroy a machine."""
+    """Base of the commands that destroy or revert a machine."""
 
     pool_id: int
     machine_id: str
@@ -221,8 +221,8 @@ class ScaleDown(_MachineCommand):
 
 @dataclass(frozen=True)
 class RevertMachine(_MachineCommand):
-    """Requests to revert a virtual machine that has had its only build, by the operation `revert_id`. Does nothing if
-    the pool may not have the machine any more. Raises Conflict if the dispatcher `leader` does not lead.
+    """Requests the operation `revert_id`, which reverts a virtual machine to its snapshot after its only build. Does
+    nothing if the pool may not have the machine any more. Raises Conflict if the dispatcher `leader` does not lead.
     """
 
     pool_id: int
@@ -266,10 +266,10 @@ class RevertMachine(_MachineCommand):
 
 @dataclass(frozen=True)
 class FailMachine(_MachineCommand):
-    """Records that a machine has failed. The pool then spawns no machines for a time, which doubles with each failure
-    in a row. Failures during a pause do not prolong it. `recovered` says whether a build ended on a machine of the pool
-    since the last failure. Destroys the machine, unless its worker still tries to spawn it (`destroys` is False).
-    Raises Conflict if the dispatcher `leader` does not lead.
+    """Records that a machine has failed. The pool then spawns no machines during a pause, which doubles with each
+    failure in a row. Failures during a pause do not prolong the pause. If a build has ended on a machine of the pool
+    since the last failure (`recovered`), the failure is the first in a row. Also destroys the machine, unless a worker
+    still tries to spawn it (`destroys` is False). Raises Conflict if the dispatcher `leader` does not lead.
     """
 
     pool_id: int
@@ -300,8 +300,8 @@ class FailMachine(_MachineCommand):
 
 @dataclass(frozen=True)
 class RetryRemoval(Command):
-    """Requests again to delete a virtual machine, since the operation `failed_id` could not. Raises Conflict if the
-    dispatcher `leader` does not lead.
+    """Requests again to delete a virtual machine, since the operation `failed_id` could not delete the machine. Raises
+    Conflict if the dispatcher `leader` does not lead.
     """
 
     pool_id: int
@@ -362,7 +362,7 @@ class RecordMachineRemoved(Command):
 
 
 def is_made_by(setting: AutoscalingSet, clone: VcenterOperation) -> bool:
-    """Returns whether `clone` used the template of this setting, and both are for a single use."""
+    """Returns whether `clone` has cloned the template of `setting`, and the machines of both run only one build."""
     source = setting.vcenter
     is_of_source = source is not None and (clone.vcenter_id, clone.vm_id) == (source.vcenter_id, source.template_id)
     return is_of_source and clone.single_use and setting.single_use

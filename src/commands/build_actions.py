@@ -85,8 +85,8 @@ class RestartBuild(Command):
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
 
     def then_reads(self, build: AnyBuild | None, source: AnyBuild | None, job: Job | None) -> Sequence[AnyStream]:
-        """Returns the stream of the pool of `source`, the build that is restarted. If that is an external build, also
-        returns the stream of its job's template.
+        """Returns the stream of the pool of `source`, the build that is restarted. If `source` is an external build,
+        also returns the stream of its job's template.
         """
         if source is None or job is None:
             return ()

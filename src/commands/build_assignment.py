@@ -51,7 +51,8 @@ class AssignBuild(Command):
     """Assigns a queued build to a node. Raises Conflict if the dispatcher `leader` is not the leader. The command reads
     the leader stream, so the append fails if another dispatcher becomes the leader meanwhile.
 
-    Does nothing if the build is untrusted and the node's pool does not take such builds any more.
+    Does nothing if an untrusted build may not run on the node: the build is not approved, or the node's pool does not
+    take untrusted builds.
     """
 
     build_id: int
@@ -133,7 +134,9 @@ class LoseBuild(Command, of=BUILD):
     reason: str
     log: LogEnd = EMPTY_LOG
     detail: str | None = None
-    """How the build was lost, as the end of a sentence about it, if `reason` does not say it all."""
+    """Clause that describes how the build was lost, such as `the agent did not run it any more`; None if `reason` says
+    enough.
+    """
 
     def then_reads(self, build: AnyBuild | None, **_: None) -> Sequence[AnyStream]:
         if build is None or build.attempt >= MAX_BUILD_ATTEMPTS or not build.counting_reports:

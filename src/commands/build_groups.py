@@ -21,7 +21,7 @@ class AbortGroup(Command):
     group_id: int
     build_ids: Sequence[int]
     logs: Mapping[int, Mapping[int, LogEnd]] = field(default_factory=dict)
-    """Build id -> attempt -> end of the attempt's build log."""
+    """Build id -> attempt -> number of lines and hash of the attempt's build log."""
 
     def reads(self) -> Sequence[AnyStream]:
         return [BUILD.at(build_id) for build_id in self.build_ids]
@@ -38,12 +38,14 @@ class AbortGroup(Command):
 @dataclass(frozen=True)
 class RestartGroup(Command):
     """Restarts several builds of a group, all or none. Raises Conflict if an earlier restart of the group has restarted
-    one of these builds, unless the build that it queued was deleted.
+    one of these builds, unless the resulting build was deleted.
     """
 
     restarts: Sequence[RestartBuild]
     claims: Sequence[str]
-    """Id of a claim for each restart: the original build is restarted only once with its group."""
+    """Ids of claims, one for each restart. The claim ensures that the original build is restarted only once with its
+    group.
+    """
 
     def reads(self) -> Sequence[AnyStream]:
         restarts = [stream for restart in self.restarts for stream in restart.reads()]

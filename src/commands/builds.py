@@ -107,9 +107,11 @@ class StartBuild(Command):
     """Address of the repository of the project's SCM endpoint; empty if the project has no endpoint."""
 
     fork: str = ""
-    """Path of the fork that the pull request comes from; empty if the host does not say it."""
+    """Path at the host of the fork from which the pull request comes, such as `alice/shop`; empty if the host does not
+    report the path.
+    """
     fork_url: str = ""
-    """Address of the fork that has the commit; empty if the job's or project's repository has it."""
+    """Address of the fork that has the commit; empty if the repository of the job or project has the commit."""
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), JOB.at(self.job_id)
@@ -198,8 +200,8 @@ class StartBuild(Command):
         return self.trigger is not None and self.trigger.fork
 
     def with_values(self, configuration: Configuration, values: Mapping[str, str], shards: int) -> Configuration:
-        """Returns `configuration` with the values of a combination as variables. Raises Conflict if the command's `env`
-        or a secret already has one of these variables. `shards` is the number of shards of the matrix.
+        """Returns `configuration` with the values of a combination as variables. `shards` is the number of shards of
+        the matrix. Raises Conflict if `env` of this StartBuild or a secret already sets one of these variables.
         """
         variables = {variable_of(name): value for name, value in values.items()}
         if SHARD_NAME in values:
@@ -245,12 +247,12 @@ class FinishBuild(Command, of=BUILD):
     detail: str | None
     log: LogEnd = EMPTY_LOG
     ignore_unreadable: bool = False
-    """Whether the build may pass with unreadable reports. Simulations set this for builds that passed in older
-    releases.
+    """Whether the build may pass with unreadable reports. Simulations set this for builds that passed, since older
+    releases let builds with unreadable reports pass.
     """
     excuse_pytest: bool = False
-    """Whether failures in quarantine excuse the exit code that a report of pytest explains. Simulations set this, since
-    the real pytest run did not know the simulated quarantine.
+    """Whether failures in quarantine excuse an exit code of pytest. Only simulations set this: pytest itself ends with
+    0 if all failures are in quarantine, but in the real build it did not know the simulated quarantine.
     """
     has_repository: bool = True
     """Whether the job or its project has a repository, so that a commit can be checked out."""
@@ -292,7 +294,7 @@ class FinishExternalBuild(Command, of=BUILD):
     build_id: int
     status: Verdict
     ignore_unreadable: bool = False
-    """Whether a build may pass although results of its reports are missing, if the pipeline reports it as passed."""
+    """Whether a build that the pipeline reports as passed may pass with unreadable reports."""
     log: LogEnd = EMPTY_LOG
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
@@ -329,8 +331,9 @@ class FinishExternalBuild(Command, of=BUILD):
                 )
 
     def repeats(self, build: Finished) -> bool:
-        """Returns whether the pipeline reported this verdict before. The build then has this verdict as its status,
-        unless failed tests or unreadable reports overruled it.
+        """Returns whether the pipeline has already reported the verdict `status`: it is the status of the build, or was
+        overruled by failed tests or unreadable reports. With `ignore_unreadable`, returns False for a build that failed
+        because of unreadable reports.
         """
         if build.reason == "reports_unreadable" and self.ignore_unreadable:
             return False
@@ -345,7 +348,7 @@ class AbortBuild(Command, of=BUILD):
     reason: Reason
     detail: str | None = None
     logs: Mapping[int, LogEnd] = field(default_factory=dict)
-    """Attempt -> number of lines and hash of its build log."""
+    """Attempt -> number of lines and hash of the attempt's build log."""
 
     def decide(self, build: AnyBuild | None) -> Iterable[Event]:
         match build:

@@ -93,8 +93,8 @@ class DeferJobs(Command, of=DEFERRALS):
 
 class StartedBuilds(NamedTuple):
     build_ids: dict[int, list[int]]
-    """Job id -> ids of the builds that this call queued. If an earlier call has started the job for this change, only
-    the id of its first build.
+    """Job id -> ids of the builds that this call queued. If an earlier call has already started the job for this
+    change, the list has only the id of the first build that the earlier call queued.
     """
     waiting: dict[int, list[int]]
     """Job id -> ids of the jobs that must have passed for the change before the job's build starts."""
@@ -106,8 +106,8 @@ class StartedBuilds(NamedTuple):
 
 @dataclass(frozen=True)
 class ChangeStarter:
-    """Starts the builds of one change. A job gets at most one build for a change, even if several processes call these
-    methods repeatedly. All changes that report one commit of a pull request count as one change.
+    """Starts the builds of one change. The change starts each job at most once, even if several processes call the
+    methods of this class repeatedly. All changes that report one commit of a pull request count as one change.
     """
 
     handler: Handler
@@ -140,9 +140,9 @@ class ChangeStarter:
         return StartedBuilds(build_ids, waiting, refused | blocked, position)
 
     async def start_deferred(self, job_id: int, after: list[int], commit: str | None) -> None:
-        """Starts a job that had to wait. `after` lists the builds that have passed. `commit` is the commit that they
-        tested; the new build tests it if the change was reported without a commit. If the job can have no build,
-        records why.
+        """Starts a job that had to wait. `after` lists the builds that it waited for and that have passed. The new
+        build tests `commit`, the commit that these builds tested, if the change was reported without a commit. If the
+        job can have no build, records why.
         """
         fields = await self._describe(job_id, after)
         fields["commit_sha"] = fields["commit_sha"] or commit
@@ -162,7 +162,9 @@ class ChangeStarter:
         return int(owner.removeprefix("build-")) if owner else None
 
     async def end_build(self, build_id: int, job_id: int, closing_change: int) -> None:
-        """Ends a build that the change has started, since `closing_change` closed its pull request."""
+        """Ends a build that the change has started, unless a node already has the build. `closing_change` is the id of
+        the change that reports the end of the pull request.
+        """
         command = EndBuildOfClosedPullRequest(build_id, closing_change, self._claim(job_id))
         await self.handler.execute(command, self.caller)
 

@@ -67,9 +67,9 @@ CHECKSUM = re.compile(r"""\{\{ *checksum +"([^"{}]+)" *\}\}""")
 
 
 def shorten_branch(name: str, external: bool = False) -> str:
-    """Returns the short name of a branch, such as `main` for `refs/heads/main`, so that its builds belong together by
-    whichever name somebody starts them. The checkouts of other CI systems also call it `origin/main`, so for an
-    external build this is `main`, too.
+    """Returns the short name of a branch, such as `main` for `refs/heads/main`. So all builds of a branch have one
+    branch name, whichever name somebody started them with. For an external build, `origin/main` becomes `main`, too,
+    since checkouts of other CI systems use this name.
     """
     prefixes = ("refs/heads/", "refs/remotes/origin/", "origin/") if external else ("refs/heads/",)
     return next((name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)), "") or name
@@ -83,7 +83,7 @@ def check_parts(
     caches: Sequence[DependencyCache] = (),
 ) -> None:
     """Raises Invalid for values that have the right type but do not make sense, such as a glob with an open bracket.
-    The errors name all of them, and `prefix` precedes the name of each field.
+    The error names the fields of all such values, each with `prefix` before its name.
     """
     checks: list[Callable[[], None]] = [
         partial(check_variables, f"{prefix}env", env),

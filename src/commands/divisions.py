@@ -10,8 +10,8 @@ from domain.divisions import DIVISION, Division, TestsDivided
 
 @dataclass(frozen=True)
 class DivideTests(Command, of=DIVISION):
-    """Records the division of a build group, unless the group has one: of two agents that begin at once, the first
-    decides.
+    """Records how the tests of a job are divided into the shards of a build group, unless this is recorded already. So
+    if two agents of the group begin at once, both use the division of the first.
     """
 
     group_id: int

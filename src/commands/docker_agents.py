@@ -110,7 +110,9 @@ class RecordDockerAgentDestroyed(Command, of=DOCKER_AGENT):
 
 @dataclass(frozen=True)
 class RecordDockerFailure(Command, of=DOCKER_AGENT):
-    """Records that a worker could not carry out the pending operation. With `repeats`, it tries again."""
+    """Records that a worker could not carry out the pending operation. `repeats` says whether the worker tries again:
+    if so, an error that was recorded before is not recorded again.
+    """
 
     agent_id: str
     operation: Operation
@@ -126,8 +128,8 @@ class RecordDockerFailure(Command, of=DOCKER_AGENT):
 
 @dataclass(frozen=True)
 class ObserveContainer(Command, of=DOCKER_AGENT):
-    """Records the state in which a worker found the container of a Docker agent, if it is a change. `container` is None
-    if the host has no such container.
+    """Records the state in which a worker found the container of a Docker agent, if this differs from the recorded
+    state. `container` is None if the host has no such container.
     """
 
     agent_id: str
@@ -146,7 +148,8 @@ class ObserveContainer(Command, of=DOCKER_AGENT):
         if isinstance(change, DockerAgentStarted) or node is None or node.deleted:
             return
         if self.container is not None and agent.token_hash:
-            # The agent had its token in memory only. Who else has it, such as a build that read it there, is no agent.
+            # The ended agent had its token in memory only. So whoever sends the token now is not the agent, but for
+            # example a build that has read the agent's memory.
             yield NodeTokenRotated(node_id=node.node_id, token_hash=NO_TOKEN)
         if node.session is not None:
             yield NodeWentOffline(node_id=node.node_id, session=node.session, reason="its container has ended")
@@ -176,11 +179,11 @@ class ObserveContainer(Command, of=DOCKER_AGENT):
 
 @dataclass(frozen=True)
 class RegisterDockerAgent(Command):
-    """Exchanges the registration token of a Docker agent for a token of its node. The agent has made the latter itself,
-    so it may repeat the request if the answer was lost.
+    """Exchanges the registration token of a Docker agent for a token of its node. The agent itself has made the token
+    of the node, so it may repeat the request if the answer was lost.
 
-    The first time, this registers the node, with the id `node_id`. After a restart of the container, it gives the node
-    a new token.
+    The first time, the command registers the node, with the id `node_id`. After a restart of the container, the command
+    gives the node a new token.
     """
 
     agent_id: str

@@ -41,8 +41,8 @@ _STREAMS: Mapping[EndpointKind, _Streams] = {
 NAMES: Mapping[EndpointKind, str] = {"webhook": "webhook", "teams": "Teams channel"}
 PATHS: Mapping[EndpointKind, str] = {"webhook": "webhooks", "teams": "ms-teams"}
 MAX_ENDPOINTS = 100
-"""Largest number of webhooks that a project can register, and of Teams channels. Each of its events is delivered to all
-of them.
+"""Largest number of webhooks of a project, and also of its Teams channels. The number is limited since one event of the
+project may cause a delivery to each of them.
 """
 
 
@@ -50,14 +50,17 @@ E = TypeVar("E", bound=Webhook | Channel)
 
 
 def to_compare(endpoint: E, active: bool | None) -> E:
-    """Returns the state with which an update compares its fields. For a failing endpoint, `active=True` counts as a
-    change even if the endpoint is already active: the resulting event ends the pause between the deliveries.
+    """Returns the state of an endpoint with which an update compares the requested values. For a failing endpoint,
+    `active=True` counts as a change even if the endpoint is already active: the resulting event ends the pause between
+    the deliveries.
     """
     return msgspec.structs.replace(endpoint, active=False) if active and endpoint.failing else endpoint
 
 
 def list_existing(kind: EndpointKind, project_id: int, endpoints: Iterable[Webhook | Channel | None]) -> list[int]:
-    """Returns the ids of those of a project's endpoints that exist. Raises Conflict if the project can have no more."""
+    """Returns the ids of those of `endpoints`, the endpoints of a project, that exist and are not deleted. Raises
+    Conflict if the project can have no more endpoints.
+    """
     existing = [endpoint.endpoint_id for endpoint in endpoints if endpoint is not None and not endpoint.deleted]
     if len(existing) >= MAX_ENDPOINTS:
         raise Conflict(

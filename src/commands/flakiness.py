@@ -30,7 +30,9 @@ class RecordFlakyTests(Command):
 
 @dataclass(frozen=True)
 class RecordChangedFlakiness(Command):
-    """Records that the flakiness of tests emerged or settled. Leaves out tests of which that is recorded already."""
+    """Records that the flakiness of tests emerged or settled. Leaves out tests that are already recorded as emerged, or
+    as settled.
+    """
 
     tests: tuple[FlakinessEmerged | FlakinessSettled, ...]
 

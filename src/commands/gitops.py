@@ -26,14 +26,15 @@ from store.log.ids import Ids
 
 
 class SyncOvertaken(Conflict):
-    """Raised if another sync ended after this one had read the pipelines file. The file that this one read may be older
-    than that of the other sync, or come from a branch that the project no longer follows.
+    """Raised by a sync if another sync ended after the first had read `.testhide.yml`. The file that was read may be
+    older than the file of the other sync, or come from a branch that the project no longer follows.
     """
 
 
 @dataclass(frozen=True)
 class SyncPipelines(Command):
-    """Makes the jobs of a project match its file, in one append. From then on the project follows `branch`.
+    """Makes the jobs of a project match its file `.testhide.yml`, in one append. From then on the project follows the
+    file on `branch`.
 
     Raises SyncOvertaken if another commit or branch was synced since the file was read.
     """
@@ -148,8 +149,8 @@ def plan_jobs(document: PipelineDocument, pools: Mapping[str, int]) -> list[Plan
 async def find_syncing_change(
     log: EventLog, project: Project | None, changes: Iterable[RepositoryChange]
 ) -> RepositoryChange | None:
-    """Returns the first change of a project's repository that a sync must follow, as `domain.gitops.asks_for_sync`
-    decides; None if none must.
+    """Returns the first of `changes` after which the project's jobs must be synced with `.testhide.yml`; None if no
+    change asks for a sync. `domain.gitops.asks_for_sync` decides about each change.
     """
     if project is None or project.scm_endpoint_id is None:
         return None

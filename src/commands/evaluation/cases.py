@@ -44,7 +44,7 @@ class HealthCase(
     origin: str
     """Where the case comes from: the tool that was run, or why somebody wrote it."""
     runs: str
-    """The runs, oldest first, as `read_runs` reads them."""
+    """The runs of the test, the oldest first, in the notation of `read_runs`, such as `P*40 F =R P`."""
     expected: ExpectedHealth
 
     def grade(self) -> Grade:
@@ -106,8 +106,9 @@ _FLAGS = {"P": 0, "F": FAILED, "R": RETRIED}
 
 
 def read_runs(text: str) -> bytes:
-    """Reads a history of runs, such as `P*40 F =R P`: P passed, F failed, R passed on a retry. `=` in front says that
-    the run is of the commit of the run before, `!` that most tests of its build failed. `*40` repeats a run.
+    """Returns a byte of flags for each run of a history such as `P*40 F =R P`. P is a run that passed, F one that
+    failed, and R one that passed on a retry. `=` before a letter means that the run before had the same commit, and `!`
+    that most tests of the build failed. `*40` stands for 40 such runs. Raises ValueError for any other text.
     """
     runs = bytearray()
     for word in text.split():
@@ -137,8 +138,8 @@ def suite_of(case: Case) -> Suite:
 
 
 def select_cases(cases: Mapping[str, Case], suite: SuiteChoice, sample_size: int | None = None) -> Sequence[str]:
-    """Returns the names of the cases of a suite, or of the first `sample_size` of them. The order is mixed, and always
-    the same, so that samples of one size have the same cases.
+    """Returns the names of the cases of a suite in a mixed order; with `sample_size`, only the first `sample_size`
+    names. The order is always the same, so that samples of one size have the same cases.
     """
     names = [name for name, case in cases.items() if suite in ("full", suite_of(case))]
     return sorted(names, key=_rank)[:sample_size]

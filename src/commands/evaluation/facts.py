@@ -1,7 +1,7 @@
 """Facts of a case of an evaluation, and the evidence about a build that is made of them.
 
-A log and a report are read as those of real builds are, so that an evaluation also tests how well the server explains
-logs and reads reports. Everything else is stated as it is.
+The log and the report of a case are read like those of real builds, so that an evaluation also tests how well the
+server explains logs and reads reports. All other facts are copied from the case into the evidence.
 """
 
 from collections import Counter
@@ -36,13 +36,15 @@ from domain.triage import Source as ClassifiedBy
 
 PROJECT_ID, JOB_ID, BUILD_ID = 1, 1, 100
 FIRST_RESULT_ID = 1001
-"""Id of the first failed result of the report. The next results have the next ids."""
+"""Id of the first failed result of the report. The next failed results have the next ids."""
 FIRST_CASE_ID = 501
-"""Id of the test case of the first failed result. The next test cases have the next ids."""
+"""Id of the test case of the first failed result. The test cases of the next failed results have the next ids."""
 
 
 class TestFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Facts about a failed test besides its result, as in `domain.assistant.evidence.FailedTest`."""
+    """Facts about a failed test that its result does not contain. The fields mean the same as those of
+    `domain.assistant.evidence.FailedTest`.
+    """
 
     __test__ = False
 
@@ -73,7 +75,7 @@ class CaseFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     project: ProjectFacts | None = None
     jobs: tuple[JobState, ...] = ()
     named_tests: tuple[NamedTest, ...] = ()
-    """States of the tests that the message names."""
+    """Tests that the chat message names, with numbers of their runs."""
 
 
 def make_evidence(question: Question, facts: CaseFacts) -> Evidence:
@@ -120,8 +122,8 @@ def _to_test(number: int, case: ReportedCase, more: Mapping[str, TestFacts]) -> 
 
 
 def _with_signature(past: PastFailure, failed: Sequence[ReportedCase]) -> PastFailure:
-    """Returns the earlier failure with the signature of the failed test that it equals. So cases need not name
-    signatures.
+    """Returns the earlier failure `past`. If it equals the failure of the test with the same name in `failed`, but has
+    no signature, it gets the signature of that test. So cases need not name signatures.
     """
     if past.signature or not past.is_equal:
         return past
