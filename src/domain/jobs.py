@@ -56,9 +56,12 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     artifacts: list[str] = []
     secrets: dict[str, bytes] = {}
     shell: ShellName | None = None
-    """Shell for the setup lines and the command; None for the shell of the template, or for `sh` if there is none."""
+    """Shell for the setup lines and the command. None for the shell of the job's template, or for `sh` if no template
+    has one.
+    """
     checkout: CheckoutOptions | None = None
-    """Options of the checkout; None for the options of the template, or for the defaults if there are none."""
+    """Options of the checkout. None for the options of the job's template, or for the defaults if no template has any.
+    """
     caches: list[DependencyCache] = []
     needed_secrets: list[str] = []
     """Names of the secrets that the job needs according to the file in its repository. A build also runs while
@@ -104,8 +107,8 @@ class JobEvent(Event, frozen=True):
 
 
 DEFAULT_TIMEOUT_MINUTES = 60
-"""Time limit of the builds of a new job that names none, in minutes. The event `job.created` has its own default, which
-must never change.
+"""Time limit in minutes for each build of a new job, unless the request for the job sets another limit. The event
+`job.created` has its own default, which must never change.
 """
 
 TEXTS = ("title", "repository", "default_branch", "required_tags", "pool_labels")
@@ -124,7 +127,7 @@ class JobCreated(JobEvent, frozen=True):
     required_tags: list[str] = []
     """A node must have all of these tags to run the job's builds."""
     pool_labels: dict[str, str] = {}
-    """A pool must have all of these labels to run the job's builds. Used instead of `node_pool_id`."""
+    """A pool must have all of these labels to run the job's builds. A job with labels has no `node_pool_id`."""
     quarantine_mode: QuarantineMode = "run"
     managed: bool = False
     """Whether a file in the repository describes the job."""

@@ -1,8 +1,8 @@
 """Known issues: failures that people have understood, with the rules that recognise and classify such failures.
 
 A known issue has one rule that a user entered: a pattern (RE2) for message and trace, a signature, or the fail_id that
-a reporter gives to a failure. When a user links a result to the issue, its fail_id and its signature become further
-rules.
+a reporter gives to a failure. When a user links a result to the issue, the fail_id and the signature of the result
+become further rules.
 
 When the user's rule or the classification changes, the issue gets a new edition. The server searches older failures
 once for each edition.
@@ -101,19 +101,20 @@ class KnownIssueDeleted(KnownIssueEvent, frozen=True):
 
 
 class MatchRule(msgspec.Struct, frozen=True):
-    """A rule of a known issue, a classification rule of the project, or what its statistics say: the fail_id, signature
-    or pattern that recognises failures, and the classification that it gives them.
+    """A rule by which failures are classified: the fail_id, signature or pattern that recognises them, and their
+    classification. It is a rule of a known issue, a classification rule of the project, or a rule that follows from the
+    project's statistics.
     """
 
     known_issue_id: int
-    """Id of the known issue; 0 for others."""
+    """Id of the known issue that the rule belongs to; 0 if it belongs to none."""
     classification: Classification
     kind: Kind
     value: str
     rule: int = 0
-    """Number of the classification rule in the project's list, from 1; 0 for others."""
+    """Number of the rule in the project's list of classification rules, from 1; 0 if it is not in the list."""
     version: int = 0
-    """Version of the project's list of classification rules; 0 for others."""
+    """Version of the project's list of classification rules; 0 if the rule is not in the list."""
     confidence: int = CERTAIN
     """Confidence in percent."""
 

@@ -27,8 +27,8 @@ class ModelPolicy(msgspec.Struct, frozen=True):
     """Largest number of tokens of prompts and answers in a calendar month."""
 
     def choose(self, wanted: str | None) -> str:
-        """Returns the name of the model to ask; `wanted` is None for the configured one. Raises Invalid if the operator
-        does not allow the wanted model.
+        """Returns the name of the model to ask: `wanted`, or the configured model if `wanted` is None. Raises Invalid
+        if the operator does not allow the wanted model.
         """
         if wanted is None or wanted == self.model:
             return self.model

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether a name or an address is one of this machine itself, without asking a name server."""
+    """Returns whether a host name or an IP address stands for this machine itself. Does not ask a name server."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

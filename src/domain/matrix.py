@@ -22,8 +22,8 @@ SHARD_NAME = "testhide-shard"
 number of shards.
 """
 SHARDS_VARIABLE = "TESTHIDE_SHARDS"
-"""Environment variable with the number of shards. The variable of the shard itself is TESTHIDE_SHARD, as `variable_of`
-makes it.
+"""Name of the environment variable with the number of shards. The variable with the build's shard is TESTHIDE_SHARD,
+which is `variable_of(SHARD_NAME)`.
 """
 
 # Events contain these types: a limit may be raised, never lowered, or stored events could not be read any more.
@@ -77,8 +77,8 @@ def count_shards(combinations: Iterable[Mapping[str, str]]) -> int:
 
 
 def find_incomplete_shards(matrix: Matrix, combinations: Iterable[Mapping[str, str]]) -> int | None:
-    """Returns the number of shards if one is missing, so that some tests would not run; None if none is missing. Shards
-    must be numbered from 1, and combinations that differ only in the shard must have all of them.
+    """Returns the number of shards if the combinations lack some of them, so that some tests would not run; else None.
+    Shards must be numbered from 1. Combinations that differ only in the shard must together have all shards.
     """
     found: dict[tuple[str | None, ...], set[str]] = {}
     others = [name for name in matrix.axes if name != SHARD_NAME]

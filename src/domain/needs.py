@@ -52,7 +52,7 @@ def evaluate_jobs(change: RepositoryChange, jobs: Mapping[int, tuple[Triggers, s
 
 def decide_starts(candidates: Mapping[int, Candidate]) -> dict[int, Evaluation]:
     """Returns for each candidate whether the change starts it, at once or after other jobs. The change starts a
-    candidate if its own triggers match and if the change starts all jobs that it needs.
+    candidate if its own triggers match and if the change also starts all jobs that the candidate needs.
     """
     sorter = TopologicalSorter(
         {job_id: [need for need in candidate.needs if need in candidates] for job_id, candidate in candidates.items()}
@@ -98,8 +98,8 @@ def find_blocked(deferred: Mapping[int, Sequence[int]], refused: Iterable[int]) 
 
 
 def find_circle(needs: Mapping[K, Iterable[K]]) -> list[K] | None:
-    """Returns the jobs of a circle: each needs the next one, and the last equals the first. Begins at the job with the
-    lowest id or name. Returns None if there is no circle.
+    """Returns the jobs of a circle: each needs the next one, and the last equals the first. The list begins with the
+    job with the lowest id or name. Returns None if there is no circle.
     """
     try:
         TopologicalSorter(needs).prepare()

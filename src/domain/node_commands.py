@@ -1,4 +1,4 @@
-"""Commands for the agent of a node that belong to no build: run an admin's shell line, or restart the agent.
+"""Commands that an agent gets outside of builds: run a shell line for an admin, or restart.
 
 Each command has its own stream, so loading the state of the node does not load the output of its commands.
 """

@@ -14,7 +14,7 @@ Clearable = Literal["pool_id"]
 BUILD_ACCOUNTS = "build_accounts"
 """Feature of an agent that runs each build under a user account of its own."""
 NO_TOKEN = b"none"
-"""Stands for the hash of a node's token while it has none: no token has so short a hash."""
+"""Value of `token_hash` for a node that has no token. It is shorter than every real hash, so no token matches it."""
 
 
 class NodeEvent(Event, frozen=True):

@@ -12,8 +12,9 @@ from domain.run_histories import NotableRun
 from domain.test_health import LEFT_OUT, OUTAGE
 
 FREQUENT = 3
-"""Least number of outages of a test within WITHIN runs that are frequent. Frequent outages count as failures of the
-test. A long outage makes the test fail in a row: this is taken for broken code, and does not make the test flaky.
+"""Number of outages within WITHIN runs of a test with which these outages count as frequent. Frequent outages count as
+failures of the test. A long outage makes the test fail in a row: such failures are taken for broken code, and do not
+make the test flaky.
 """
 WITHIN = 10
 """Number of consecutive runs of a test among which its outages are counted, to compare them with FREQUENT."""

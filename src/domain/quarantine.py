@@ -23,10 +23,12 @@ Reason = Literal["flaky", "infra", "wip"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 HEALTHY_AFTER = 10
-"""Number of builds in a row, all without a failed attempt of the entry's tests, after which an entry has recovered."""
+"""Number of builds in a row after which an entry has recovered, if no attempt of its tests failed in any of them."""
 
 MAX_PREFIXES = 64
-"""Largest number of prefixes of a node id that may be entries; longer prefixes are ignored."""
+"""Largest number of prefixes of a test's node id that are looked up among the entries, the shortest first. Longer
+prefixes are ignored.
+"""
 _ENDS = re.compile(r"::|\[")
 
 
@@ -74,7 +76,9 @@ class QuarantineExpired(QuarantineEvent, frozen=True):
 
 
 class QuarantineBecameHealthy(QuarantineEvent, frozen=True):
-    """The tests of these entries recovered. If an entry fails again after that, its next recovery is recorded, too."""
+    """The tests of these entries recovered. If an entry fails again after its recovery, its next recovery is recorded,
+    too.
+    """
 
     name: ClassVar[str] = "quarantine.became_healthy"
     ids: list[int]
@@ -112,8 +116,8 @@ class Entry(msgspec.Struct, frozen=True):
     expires_at: datetime | None = None
     expiry_recorded: bool = False
     healthy_after: int | None = None
-    """Number of the entry's failing builds at its last recovery, as in `QuarantineBecameHealthy.failures`; None before
-    the first recovery.
+    """Number of builds in which one of the entry's tests had failed when the entry last recovered; None before the
+    first recovery.
     """
 
     def is_active(self, now: datetime) -> bool:

@@ -1,4 +1,4 @@
-"""Reports as the state of a build remembers them: their numbers without their results."""
+"""Reports as they are in the state of a build: with the numbers of their results, but without the results."""
 
 import msgspec
 
@@ -30,7 +30,9 @@ class Report(msgspec.Struct, frozen=True):
     late: bool = False
     """Whether the report came after the end of the build. The results of such a report are not recorded."""
     selected_ran: bytes | None = None
-    """One byte for each selected test of the build, as in `build.report_recorded`."""
+    """One byte for each selected test of the build: 1 if the test ran or quarantine skips it, else 0. None if the build
+    runs all tests, or if an older release recorded the report.
+    """
     by_wildcard: bool = False
     """Whether a wildcard or folder of the job's artifacts found the file."""
     lost_tests: bool = False

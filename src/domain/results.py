@@ -41,7 +41,7 @@ class CasesSeen(Event, frozen=True):
     first_case_id: int
     node_ids: list[str] = []
     suites: list[str] = []
-    """For each node id, the suite in which this report has the test first."""
+    """For each node id, the first suite of the report that contains the test."""
 
     @property
     def stream(self) -> str:
@@ -98,8 +98,8 @@ class ResultsRecorded(Event, frozen=True):
     attempts: bytes
     """One byte a row: number of the attempt, from 1; 255 stands for 255 and more."""
     finals: bytes
-    """One byte a row: 1 for the attempt of a test in its suite that counts, else 0. The last attempt counts, but if
-    attempts after a failure were only skipped, this failure counts.
+    """One byte a row: 1 if the row is the attempt that counts for its test in its suite, else 0. The last attempt
+    counts. But if all attempts after a failure were skipped, the failure counts.
     """
     known_issues: bytes
     """One byte a row: 1 for a failure that the report calls a known issue, which does not fail the build; else 0."""
@@ -147,7 +147,7 @@ class ResultsReplaced(Event, frozen=True):
     statuses: bytes
     """One byte a row, as in ResultsRecorded."""
     flaky: bytes
-    """One byte a row, as `find_flaky` returns it for the block."""
+    """One byte a row: 1 if the result was flaky (`find_flaky`), else 0."""
     outages: bytes = b""
     """One byte a row, as in ResultsRecorded."""
 

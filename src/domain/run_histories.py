@@ -1,4 +1,4 @@
-"""Histories of test cases, as `domain.test_health` assesses them, put together from the runs that say something.
+"""Histories of test cases, which consist of notable runs. `domain.test_health` assesses them.
 
 A run consists of the results of a test case in one build. Read models store only notable runs: failures, passes on a
 retry, and passes on the commit on which the run before failed. All other runs passed, and only their number is known.
@@ -22,9 +22,13 @@ from domain.test_health import (
 
 MINUTES_OF_DAY = 24 * 60
 KEPT_RUNS = 200
-"""Least number of failures and retries that are kept of a test case. Older ones are dropped."""
+"""Least number of failures and retries that read models keep of a test case, if it has had as many. Older failures and
+retries are deleted.
+"""
 BROKEN_MIN_RESULTS = 5
-"""Least number of passed and failed results of a broken build: fewer do not show that it is broken."""
+"""Least number of passed and failed results, together, with which a build can count as broken. Fewer results do not
+show that something other than single tests failed.
+"""
 BROKEN_SHARE = 0.8
 """Share of failed results above which a build is broken: something else than single tests failed."""
 
@@ -46,8 +50,8 @@ class RunHistory(msgspec.Struct, frozen=True):
     runs: int
 
     def since_day(self, day: int, runs: int) -> "RunHistory":
-        """Returns the part of the history from a day on (in days since 1970). `runs` is the number of all runs from
-        then on.
+        """Returns the part of the history that begins with `day` (in days since 1970). `runs` is the number of all runs
+        since the beginning of that day.
         """
         kept = [run for run in self.notable if run.minute >= day * MINUTES_OF_DAY]
         runs = max(runs, len(kept))
