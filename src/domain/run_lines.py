@@ -1,12 +1,12 @@
 """Lines of builds, which keep apart runs that say nothing about each other.
 
 A line has the builds of one job, with one combination of matrix values, on the default branch of the job. A test may
-fail on one line and pass on another at the same time: where the code of one is broken, each of its builds fails until
-the code is mended, whatever passes meanwhile. So if no build of a line passed between two failures, these are put next
-to each other in the history of the test, after the passes of other lines.
+fail on one line and pass on another at the same time: while the code of a line is broken, each build of the line fails,
+whatever passes on other lines. So if no build of a line passed between two of its failures, the history of the test has
+these failures next to each other, after the passes of other lines.
 
 A failure on another branch shows that this branch is broken, unless the test passed on the same commit or on a retry.
-It is left out, if the job has builds on its default branch at all.
+If the job has any builds on its default branch, such a failure is left out.
 """
 
 from bisect import bisect_left
@@ -22,7 +22,7 @@ from domain.run_histories import MINUTES_OF_DAY, NotableRun
 from domain.test_health import BROKEN_BUILD, FAILED, OTHER_BRANCH, RETRIED, SAME_COMMIT
 
 NO_LINE = 0
-"""Value of `BuildOnLine.line` for a build of an older release, which has no line."""
+"""Value of `BuildOnLine.line` for a build that an older release recorded: its line is not known."""
 OTHER_BRANCHES = -1
 """Value of `BuildOnLine.line` for a build that is not on the default branch."""
 ASKED_BRANCH = -2
@@ -47,7 +47,9 @@ class BuildOnLine(NamedTuple):
     """Number of the build's line; NO_LINE, OTHER_BRANCHES or ASKED_BRANCH if it has none."""
     is_broken: bool
     following: int | None = None
-    """Next build of the line that has results, is not broken and is not of selected tests; None for the last one."""
+    """Id of the next build of the line that has results, is not broken, and did not run only selected tests. None if no
+    such build followed.
+    """
 
 
 class Lines:

@@ -44,7 +44,7 @@ class ScmEndpointCreated(ScmEvent, frozen=True):
     read.
     """
     app_id: int | None = None
-    """Id of the GitHub App that signs in by its private key; None for a token."""
+    """Id of the GitHub App that signs in by its private key; None if the endpoint has a token or no credentials."""
     installation_id: int | None = None
     """Id of the GitHub App's installation in the account that owns the repository."""
 

@@ -1,13 +1,14 @@
 """Division of tests into shards that take about the same time.
 
 The division is the same for the same durations, and *steady*: when durations change a little, or tests come and go, few
-tests move to another shard, so that the caches of a shard stay useful. No earlier division is needed for that. The hash
-of a test's name says which shards it prefers, and the test gets the first of these that has room for it (consistent
-hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2018). Long tests choose first. Their order depends on
-the power of two above the duration, and on the hash, so that small changes do not change it.
+tests move to another shard, so that the caches of a shard stay useful. A steady division needs no knowledge of an
+earlier one. The hash of a test's name says which shards the test prefers, and the test gets the first of these that has
+room for it (consistent hashing with bounded loads, Mirrokni, Thorup and Zadimoghaddam 2018). Long tests choose first.
+The order of tests depends on the power of two above the duration, and on the hash, so that small changes of a duration
+rarely change the order.
 
-If a few long tests make that impossible, the tests are divided by the rule *longest processing time first* (Graham
-1969), which is less steady: each test, the longest first, goes to the shard with the least to do.
+If a few long tests make shards of about the same time impossible, the tests are divided by the rule *longest processing
+time first* (Graham 1969), which is less steady: each test, the longest first, goes to the shard with the least to do.
 """
 
 import hashlib
@@ -97,7 +98,9 @@ class _Loads:
     def __init__(self, shards: int) -> None:
         self.of = [0.0] * shards
         self._heap = [(0.0, shard) for shard in range(shards)]
-        """Every load that a shard has had since it was the least one; the last of each shard is the present one."""
+        """Heap of (load, shard) with the present load of each shard, and with earlier loads that `find_least` has not
+        removed yet.
+        """
 
     def add(self, shard: int, duration: float) -> None:
         self.of[shard] += duration

@@ -1,5 +1,5 @@
-"""Health of a test, computed from its runs: how likely it is flaky, how often it fails on good code, and whether that
-has become more frequent lately.
+"""Health of a test, computed from its runs: how likely it is flaky, how often it fails on good code, and whether it has
+lately begun to fail more often.
 
 A run is the final result of the test in one build. A history of runs is bytes, one byte a run, oldest first: a sum of
 the flags below, 0 for a run that passed at the first attempt.
@@ -30,30 +30,31 @@ unless `domain.outages` finds too many of these runs.
 BROKEN_BUILD = 16
 """So many tests of the build failed that the run says nothing about this test. It is left out."""
 OTHER_BRANCH = 32
-"""The run failed on another branch than the default one, which may be broken. It is left out."""
+"""The run failed on a branch other than the default branch, whose code may be broken. The run is left out."""
 LEFT_OUT = OUTAGE | BROKEN_BUILD | OTHER_BRANCH
 
 FLAKY_SHARE = 0.16
 """Share of tests that are flaky to some degree, at Google (Micco 2016)."""
 RATE_FAILURES, RATE_PASSES = 0.6, 40.0
-"""Beta distribution of the rates at which flaky tests fail on good code: the maximum of the likelihood of the 289 flaky
-tests of FlakeFlagger (Alshammari et al., ICSE 2021) with about 10,000 runs each, rounded. Its mean is 1.5 %.
+"""Parameters of the beta distribution of the rates at which flaky tests fail on good code: the maximum-likelihood
+estimate for the 289 flaky tests of FlakeFlagger (Alshammari et al., ICSE 2021) with about 10,000 runs each, rounded.
+The mean rate is 1.5 %.
 """
 ANY_RATE_SHARE = 0.1
 """Share of flaky tests whose rate is equally likely to be anywhere from 0 to HIGHEST_RATE. Without this share, the beta
-distribution outweighs the runs: for a test that fails in a quarter of its runs, the interval is too low in 57 of 100
-histories of 50 runs.
+distribution outweighs the runs: for a test that fails in a quarter of its runs, the interval of the flake rate is too
+low in 57 of 100 histories of 50 runs.
 """
 HIGHEST_RATE = 0.7
-"""Highest rate of the tests in ANY_RATE_SHARE. A test that fails more often is rather broken."""
+"""Highest rate in the distribution of ANY_RATE_SHARE. A test that fails more often is more likely broken than flaky."""
 _FLAKY_TRANSITIONS = 0.84
 """Share of the changes from pass to failure that are due to flaky tests, at Google (Micco 2016)."""
 BREAK_RATE = FLAKY_SHARE * RATE_FAILURES / (RATE_FAILURES + RATE_PASSES) * (1 - _FLAKY_TRANSITIONS) / _FLAKY_TRANSITIONS
-"""Probability that a commit breaks the code that a test checks: 1 in 2,200. With it, broken code causes those changes
-from pass to failure that flaky tests do not cause.
+"""Probability that a commit breaks the code that a test checks: 1 in 2,200. At this rate, broken code causes the
+changes from pass to failure that flaky tests do not cause.
 """
 FIX_RATE = 0.1
-"""Probability that a commit mends broken code. Broken code so makes its tests fail for 10 builds on average."""
+"""Probability that a commit mends broken code. So broken code makes its tests fail for 10 builds on average."""
 STABLE_RATE = 1e-6
 """Rate at which a test that is not flaky fails on good code, for reasons outside of the test."""
 
@@ -208,9 +209,9 @@ def _compute_posterior(runs: bytes) -> tuple[Sequence[float], Sequence[float]]:
 @lru_cache(maxsize=1024)
 def _explain(block: bytes, first: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns two lists with an item for each of _RATES: the logarithm of the likelihood of failures in a row, and the
-    probability that the code is broken at the last of them. `block` has the failures and, if it exists already, the run
-    that ended them; the likelihood does not include the result of that run. The code was good before the failures,
-    since the run before them passed; `first` says that there is no run before.
+    probability that the code is broken at the end of the block. `block` has the failures and, if there is one already,
+    the run that ended them. The likelihood does not include the result of the run that ended them. The code was good
+    before the failures, since the run before them passed; `first` says that there is no run before.
     """
     logs, broken_shares = [], []
     for rate in _RATES:
@@ -292,7 +293,7 @@ CAUTION = 0.1
 very many runs are known. Too low a rate would cause false alarms.
 """
 CAUTION_RUNS = 250.0
-"""Number of standard deviations, divided by the number of known runs, that are added to CAUTION."""
+"""Number that is divided by the number of known runs and added to CAUTION, since a few runs say little."""
 RISE = 8.0
 """Factor by which a rise is assumed to multiply the odds of a failure. The evidence compares this assumption with that
 of no rise.
@@ -307,10 +308,11 @@ MAX_COUNTED = 2
 
 
 class DriftState(msgspec.Struct, frozen=True):
-    """A test as `observe` knows it: its failures before, and the evidence that they have become more frequent.
+    """A test as `observe` knows it: its earlier failures, and the evidence that failures have become more frequent.
 
     The evidence is the logarithm of a likelihood ratio, a CUSUM (Page 1954). It begins with a failure, and is dropped
-    when passes have used it up. The runs in between then count as earlier runs, unless flakiness had emerged in them.
+    when passes have used it up. The runs since its beginning then count as earlier runs. If flakiness had emerged, only
+    the passes since the last failure do.
     """
 
     runs: int = 0
@@ -390,9 +392,7 @@ def _observe_failure(state: DriftState, streak: int) -> DriftState:
 
 
 def _weigh_failure(rate: float, streak: int) -> float:
-    """Returns the logarithm of the probability of the last failure of a streak, given the earlier failures of the
-    streak.
-    """
+    """Returns the logarithm of the probability of a streak's last failure, given the streak's earlier failures."""
     good, broken, before = 1.0, 0.0, 1.0
     for _ in range(streak):
         before = good + broken

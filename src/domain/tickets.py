@@ -99,8 +99,8 @@ class TicketState(msgspec.Struct, frozen=True):
 
     def must_recur(self, job_id: int, build_id: int, now: datetime) -> bool:
         """Returns whether a failure in this build needs a comment. It needs none if the ticket has recorded this build
-        or a later one of the job. Otherwise it needs one if the failure is new in the job, or if the last text is at
-        least COMMENT_INTERVAL old.
+        or a later build of the job. Otherwise it needs a comment if the failure is new in the job, or if the newest
+        text of the ticket is at least COMMENT_INTERVAL old.
         """
         failing = self.failing_jobs.get(job_id)
         if build_id <= max(self.stopped_jobs.get(job_id, 0), 0 if failing is None else failing.build_id):

@@ -1,7 +1,8 @@
 """The quota of tokens: how many tokens of language models the server has used in a month.
 
-Each month has a stream. Before a call, the tokens that it may use at most are reserved. After it, the reservation is
-settled by the tokens that the call has used. The reservation of a call whose worker died is released once it expires.
+Each month has a stream. Before a call of a model, the largest number of tokens that the call can use is reserved. After
+the call, the reservation is settled: the number of tokens that the call has used replaces it. The reservation of a call
+whose worker died is released once it expires.
 """
 
 from collections.abc import Mapping

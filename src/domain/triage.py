@@ -47,7 +47,7 @@ class ResultsClassifiedByRules(Event, frozen=True):
     """Numbers of the classification rules in their list, from 1; 0 where no classification rule classified the failure.
     """
     rules_version: int = 0
-    """Version of the list of classification rules; 0 if none of them matched."""
+    """Version of the list of classification rules; 0 if no classification rule matched."""
     starts: list[int] = []
     ends: list[int] = []
     """End of the part of the failure's text that the pattern matched. The text is message, line break and trace in

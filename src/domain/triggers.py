@@ -36,8 +36,8 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
     tags: list[str] = []
     """Globs of the tags that start the job."""
     paths: list[str] = []
-    """Globs of paths. A push or pull request starts the job only if it changes a path that the globs select. Without
-    globs, it may change any path.
+    """Globs of paths. A push or pull request starts the job only if it changes a path that the globs select. If there
+    are no globs, the changed paths do not matter.
     """
     pull_requests: bool = False
     """Whether pull requests from branches of the repository start the job."""
@@ -59,8 +59,8 @@ class Triggers(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def only_follows(self) -> bool:
-        """Whether the job has no triggers for changes itself. Then every change that starts the jobs it needs starts it
-        after them.
+        """Whether the job needs other jobs and has no triggers for changes itself. Every change that starts all these
+        other jobs then also starts this job, after them.
         """
         return bool(self.needs) and not self.names_changes
 
@@ -81,10 +81,10 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     """Text in the message that asks for no builds, such as `[skip ci]`."""
     author: str = ""
     paths: list[str] | None = None
-    """Changed paths; None if they are not known, or not all of them."""
+    """Changed paths; None if not all changed paths are known."""
     paths_unknown: str = ""
-    """Reason why `paths`, which were reported, do not count, as a sentence; empty if they count, or none were
-    reported.
+    """A sentence that says why paths that were reported do not count, so that `paths` is None. Empty if the reported
+    paths count, or if none were reported.
     """
     fast_forward: bool = False
     """Whether the report says that the push has dropped no commit of the branch. If False, `paths` may lack files that
@@ -117,7 +117,7 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def end(self) -> str:
-        """Description of a change with `deleted`, without a full stop: `branch main was deleted`."""
+        """Sentence without a full stop that says how a change with `deleted` ended: `branch main was deleted`."""
         if self.kind == "pull_request":
             return f"pull request {self.pull_request} was closed"
         return f"{_kind_of_ref(self)} {self.branch} was deleted"
@@ -185,9 +185,9 @@ def may_be_repository(address_path: str, path: str) -> bool:
 def evaluate(
     change: RepositoryChange, triggers: Triggers, repository: str = "", budget: StepBudget | None = None
 ) -> Evaluation:
-    """Returns whether the change starts a job with these triggers. Leaves the jobs that it needs to `domain.needs`.
-    `repository` is the path of the job's repository; empty if it has none. `budget` limits the comparisons of paths;
-    None for a new budget.
+    """Returns whether the change starts a job with these triggers. Does not consider the jobs that the job needs, which
+    `domain.needs` does. `repository` is the path of the job's repository; empty if the job has none. `budget` limits
+    the comparisons of paths; None for a new budget.
     """
     budget = budget or StepBudget()
     if not may_be_repository(repository, change.repository):

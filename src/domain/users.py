@@ -128,7 +128,9 @@ class UserAccount(msgspec.Struct, frozen=True):
     password_hash: str = ""
     """Argon2id hash in its usual encoding; empty until the user has accepted the invitation."""
     link: PasswordLink | None = None
-    """The newest link; None when it was used or became invalid. It may have expired."""
+    """The newest link to set a password; None if there was none, or if it was used or became invalid. The link may have
+    expired.
+    """
     identities: tuple[Identity, ...] = ()
     """Identities by which the user may sign in, at most one of each provider."""
     deleted: bool = False

@@ -50,7 +50,9 @@ class VcenterUpdated(VcenterEvent, frozen=True):
 
 
 class VcenterConnected(VcenterEvent, frozen=True):
-    """The server has signed in to the vCenter. Recorded only if it could not before, or if the version has changed."""
+    """The server has signed in to the vCenter. The event is recorded only if the server could not sign in before, or if
+    the version of the vCenter has changed.
+    """
 
     name: ClassVar[str] = "vcenter.connected"
     version: str

@@ -21,8 +21,9 @@ FIRST_REGISTRATION = "0"
 CARRYING_OUT = "carry_out_a_vcenter_operation"
 """Name of the reaction that carries out operations. The name is stored, so it must not change."""
 Failure = Literal["missing", "refused", "outside", "timeout"]
-"""Why an operation failed: the vCenter does not have the object, the object's state forbids it, the vCenter failed or
-could not be reached, or it did not end in time. These values are stored, so they must not change.
+"""Why an operation failed. `missing`: the vCenter does not have the object. `refused`: the object's state forbids the
+operation. `outside`: the vCenter failed or could not be reached. `timeout`: the operation did not end in time. These
+values are stored, so they must not change.
 """
 
 
@@ -183,7 +184,7 @@ def make_machine_id(operation_id: int) -> str:
 
 
 def read_machine_id(machine_id: str) -> int | None:
-    """Returns the id of the operation that clones the machine with this id; None if the id is none of a virtual
+    """Returns the id of the operation that clones the machine with this id; None if it is not the id of a virtual
     machine.
     """
     number = machine_id.removeprefix(MACHINE_ID_PREFIX)

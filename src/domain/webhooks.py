@@ -145,8 +145,8 @@ class Webhook(Endpoint, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """State of a delivery. `given_up` is the number of attempts when the delivery was last given up, `requested` the
-    number when a user last requested it again. -1 stands for never.
+    """State of a delivery. `given_up` is the number of its attempts when it was last given up. `requested` is the
+    number of its attempts when a user last asked to send it again. -1 stands for never.
     """
 
     given_up: int = -1

@@ -88,8 +88,8 @@ def has_report_ending(path: str) -> bool:
 
 def is_reserved_for_reports(path: str) -> bool:
     """Return whether the file has a name that only test reports have: `junit*.xml`, `TEST-*.xml` or `*.trx`, with or
-    without `.gz`. Not `report*.xml`: coverage tools write such files. If such a file cannot be read as a report, test
-    results are missing.
+    without `.gz`. If such a file cannot be read as a report, test results are missing. A name like `report*.xml` is not
+    reserved, since coverage tools write such files, too.
     """
     name = path.rpartition("/")[2].removesuffix(".gz")
     return any(fnmatchcase(name, pattern) for pattern in _RESERVED)
