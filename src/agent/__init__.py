@@ -17,6 +17,6 @@ FEATURES = ("shell", "checkout", "caches", "shards")
 gives it only builds that it can run.
 """
 BUILD_ACCOUNTS = "build_accounts"
-"""Name of the feature that each build has a user account of its own."""
+"""Name of a feature of the agent: each build runs as a user that no other running build has."""
 VERSION = "0.1.0"
 """The version of the whole project: pyproject.toml reads it from here."""

@@ -11,8 +11,8 @@ if not __package__:
 
 
 def main(argv: list[str]) -> int:
-    # The argument that starts a supervisor process keeps this name: an agent that still runs when a newer zipapp
-    # replaces its own passes the argument to the newer one.
+    # The argument that starts a supervisor process must keep this name: if a newer zipapp replaces the zipapp of a
+    # running agent, this agent passes the argument to the newer zipapp.
     if argv[:1] == ["slot"]:
         from agent.process.supervisor import serve
 

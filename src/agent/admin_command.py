@@ -73,8 +73,8 @@ class AdminCommand(Task):
             workspace.remove()
 
     def _run_in(self, supervisor: SupervisorClient, workspace: Workspace) -> int:
-        """Run the shell line and wait until its last process has ended. Return how many of its processes could not be
-        ended.
+        """Run the shell line, then kill all processes that it has left running. Return the number of processes that
+        could not be killed.
         """
         errors = _ErrorPipe(workspace.folder / "errors", workspace.account)
         try:

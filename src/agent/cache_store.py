@@ -2,8 +2,8 @@
 used longest ago.
 
 A cache is an archive. Its file name contains the hash of its contents. So an archive that a crash or a bad disk has
-damaged is recognised, and never unpacked. Each scope has a folder: a build finds only caches of the scopes that
-the server names for it.
+damaged is recognised, and never unpacked. Each cache scope has a folder: a build finds only caches of the scopes that
+the server names for this build.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class CacheStore:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Create the folder. Remove incomplete files of an agent that was killed while it saved a cache."""
+        """Create the folder. Remove incomplete files of an agent that was killed while it saved a cache, and archives
+        that are too many for the limit.
+        """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
         for path in self._folder.glob(f"*/{_UNFINISHED}*"):
@@ -40,8 +42,9 @@ class CacheStore:
         self._shrink()
 
     def copy_to(self, scope: str, key: str, target: Path) -> bool:
-        """Copy the archive to a new file, `target`, that any user may read. Return False if there is no such archive,
-        or if it is damaged. Remove a damaged archive.
+        """Copy the archive that `scope` has under `key` to a new file, `target`, which any user may read. Return True.
+
+        If there is no such archive, create no file and return False. A damaged archive is removed and counts as none.
         """
         found = self._find(scope, key)
         if not found:
@@ -58,8 +61,8 @@ class CacheStore:
         return True
 
     def save(self, scope: str, key: str, archive: IO[bytes]) -> str:
-        """Store an archive under a key in place of an earlier one, and return the SHA-256 of the archive. After a crash
-        the archive is stored completely or not at all.
+        """Store an archive in `scope` under `key`, and return the SHA-256 of the archive. Removes an earlier archive
+        with this key. After a crash the new archive is stored completely or not at all.
         """
         archive.seek(0)
         folder = self._scope(scope)
@@ -83,8 +86,8 @@ class CacheStore:
         return digest
 
     def _shrink(self) -> None:
-        """Remove the archives that were used longest ago, until the others have at most `limit_bytes`. Remove the
-        folders of scopes that have no archive left, since each branch that ever had a build has one.
+        """Remove the archives that were used longest ago, until the others have at most `limit_bytes`. Also remove the
+        folders of scopes that have no archive left: otherwise every branch that ever saved a cache would keep a folder.
         """
         with self._lock:
             self._remove_oldest()

@@ -104,9 +104,11 @@ def restart_program(argv: Sequence[str], secrets: Sequence[str]) -> None:
 
 
 def read_token(source: str | None) -> tuple[str, str | None]:
-    """Return (token, secret of the session). The secret is None if `restart_program` passed none. Raises `NoToken`.
+    """Return the token, and the secret of the session that this program continues. The secret is None unless
+    `restart_program` has passed one.
 
-    `source` is a file, `-` for standard input, or the pipe of `restart_program`.
+    `source` is a file, `-` for standard input, or the pipe of `restart_program`. Raises `NoToken` if `source` is None,
+    cannot be read or has no valid token, and if every user of the machine can read the file.
     """
     if source is None:
         raise NoToken(f"the agent needs a token: --token-file FILE, --token-file - or {VARIABLE}")

@@ -14,11 +14,14 @@ _TOKEN_BYTES = 24
 
 
 def register(url: str, file: str) -> str:
-    """Return a token of this machine's node. Deletes the file with the registration token before builds can read it.
+    """Register this machine as a node, and return the node's token. `file` contains the registration token. The file is
+    deleted before builds can read it.
 
-    This program makes the node's token, and the server stores a hash of it. So if the answer is lost, the request can
-    be repeated, and no answer contains a token. Raises `NoToken`, `RequestRefused` and `TokenRefused`, and ValueError
-    if `url` is no URL.
+    This program makes the node's token, and the server stores a hash of it. So the request can be repeated if the
+    answer is lost, and no answer contains a token.
+
+    Raises `NoToken` if the file cannot be read or deleted, `RequestRefused` or `TokenRefused` if the server refuses the
+    registration, and ValueError if `url` is no URL.
     """
     registration_token, _ = credentials.read_token(file)
     server = ServerClient(url, credentials.TokenHolder("", None))

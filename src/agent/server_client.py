@@ -97,7 +97,7 @@ class ServerClient:
         read: Callable[[http.client.HTTPResponse], bytes],
         pause: RetryPause,
     ) -> None:
-        """Send a GET request whose answer `read` takes. `read` is called once for each try that is answered."""
+        """Send a GET request and let `read` read the answer. `read` is called once for each try that is answered."""
         self._send(ServerRequest("GET", self._target(path, query), lambda: b"", {}, _TIMEOUT_S, pause, read=read))
 
     def _target(self, path: str, query: Mapping[str, object]) -> str:

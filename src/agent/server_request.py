@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 RetryPause = Callable[[float], bool]
-"""Waits at most the given number of seconds before the next try. Returns True to give the request up instead."""
+"""Function that is called between two tries of a request, and waits at most the given number of seconds. Returns False
+if the request must be tried again, and True if it must be given up.
+"""
 
 
 class Cancellation:
@@ -48,8 +50,8 @@ class ServerRequest(NamedTuple):
     pause: RetryPause
     cancellation: Cancellation | None = None
     read: Callable[[http.client.HTTPResponse], bytes] = http.client.HTTPResponse.read
-    """Function that reads the body of an answer and returns the bytes to decode. Returns no bytes if it has stored the
-    body elsewhere, for example in a file.
+    """Function that reads the body of an answer and returns the bytes to decode. The function returns no bytes if it
+    has stored the body elsewhere, for example in a file.
     """
 
     @property

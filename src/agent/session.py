@@ -27,7 +27,7 @@ from agent.server_client import RequestAbandoned, RequestRefused, TokenRefused, 
 
 _SECRET_FILE = "session"  # noqa: S105 (a file name)
 _RECONNECT_INTERVAL_S = 10.0  # after a refusal, which usually means that another session of this node is alive
-_POLL_MARGIN_S = 15.0  # added to the time in which the server promises to answer a poll, before the poll has failed
+_POLL_MARGIN_S = 15.0  # for which a poll may be late: added to the time in which the server promises to answer it
 _SIGN_OFF_TIMEOUT_S = 1.0
 _SHOWN_CHARACTERS = 50
 
@@ -52,8 +52,8 @@ class Session:
             threading.Thread(target=self._run_thread, args=(work,), name=work.__name__, daemon=True).start()
 
     def sign_off(self) -> None:
-        """Report to the server that the session is over. Try only once and for `_SIGN_OFF_TIMEOUT_S` at most: without
-        this call the server also notices the end, only later.
+        """Report to the server that the session is over. Try only once, and for at most `_SIGN_OFF_TIMEOUT_S`: the
+        server also notices the end without this report, only later.
         """
         if not self._connected.is_set():
             return

@@ -9,10 +9,9 @@ import threading
 import time
 
 STOPPED = "stopped"
+"""Cause of an interrupt after which the task still reports its end to the server."""
 DROPPED = "dropped"
-"""Causes of an interrupt: `STOPPED` and `DROPPED`. A stopped task still reports to the server. A dropped one does not,
-since the server has already given it up.
-"""
+"""Cause of an interrupt after which the task reports nothing, since the server no longer takes its report."""
 _CHECK_INTERVAL_S = 0.2
 """Seconds between two checks, during a pause, whether the task's time for reporting is over."""
 
@@ -48,7 +47,7 @@ class Interrupt:
         return self._dropped.is_set()
 
     def wait_dropped(self, seconds: float) -> bool:
-        """Wait until the server drops the task, for at most `seconds`. Return True if it was dropped."""
+        """Wait until the task is dropped, but for at most `seconds`. Return whether the task was dropped."""
         return self._dropped.wait(seconds)
 
     def fileno(self) -> int:
@@ -81,7 +80,7 @@ class Task:
         raise NotImplementedError
 
     def drop(self, why: str) -> None:
-        """Kill the task's processes, and report nothing to the server. `why` is for the agent's output."""
+        """Kill the task's processes, and report nothing to the server. The agent prints the reason, `why`."""
         self._why_abandoned = why
         self._interrupt.fire(DROPPED, None, 0)
 

@@ -17,7 +17,7 @@ _MAX_FILES = 100_000  # of one pattern; links within the workspace can give one 
 
 
 _NO_FILE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG})
-"""Errors of a path at which no regular file is."""
+"""Error numbers (errno) of `open` and `stat` which mean that no regular file is at the path."""
 
 
 class UnusablePath(Exception):
@@ -53,8 +53,8 @@ def find_files(workspace: str, pattern: str, is_over: Callable[[], bool] = lambd
 
 
 def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
-    """Open a regular file of the workspace. Raises `UnusablePath` if something else is at this path, such as a device
-    or a link out of the workspace.
+    """Open a regular file of the workspace. Raises `UnusablePath` if the file cannot be opened, or if something else is
+    at `path`, such as a device or a link out of the workspace.
 
     `owner` is the id of the user that builds run as, or None if builds run as the agent's user. The file must belong to
     `owner`: otherwise a build could make a hard link to a file that only the agent can read, and let the agent read it.
@@ -76,8 +76,8 @@ def open_inside(workspace: str, path: str, owner: int | None) -> BinaryIO:
 
 
 def _find_objection(fd: int, root: str, owner: int | None) -> str | None:
-    """Return the reason to refuse an open file, or None. Checks the open file and not its path, since the build could
-    put another file at the path between check and open.
+    """Return the reason to refuse an open file, or None if it may be read. Checks the open file and not its path, since
+    the build could put another file at the path between the check and the opening.
     """
     found = os.fstat(fd)
     real = os.readlink(f"/proc/self/fd/{fd}")
@@ -88,7 +88,7 @@ def _find_objection(fd: int, root: str, owner: int | None) -> str | None:
 
 class _Glob:
     """Pattern, split at each `/` into segments. Matching has states: a state is the index of the segment that the next
-    name of a path has to match. In the last state every name matches.
+    name of a path has to match. The last segment is `**`, so every name matches in the last state.
     """
 
     def __init__(self, segments: list[str]) -> None:

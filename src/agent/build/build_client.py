@@ -17,10 +17,11 @@ _CHUNK_BYTES = 1 << 18
 
 @dataclass
 class BuildClient:
-    """Sends the requests of one attempt of a build. Repeats each request until the server answers it or the
-    `RetryPause` gives up.
+    """Sends the requests of one attempt of a build. Repeats each request until the server answers it, or until
+    `RetryPause` returns True.
 
-    Raises the exceptions of `server_client`.
+    Every method raises `RequestRefused` or `TokenRefused` if the server refuses the request, and `RequestAbandoned` if
+    the request is given up.
     """
 
     _server: ServerClient
@@ -51,8 +52,10 @@ class BuildClient:
         return answer
 
     def send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
-        """Report that results are missing: no file matches `pattern`, which is one of the job's artifacts, or the file
-        that matches cannot be opened. With `is_denied`, the agent has no permission to read the file.
+        """Report that results are missing. `pattern` is a pattern from the job's artifacts or the path of a file.
+
+        Without `is_denied`, no report is there. With `is_denied`, there are files, but the agent cannot read or send
+        them.
         """
         query = {"attempt": self._attempt, "path": pattern, "unreadable" if is_denied else "missing": "true"}
         self._server.upload(f"{self._path}/report", query, lambda: iter(()), {"Content-Length": "0"}, self._pause)
@@ -66,8 +69,9 @@ class BuildClient:
     def fetch_cache(
         self, name: str, is_fallback: bool, read: Callable[[HTTPResponse], bytes], pause: RetryPause
     ) -> None:
-        """Ask for a cache of other agents, in the build's fallback scope if `is_fallback`. `read` takes the answer; a
-        refused request raises `RequestRefused`.
+        """Ask the server for the shared cache `name` in the build's cache scope or, with `is_fallback`, in the build's
+        fallback scope. Calls `read` for each answer of the server. Raises `RequestRefused` if the server has no such
+        cache.
         """
         query = {"attempt": self._attempt, **({"fallback": "true"} if is_fallback else {})}
         self._server.download(f"{self._path}/caches/{name}", query, read, pause)
@@ -75,7 +79,9 @@ class BuildClient:
     def send_cache(
         self, name: str, digest: str, body: Callable[[], Iterator[bytes]], size: int, pause: RetryPause
     ) -> None:
-        """Send a cache for other agents. `digest` is the SHA-256 of the `size` bytes of `body`."""
+        """Send a cache to the server, which shares it with other agents. `digest` is the SHA-256 of the `size` bytes of
+        `body`.
+        """
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         query = {"attempt": self._attempt, "sha256": digest}
         self._server.upload(f"{self._path}/caches/{name}", query, body, headers, pause, method="PUT")

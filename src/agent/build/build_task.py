@@ -78,7 +78,7 @@ class BuildTask(Task):
         except (RequestRefused, TokenRefused, RequestAbandoned):
             raise
         except Exception as error:
-            # Any defect of the agent ends the build: the server believes that it runs, and nobody else would end it.
+            # After any defect of the agent the build must end: the server believes that the build runs.
             frame = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{masker.mask_text(repr(error))} at {frame.filename}:{frame.lineno}"
             print_line(f"Build {self.id}, attempt {self.attempt}: {what}")

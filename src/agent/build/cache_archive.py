@@ -1,9 +1,9 @@
 """Checks the archive of a cache, before it is saved and before `tar` unpacks it.
 
 `tar` runs with the rights of the build's user, so an archive cannot do what the build itself could not. But another
-build made it, and it must not bring more than the paths of its cache: no files of the checkout, and none that programs
-read in the home folder. The check also refuses members that no cache needs: devices, pipes and sparse files. And it
-refuses headers that another program could understand differently.
+build made the archive. So the check refuses files outside of the cache's paths, such as files of the checkout, or
+settings in the home folder that programs read. It also refuses members that no cache needs (devices, pipes and sparse
+files), and headers that another program could understand differently.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class BadArchive(Exception):
 
 
 def check_archive(file: BinaryIO, paths: Sequence[str], folder: Path) -> None:
-    """Read the headers of a tar archive. Raises `BadArchive` unless it has only files, folders and links below `paths`,
-    and is whole. A symbolic link may lead anywhere, but no member may be unpacked through it. Nor may a member be
-    unpacked through a link that is already in `folder`, where the archive will be unpacked, below one of the paths.
+    """Check the headers of a tar archive that is to be unpacked in `folder`. Raises `BadArchive` if the archive is not
+    whole, or has members other than files, folders and links at or below `paths`.
+
+    A symbolic link may lead anywhere, but no member may be unpacked through it. Nor may a member be unpacked through a
+    link that `folder` already has below one of the paths.
     """
     names = _Names(paths, folder)
     file.seek(0)
@@ -94,7 +96,9 @@ class _Names:
         self._is_link: dict[str, bool] = {}
 
     def check(self, name: str) -> str:
-        """Return the normalized name. Raises `BadArchive` if it is below none of the paths, or below a link."""
+        """Return the normalized name. Raises `BadArchive` if the name is not at or below one of the paths, or if it is
+        below a link.
+        """
         path = os.path.normpath(name)
         outer = next((one for one in self._allowed if path == one or path.startswith(f"{one}/")), None)
         if outer is None or "\0" in name or ".." in name.split("/") or len(name) > _MAX_PATH:
@@ -116,7 +120,9 @@ class _Names:
 
 
 def _parse_pax(content: bytes) -> Iterator[tuple[str, str]]:
-    """Yield keyword and value of each record: `21 path=workspace/a\\n`, where 21 is the length of the record."""
+    """Yield the keyword and the value of each record of a pax header. A record is like `20 path=workspace/a\\n`, where
+    20 is the length of the record. Raises `BadArchive` if a record has another form.
+    """
     while content:
         digits = content.partition(b" ")[0]
         length = int(digits) if digits.isdigit() and len(digits) < 7 else 0
@@ -128,5 +134,5 @@ def _parse_pax(content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _pad(size: int) -> int:
-    """Return the size of the blocks that contain `size` bytes."""
+    """Return the number of bytes in the whole blocks that `size` bytes of content take up."""
     return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES

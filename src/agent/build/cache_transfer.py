@@ -1,6 +1,6 @@
-"""Fetches caches of other agents from the server, and sends it those that this agent has saved.
+"""Fetches shared caches from the server, and sends the server the caches that this agent has saved.
 
-No cache is worth a failed build, nor a long wait: a transfer that does not succeed soon is given up.
+No cache is worth a failed build or a long wait: a transfer that does not succeed soon is given up.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class NotTransferred(Exception):
 
 @dataclass
 class CacheTransfer:
-    """Transfers caches of one build. `_pause` returns True as soon as the build is to end. The server takes caches of
-    up to `limit_bytes` bytes; 0 if it keeps none.
+    """Transfers caches of one build. `_pause` returns True as soon as the build is to end. `limit_bytes` is the largest
+    size of a cache that the server takes; 0 if the server keeps no caches.
     """
 
     _client: BuildClient
@@ -36,8 +36,9 @@ class CacheTransfer:
     limit_bytes: int
 
     def fetch(self, name: str, is_fallback: bool, file: BinaryIO) -> bool:
-        """Write the cache called `name` of the build's own scope, or of its fallback scope, into a file. Return False
-        if the server has none. Raises `NotTransferred`.
+        """Write the cache called `name` into a file and return True. The cache is that of the build's cache scope or,
+        with `is_fallback`, that of the build's fallback scope. Return False if the server has no such cache. Raises
+        `NotTransferred` if the transfer fails or takes too long.
         """
         deadline = time.monotonic() + _TRANSFER_TIMEOUT_S
 
@@ -55,7 +56,7 @@ class CacheTransfer:
                     raise NotTransferred(f"it has more than {self.limit_bytes:,} bytes")
                 try:
                     file.write(chunk)
-                except OSError as error:  # not to be taken for one of the connection
+                except OSError as error:  # must not count as an error of the connection
                     raise NotTransferred(str(error)) from None
             if response.getheader("ETag") != f'"{hashed.hexdigest()}"':
                 raise NotTransferred("it is damaged")
@@ -72,7 +73,9 @@ class CacheTransfer:
         return True
 
     def send(self, name: str, digest: str, file: BinaryIO) -> None:
-        """Send a file, whose SHA-256 is `digest`, as the cache called `name`. Raises `NotTransferred`."""
+        """Send a file, whose SHA-256 is `digest`, as the cache called `name`. Raises `NotTransferred` if the file is
+        too large, or if the transfer fails or takes too long.
+        """
         deadline = time.monotonic() + _TRANSFER_TIMEOUT_S
         size = file_size(file)
         if size > self.limit_bytes:

@@ -1,12 +1,14 @@
 """Restores a build's caches before its setup lines run. After the build has passed, saves the caches that this agent
 did not have.
 
-A build saves caches in its own scope, which is that of its branch. What this scope lacks is restored from the fallback
+A build saves caches in the cache scope of its branch. Caches that this scope lacks are restored from the fallback
 scope, which is that of the job's default branch. A cache that this agent does not have may come from the server, to
-which other agents have sent it. `tar` packs and unpacks the caches with the rights of the build's user. So a link in
-the repository or in an archive leads `tar` only to files that the build itself could reach. The archive is the agent's:
-`tar` gets it open, and no process of the build can write it. Whatever its source, it is unpacked only if all of it
-belongs to the cache's paths.
+which other agents have sent it.
+
+`tar` packs and unpacks the caches with the rights of the build's user. So a link in the repository or in an archive
+leads `tar` only to files that the build itself could reach. The archive is a file of the agent, which no process of the
+build can open for writing: `tar` writes it as its standard output. An archive is unpacked only if all its members are
+at or below the cache's paths.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Caches:
     _transfer: CacheTransfer
     _scope: str
     _fallback: str | None
-    """Scope from which to restore what `_scope` lacks; None if there is none, as for servers that name none."""
+    """Cache scope from which to restore caches that `_scope` lacks. None if the server names no such scope."""
     _wanted: Sequence[Mapping[str, Any]]
     _workspace: Workspace
     _run: RunTar
@@ -71,8 +73,8 @@ class Caches:
                 self._note(f"Cache {show_path(cache['key'])} is not used: {why}")
 
     def save(self) -> None:
-        """Save the caches that `restore` did not find, here and on the server. Call it when the build's processes have
-        ended.
+        """Save the caches that `restore` has not found: on this agent, and on the server. This method must be called
+        after the build's processes have ended.
         """
         for number, (key, paths) in enumerate(self._missing):
             try:
@@ -96,8 +98,8 @@ class Caches:
         archive.unlink()
 
     def _find(self, key: str, paths: Sequence[str], archive: Path) -> tuple[str, str]:
-        """Write the cache into a new file and return where it was. If there is none, leave no file, and return an empty
-        text and the rest of a sentence that says why.
+        """Write the cache into a new file. Return the name of its source, and an empty text. If no cache is found,
+        leave no file, and return an empty text and the end of a sentence that says why.
         """
         whys = []
         for scope in (self._scope, self._fallback):
@@ -113,7 +115,9 @@ class Caches:
         return "", whys[0]
 
     def _copy(self, scope: str, key: str, paths: Sequence[str], archive: Path) -> bool:
-        """Copy the cache that this agent has to a new file. If there is none, return False and leave no file."""
+        """Copy this agent's archive of the cache to a new file, and return True. If there is no archive, or it must not
+        be unpacked, leave no file and return False.
+        """
         if not self._store.copy_to(scope, _with_paths(key, paths), archive):
             return False
         try:
@@ -126,8 +130,8 @@ class Caches:
         return True
 
     def _fetch(self, scope: str, key: str, paths: Sequence[str], archive: Path) -> str:
-        """Write the cache that the server has into a new file, and save it on this agent. If the server has none, leave
-        no file, and return the end of a sentence that says why.
+        """Fetch the cache from the server into a new file, save it on this agent, and return an empty text. If there is
+        no cache to fetch, leave no file and return the end of a sentence that says why.
         """
         if not self._transfer.limit_bytes:
             return ", and the server keeps none"
@@ -166,7 +170,9 @@ class Caches:
             path.unlink(missing_ok=True)
 
     def _send(self, key: str, paths: Sequence[str], digest: str, archive: BinaryIO) -> str:
-        """Send a saved cache to the server. Return the end of a sentence that says whether it was sent."""
+        """Send a saved cache to the server. Return the end of a sentence that says whether it was sent; empty if the
+        server keeps no caches.
+        """
         if not self._transfer.limit_bytes:
             return ""
         began = time.monotonic()
@@ -202,8 +208,8 @@ def _with_paths(key: str, paths: Sequence[str]) -> str:
 
 
 def _name_on_server(key: str, paths: Sequence[str]) -> str:
-    """Return the name of a cache on the server. The name depends on the platform and the C library, since programs of
-    another one do not run here.
+    """Return the name of a cache on the server. The name depends on the platform and the C library, since programs for
+    another platform or C library do not run here.
     """
     kind = "-".join((platform.system(), platform.machine(), *platform.libc_ver()))
     return hashlib.sha256("\0".join([kind, key, *paths]).encode("utf-8", "replace")).hexdigest()

@@ -103,8 +103,8 @@ class Checkout:
             # Git refuses a repository of another user. Its server process reads this setting only from a config file.
             self._git("config", "--global", "safe.directory", "*")
         self._use_credentials(url)
-        # Where the machine's git has the filter of git-lfs, `.lfsconfig` of the commit would choose the server that it
-        # asks, with the credentials if it is on the same host. This setting comes before that file.
+        # If git-lfs is installed, the file `.lfsconfig` of the commit could choose the server that git-lfs asks, with
+        # the credentials if that server is on the same host. This setting overrides the file.
         self._config.append(f"lfs.url={_find_lfs_url(url)}")
         self._git("init", "--quiet", "--template=")
         sha = self._fetch(url, branch or "HEAD", commit)

@@ -100,9 +100,9 @@ class Collector:
         return found, denied
 
     def _send_if_report(self, path: str, since_ns: int) -> bool | None:
-        """Send the file if it is a report of this build. Return True if it was sent, or could not be sent for an error.
-        Return False if it has the file ending of a report but is not sent as one, and None if it does not count: it has
-        another ending, it is older than the first command, or the build was interrupted.
+        """Send the file if it is a report of this build. Return True if it was sent, or if an error kept it from being
+        sent. Return False if it has the file ending of a report but is no report or cannot be opened. Return None if it
+        does not count: it has another ending, it is older than the first command, or the build was interrupted.
         """
         if not has_report_ending(path) or self._interrupt.cause:
             return None
@@ -114,8 +114,9 @@ class Collector:
             return True  # so that it is not sent as an artifact without a mask
 
     def _read_report(self, path: str, since_ns: int) -> bool | None:
-        """Send a file that has the file ending of a report, if it is a report, and return what `_send_if_report`
-        returns. Raises OSError if the file cannot be read or copied.
+        """Send a file that has the file ending of a report, if it is a report of this build. Return True if it was
+        sent, False if it is no report or cannot be opened, and None if it is missing or older than the first command.
+        Raises OSError if reading or copying the file fails.
         """
         try:
             file = self._open(path)
@@ -147,7 +148,7 @@ class Collector:
             return True
 
     def _is_denied(self, path: str) -> bool:
-        """Return True if there is a file at `path` that the agent has no permission to read."""
+        """Return True if there is a file or folder at `path` that the agent cannot read."""
         try:
             self._open(path).close()
         except UnusablePath as why:
@@ -155,8 +156,8 @@ class Collector:
         return False
 
     def _send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
-        """Report that results are missing. Ignore a refusal because the build has too many reports: the last report
-        that the server accepted already says so.
+        """Report to the server that results are missing. The server refuses this if the build has too many reports.
+        That refusal is ignored, since the last report that the server accepted already says so.
         """
         try:
             self._client.send_missing_report(pattern[-_MAX_PATH:], is_denied=is_denied)

@@ -2,7 +2,8 @@
 in hex.
 
 Each character is matched in all its forms. So mixed forms are found too, such as `\\&quot;` for a quote in JSON in XML.
-No secret can make its pattern slow: two ways to match the same form always differ in how they begin or in how they end.
+No secret can make the search for its pattern slow: two alternatives for one form always begin or end differently, so
+few combinations of them can match.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ _OTHER_BYTES = 104
 before each of 4 bytes.
 """
 MAX_TEXT = 1024
-"""Largest number of characters of a text. A longer secret is searched for in parts: the pattern for 1,024 characters
-takes 16 MB at most and 0.3 s to make.
+"""Largest number of characters of a text. A longer secret is searched for in parts, since the pattern for 1,024
+characters already takes up to 16 MB, and 0.3 s to make.
 """
 _JSON_ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 

@@ -71,7 +71,8 @@ class Execution:
             try:
                 self._collect()
             except OSError as error:
-                lost = f"reports and artifacts were not all collected: {error}"  # then an exit code of 0 passes nothing
+                lost = f"reports and artifacts were not all collected: {error}"
+                # Exit code 0 becomes None, so that the build does not pass.
                 verdict = verdict._replace(exit_code=verdict.exit_code or None, detail=verdict.detail or lost)
             except FindTimeout as why:
                 verdict = verdict if verdict.reason else BuildVerdict(None, TIMEOUT, str(why))
@@ -166,7 +167,7 @@ class Execution:
 
     def _make_caches(self) -> Caches:
         def run(argv: Sequence[str], output: str) -> bool:
-            # Without the job's variables, which could make another program or another archive of `tar`.
+            # Without the job's variables: they could replace the program `tar`, or the archive that it reads or writes.
             result = self._steps.run(argv, self._workspace.base_environment(), self._log.add, output or None)
             if result.cause and result.cause != TIMEOUT:
                 raise _BuildEnded(self._decide_early_verdict(result.cause))
@@ -234,8 +235,8 @@ class Execution:
         return BuildVerdict(None, STOPPED, self._interrupt.detail)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait between two tries of a request. Return True to give up the request, because of an interrupt or the
-        build's deadline.
+        """Wait between two tries of a request. Return True if the request must be given up, because of an interrupt or
+        the build's deadline.
         """
         until = min(time.monotonic() + seconds, self._deadline)
         while time.monotonic() < until and not self._interrupt.cause:
@@ -244,6 +245,8 @@ class Execution:
 
 
 def _shorten(command: str) -> str:
-    """Return the command's first line, at most `_SHOWN_CHARACTERS` of it, with ` ...` if there is more."""
+    """Return the first line of the command, cut after `_SHOWN_CHARACTERS` characters. If anything is left out, ` ...`
+    follows.
+    """
     first, *more = command.strip().splitlines() or [""]
     return first[:_SHOWN_CHARACTERS] + (" ..." if more or len(first) > _SHOWN_CHARACTERS else "")

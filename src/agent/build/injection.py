@@ -28,16 +28,16 @@ if sys.version_info >= (3, 8):
 
     testhide_startup.begin()
 """
-"""Module that every Python process of the build imports at its start, even in versions that the plugin does not
-support.
+"""Source of the module `sitecustomize`, which every Python process of the build imports at its start, even if the
+plugin does not support its version of Python.
 """
 LISTS = ("TESTHIDE_TEST_IDS_FILE", "TESTHIDE_QUARANTINE_FILE", "TESTHIDE_IGNORE_FAILURES_FILE")
 SHARD_LISTS = ("TESTHIDE_SHARD_FILE", "TESTHIDE_OTHER_SHARDS_FILE")
 SHARD_NUMBERS = ("TESTHIDE_SHARD", "TESTHIDE_SHARDS")
 PINNED = (*LISTS, *SHARD_LISTS, *SHARD_NUMBERS)
-"""Environment variables that hold the paths of the lists of tests, and the number of the shard. After each setup line
-the agent sets them again: if a build changed one, its list would be ignored, or tests of a shard would be left out,
-without any message.
+"""Environment variables that hold the paths of the lists of tests, the number of the shard, and the number of shards.
+After each setup line the agent sets them again. If a setup line could change them, a list would be ignored, or tests of
+a shard would be left out, without any message.
 """
 _PLUGIN = "python"
 _QUARANTINE_IN_WORKSPACE = ".testhide_quarantine_file"
@@ -47,7 +47,7 @@ def write_lists(
     folder: Path, workspace: Path, message: Mapping[str, Any], account: BuildAccount | None
 ) -> dict[str, str]:
     """Write the lists of tests that the `run` message contains. Return the environment variables that hold the paths of
-    the files.
+    the files and, for a shard, its number and the number of shards.
     """
     variables = {}
     test_ids, quarantine, ignored = map(message.get, ("test_ids", "quarantine", "ignore_failures_of"))
@@ -90,8 +90,8 @@ def install_plugin(folder: Path) -> None:
 
 
 def add_plugin(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """Return a copy of `env` in which PYTHONPATH contains the plugin's folder. If PYTHONPATH lacks the folder, it is
-    put first.
+    """Return a copy of `env` in which PYTHONPATH contains the plugin's folder. If PYTHONPATH lacks this folder, the
+    folder is put first.
     """
     plugin, path = str(folder / _PLUGIN), env.get("PYTHONPATH") or ""
     if plugin in path.split(os.pathsep):

@@ -13,9 +13,7 @@ class LineReader:
         self._partial = b""
 
     def feed(self, data: bytes) -> list[str]:
-        """Return the masked lines that are complete with `data`. Keep the bytes after the last line end for the next
-        call.
-        """
+        """Return the lines that `data` completes, masked. Keep the bytes after the last line end for the next call."""
         search = self._masker.find_search(self._partial + data)  # for all lines at once: most chunks hold no secret
         first, *others = data.split(b"\n")
         found: list[str] = []

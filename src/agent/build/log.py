@@ -1,7 +1,7 @@
 """Sends a build's log. Each line gets a number, is written to a file, and is sent until the server has stored it.
 
 A log that is too long lacks lines in its middle, since its last lines are kept. Every log lacks the lines that came
-while the disk was full. In the place of missing lines, a line from the agent says how many are missing.
+while the disk was full. Wherever lines are missing, a line from the agent says how many.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ MAX_REQUEST_LINES = 1000
 MAX_REQUEST_BYTES = 512 * 1024
 _MIN_REQUEST_INTERVAL_S = 0.05  # between two requests while there are few new lines
 _INDEX_INTERVAL = 256
-"""Number of lines after which the position of a line in the file is stored again. When the server asks for an earlier
-line, the agent searches for it from the nearest stored position before it.
+"""Number of lines from one line whose position in the file is stored to the next such line. When the server asks for an
+earlier line, the agent searches for this line from the nearest stored position before it.
 """
 MAX_FILE_BYTES = 128 * 1024 * 1024
-"""Largest size of the file in bytes. Later lines are only in memory, which holds the last of them: `LAST_LINES` lines
-and `_LAST_BYTES` bytes at most.
+"""Largest size in bytes of the file with a build's log. Lines that come when the file is full are only in memory, which
+holds the last of them: at most `LAST_LINES` lines and `_LAST_BYTES` bytes.
 """
 LAST_LINES = 2_000
 _LAST_BYTES = 2 * 1024 * 1024
 
 SendLog = Callable[[bytes], int]
-"""Sends the body of one request. Returns the number of lines, counted from the first, of which the server has stored
-all.
+"""Sends the body of one request with lines of the log. Returns the number of lines, counted from the beginning of the
+log, that the server has stored without a gap.
 """
 
 

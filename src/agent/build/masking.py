@@ -28,7 +28,7 @@ Only data with very many near-matches of a secret needs more.
 _MAX_TAG = 4096  # bytes before the end of a chunk in which the beginning of a tag is looked for
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 IsKept = Callable[[bytes, int, int], bool]
-"""Function that gets data and the start and end of a secret in it. Returns whether the secret stays there."""
+"""Function that gets data and the start and end of a secret in the data. Returns whether the secret stays unmasked."""
 
 
 class Masker:
@@ -43,8 +43,8 @@ class Masker:
         # Longest first: a secret that begins like another is masked whole.
         self._texts = sorted(texts, key=lambda found: (-len(found.text), found.text))
         self._patterns: dict[tuple[int, ...], _Pattern] = {}
-        """Cache of compiled patterns. A key has the indexes of the texts, followed by the negative number of
-        encodings.
+        """Cache of compiled patterns. A key has the indexes of the texts that the pattern finds, followed by the number
+        of encodings as a negative number.
         """
         self.overlap = max((text.max_bytes for text in self._texts), default=0)
         """Number of bytes after a cut that `mask_head` needs, to find every secret that crosses the cut."""

@@ -18,7 +18,7 @@ from agent.build.report_markup import is_markup
 from formats.reports import AMBIGUOUS, DIALECTS, find_other_format, is_reserved_for_reports, is_result
 
 _GZIP = b"\x1f\x8b"
-_MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of one either
+_MAX_UNPACKED = 512 * 1024 * 1024  # bytes of a decompressed report; the server reads no more of a report either
 _CHUNK_BYTES = 1 << 20
 _LOOK_BYTES = 1 << 16  # that are read at once to recognize a report
 _HEAD_CHARACTERS = 4096  # of a file, which show whether it is XML
@@ -34,7 +34,7 @@ _ATTRIBUTE = re.compile(r"""([\w.-]+)\s*=\s*["']([^"']*)["']""")
 def is_report(path: str, file: BinaryIO) -> bool:
     """Return whether to send the file as a test report: if its first elements are those of a format of test reports.
 
-    XML of another kind, such as a coverage report, counts as a test report only if its file name is reserved for them.
+    XML of another kind, such as a coverage report, is sent only if its file name is reserved for test reports.
     Empty files, plain text, XML without an element and HTML are sent as reports: a reporter that failed leaves such
     files, and the server then fails the build.
     """
@@ -81,10 +81,11 @@ def _read_head(texts: Iterator[str]) -> tuple[str, str]:
 
 
 def _skip_prolog(text: str, until: str) -> tuple[str, str]:
-    """Skip the part of an XML document before its root element. `until` is the mark that ends the comment or
-    instruction in which `text` begins; empty if it begins in none. Return the text from the root element on, and an
-    empty mark. If the root element does not begin in `text`, return the text that must be put before the next one, and
-    the `until` of both.
+    """Skip the part of an XML document before its root element. `text` is the next part of the document. If it begins
+    inside a comment or instruction, `until` is the mark that ends this; otherwise `until` is empty.
+
+    Return the text from the root element on, and an empty mark. If `text` does not contain the beginning of the root
+    element, return the end of `text`, which the caller puts before the next part, and the `until` for the next call.
     """
     at = 0
     while True:
@@ -107,10 +108,10 @@ def _skip_prolog(text: str, until: str) -> tuple[str, str]:
 
 
 def mask_report(file: BinaryIO, masker: Masker, folder: Path) -> BinaryIO:
-    """Return the file itself if it contains nothing to mask, otherwise a masked temporary copy. The caller closes the
-    file and the copy.
+    """Return the file itself if `masker` has no secrets, otherwise a temporary copy of the file in which secrets are
+    masked. The caller closes the file and the copy.
 
-    The copy of a gzip file is a gzip file too. If the original is cut off or damaged, the copy ends there.
+    The copy of a gzip file is a gzip file too. If the gzip file is cut off or damaged, the copy ends at that point.
     """
     if not masker:
         return file

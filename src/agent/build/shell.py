@@ -68,8 +68,8 @@ class Shell:
         return self._write("command", command, ["set -e"] if "\n" in command.strip() else [], [])
 
     def carry_over(self) -> bool:
-        """Take over the variables, umask, folder and functions that the last setup line wrote to its file. Return False
-        if it wrote none, because the line itself ended its shell.
+        """Take over the variables, umask, folder and functions that the last setup line wrote to files. Return False if
+        the setup line wrote nothing, because it ended its shell itself.
         """
         *pairs, rest = os.pread(self._state, _MAX_STATE_BYTES, 0).split(b"\0")
         umask, _, folder = rest.partition(b"\n")
@@ -84,8 +84,9 @@ class Shell:
         return True
 
     def _write(self, name: str, text: str, options: list[str], leave: list[str]) -> list[str]:
-        """Write the build's text to a file, and a script around it. The text has a file of its own, so that an open
-        quote or bracket in it does not affect the rest of the script.
+        """Write `text`, a setup line or the command, to a file, and a script that runs this file. Return the command
+        line that runs the script. An open quote or bracket in the text does not affect the script around it, since the
+        text has a file of its own. Raises `ShellRefused` if the text contains a NUL character.
         """
         if "\0" in text:
             raise ShellRefused(f"{name} contains a NUL character")
@@ -97,7 +98,7 @@ class Shell:
         return str(self._folder / name)
 
     def _open(self, name: str) -> int:
-        """Create a file that the build can write."""
+        """Create a file that the build can write, and return its file descriptor."""
         fd = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         if account := self._workspace.account:
             os.fchown(fd, account.uid, account.gid)

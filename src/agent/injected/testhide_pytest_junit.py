@@ -33,8 +33,8 @@ _IGNORED, _NOT_RUN, _BUILD = "testhide_ignored_failures", "testhide_tests_not_ru
 _TESTS_FAILED = 1  # pytest's exit code
 _END = b"</testsuites>"
 _CUT = b"<!-- this run was cut off -->"
-"""Comment that follows the results of a run that was cut off. When it is in the file, the end tag is left out, so that
-no reader takes the file for complete.
+"""Comment that follows the results of a run that was cut off. Later runs that add their results to the file then leave
+out its end tag, so that no reader takes the file for complete.
 """
 
 
@@ -63,7 +63,7 @@ def install(session: pytest.Session, outcome: Any) -> bool:
 
 class CompleteLog(junitxml.LogXML):
     rerun: set[tuple[str, object]]
-    """Node id and xdist worker of each test whose attempt failed and will be repeated."""
+    """Node id and xdist worker of each test that failed and will be repeated."""
     subtests: dict[tuple[str, object], list[str]]
     """Descriptions of the subtests in the current attempt of each test, by node id and xdist worker."""
     runs_each: bool
@@ -90,7 +90,9 @@ class CompleteLog(junitxml.LogXML):
         return f'<property name="{_BUILD}" value="{self.build}"'
 
     def _read_earlier(self) -> bytes:
-        """Return what earlier runs of this build wrote into the file, without its last end tag."""
+        """Return what earlier runs of this build wrote into the file, without the end tag. If the last of them was cut
+        off, add the comment that says so. Return no bytes if no earlier run of this build wrote the file.
+        """
         try:
             with open(self.logfile, "rb") as file:
                 content = file.read()

@@ -1,7 +1,7 @@
 """Decides which tests a shard runs (Python 3.8 or newer). PYTEST_DONT_REWRITE
 
-The agent writes two files with the known tests of this shard and of all others, one a line, without parameters and
-subtests.
+The agent writes two files. One lists the known tests of this shard, the other those of all other shards: a node id a
+line, without parameters and subtests.
 
 Every test is in exactly one shard, also if it is new or if the shards collect different tests: a test that neither file
 lists is in the shard that the CRC-32 of its id, without parameters, says. A test and all its parameters are in one
@@ -32,8 +32,8 @@ class SelectedShard(NamedTuple):
 
 
 def read_shard() -> SelectedShard | None:
-    """Return the shard of this run, or None if it has all tests. Raises OSError or ValueError if the files or variables
-    of the agent cannot be read.
+    """Return the shard of this run, or None if the run has all tests. Raises OSError, KeyError or ValueError if the
+    agent's files or environment variables cannot be read.
     """
     path = os.environ.get("TESTHIDE_SHARD_FILE")
     if not path:

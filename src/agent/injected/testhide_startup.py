@@ -1,10 +1,11 @@
 """Runs at the start of every Python process of a build: the agent's `sitecustomize` on PYTHONPATH calls it.
 
-It adds the agent's plugin to the job's own plugins in PYTEST_PLUGINS, but only in a process that imports pytest. The
-variable is not set for the whole build: a command that sets PYTHONPATH to something else does not run this file, and
-its pytest could not import the plugin.
-In a process that imports unittest it selects the tests that the build asks for. Supports Python 3.7 or newer, and must
-never raise.
+In a process that imports pytest, it adds the agent's plugin to the job's own plugins in PYTEST_PLUGINS. This variable
+is not set for the whole build: a command that sets PYTHONPATH to something else does not run this file, and the pytest
+of this command could not import the plugin.
+
+In a process that imports unittest, it selects the tests that the build asks for. This module supports Python 3.7 or
+newer, and must never raise.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ _RUNNING, _PYTEST_RUNNING = "TESTHIDE_UNITTEST_RUNNING", "TESTHIDE_PYTEST_RUNNIN
 
 
 def begin() -> None:
-    """Make unittest's loader select the listed tests. Called while `unittest` is being imported, after its loader has
-    been imported.
+    """Make unittest's loader select the listed tests. This function must be called while `unittest` is being imported,
+    after `unittest.loader` has been imported.
     """
     with suppress(Exception):
         loader = sys.modules["unittest.loader"].TestLoader
@@ -40,8 +40,8 @@ def begin() -> None:
 
 
 def _list_names(test: Any) -> Iterator[str]:
-    """Yield the names that a list may contain for a test: its id; its file, followed by the id; and its file, followed
-    by the id without the module. Reports use both forms with the file.
+    """Yield the names by which a list may name a test: the id of the test; the file, followed by the id; and the file,
+    followed by the id without the module. Reports use both forms with the file.
     """
     name, module = test.id(), type(test).__module__
     yield name

@@ -45,7 +45,9 @@ class Process(NamedTuple):
     parent: int
     session: int
     started: int
-    """Clock ticks since the machine started. Together with the pid it identifies a process within one boot."""
+    """Start time of the process, in clock ticks after the start of the machine. Until the machine is restarted, no
+    other process has the same pid and start time.
+    """
 
 
 def list_processes() -> list[Process]:

@@ -1,7 +1,7 @@
-"""Gives each build Linux namespaces of its own, so that it has processes, System V and POSIX IPC, and temporary folders
-that no other build sees.
+"""Gives each build Linux namespaces of its own, so that no other build sees its processes, its System V and POSIX IPC,
+and its temporary folders.
 
-Only root can make namespaces, and not in every container; `find_refusal` returns why not.
+Only root can make namespaces, and not in every container. `find_refusal` returns why namespaces are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOSUID, _NODEV, _NOEXEC, _BIND, _RECURSIVE, _PRIVATE = 2, 4, 8, 0x1000, 0x4000,
 _TEMPORARY_FOLDERS = ("/tmp", "/var/tmp")  # noqa: S108 (hidden from builds, not used)
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 (hidden from builds, not used)
 AGAIN = 3
-"""Exit code by which the function in `run_inside` asks to be run again in new namespaces."""
+"""Exit code by which a function that `run_inside` runs asks to be run again in new namespaces."""
 
 
 def find_refusal() -> str | None:
@@ -65,9 +65,11 @@ def run_inside(function: Callable[[], int]) -> int:
 
 
 def hide_shared_folders(folder: str, account: BuildAccount | None) -> None:
-    """Mount the build's own `tmp`, a subfolder of `folder`, over the folders for temporary files, and give the build
-    new shared memory. Add the account to /etc/passwd and /etc/group as the build sees them, since ssh does not run for
-    a user without a name.
+    """Give the build temporary folders and shared memory that no other build sees: mount the subfolder `tmp` of the
+    build's folder over /tmp and /var/tmp, and an empty tmpfs over /dev/shm.
+
+    Also mount copies of /etc/passwd and /etc/group that contain the account, if they lack it. ssh does not run for a
+    user without a name.
     """
     if account:
         with contextlib.suppress(FileNotFoundError):

@@ -22,7 +22,9 @@ RECORD_FILE = "processes"
 _KILL_TIMEOUT_S = 5.0
 _POLL_INTERVAL_S = 0.02
 _VARIABLES = (b"HOME", b"TMPDIR", b"TESTHIDE_WORKSPACE")
-"""Environment variables with a path in the build's folder. Several, because a build may change one of them."""
+"""Environment variables whose values are paths in the build's folder. One of them is enough to find a process: a build
+may change the others.
+"""
 
 
 def record_process(path: str, pid: int) -> None:

@@ -17,11 +17,13 @@ from typing import NamedTuple
 from agent.process import linux
 
 SLOT_UIDS = range(60706, 61184)
-"""User ids for builds: each running build has one for itself, and the same number as its group id. No distribution
-assigns them: they lie between the range of systemd-homed and that of systemd's dynamic users.
+"""User ids for builds. Each running build has a user id that no other build has, and the same number as its group id.
+No Linux distribution assigns these ids: they lie between the ids of systemd-homed and those of systemd's dynamic users.
 """
 _LOCKS = Path("/run/testhide-agent")
-"""Folder with one lock file for each user id in use, by any agent of this machine."""
+"""Folder of lock files, one for each user id. While a build of any agent on this machine runs as a user, the agent
+holds the lock of this user id.
+"""
 _SHARED_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (emptied, not used)
 _KILL_TIMEOUT_S = 5.0
 _POLL_INTERVAL_S = 0.02
@@ -67,8 +69,8 @@ class BuildAccounts:
 
 
 def choose_accounts(build_user: str | None, trust_builds: bool) -> BuildAccounts | None:
-    """Return the accounts that builds run as, or None if they run as the agent's own user. Raises `NoBuildAccount` if
-    the options do not allow a choice.
+    """Return the accounts that builds run as, or None if builds run as the agent's own user. Raises `NoBuildAccount` if
+    the options contradict each other, or name a user that builds cannot run as.
     """
     if trust_builds and build_user:
         raise NoBuildAccount("--trust-builds and --build-user contradict each other")
@@ -97,7 +99,8 @@ def _slot_account(uid: int) -> BuildAccount:
 @contextmanager
 def _lock_free_uid() -> Iterator[int]:
     """Yield the next user id that no build of this machine uses. The ids are used in turn, so that an id is used again
-    as late as possible: its builds may have left files somewhere.
+    as late as possible: earlier builds with this id may have left files somewhere. Raises OSError if all ids are in
+    use.
     """
     _LOCKS.mkdir(mode=0o700, exist_ok=True)
     with ExitStack() as locked:
@@ -126,7 +129,9 @@ def _draw_uid(locked: ExitStack) -> int:
 
 
 def _end_processes(uid: int) -> None:
-    """Kill all processes of the user `uid`. An agent that was killed may have left some running."""
+    """Kill all processes of the user `uid`. An agent that was killed may have left some running. Raises OSError if some
+    still run after `_KILL_TIMEOUT_S`.
+    """
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while pids := _list_processes_of(uid):
         for pid in pids:
@@ -149,8 +154,8 @@ def _list_processes_of(uid: int) -> list[int]:
 
 
 def _remove_temporary_files(uid: int) -> None:
-    """Remove the files of the user `uid` from the folders in which all users may write. Needed where builds have no
-    temporary folders of their own.
+    """Remove the files of the user `uid` from the folders in which all users may write. This is needed if builds have
+    no namespaces, and so no temporary folders of their own.
     """
     from agent.process import removal  # not in supervisors, which remove nothing
 

@@ -1,4 +1,4 @@
-"""Removes folders that builds have filled: of any depth, and without following links."""
+"""Removes the folders of builds, however deep they are, and without following links."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _REMAINS = "removed-"
-"""Beginning of the names of temporary folders. `remove_tree` moves a folder into such a folder and empties it there."""
+"""Prefix for the names of temporary folders. `remove_tree` moves the folder that is to be removed into a temporary
+folder, and empties it there.
+"""
 
 
 def remove_tree(folder: Path) -> None:
@@ -39,7 +41,7 @@ def remove_remains(parent: Path) -> None:
 
 
 def _empty(top: str) -> None:
-    """Remove all folders in `top`. If something cannot be removed, raises the first error after the rest is removed."""
+    """Remove all folders in `top`. If something cannot be removed, remove the rest, then raise the first error."""
     first: OSError | None = None
     with _opened(top, None) as top_fd:
         waiting, prefix = os.listdir(top_fd), secrets.token_hex(8)

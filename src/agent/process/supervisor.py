@@ -1,8 +1,8 @@
 """The supervisor process: runs the commands of one build at a time and ends every process that they started.
 
-It is the subreaper of its descendants: a process that detaches itself with setsid or a double fork stays below it, so
-processes of two builds are never mixed up. It never gets the token. When the agent ends in any way, even by SIGKILL,
-the supervisor kills its descendants and exits.
+It is the subreaper of its descendants: a process that detaches itself with setsid or a double fork stays a descendant
+of the supervisor, so processes of two builds are never mixed up. The supervisor never gets the node's token. When the
+agent ends in any way, even by SIGKILL, the supervisor kills its descendants and exits.
 
 The agent (`supervisor_client`) sends JSON messages, one a line, through the socket at standard input. The commands'
 output goes to standard output.
@@ -12,8 +12,8 @@ output goes to standard output.
                                       <- {"exit": code} or {"refused": why it cannot be started}
     -> {"end": grace, "number": n}    <- {"left": number of processes that could not be ended, "number": n}
 
-`grace` is the time in seconds from SIGTERM to SIGKILL. `end` may be sent again, with less grace, before the answer
-comes. Only the last number is answered.
+`grace` is the time in seconds from SIGTERM to SIGKILL. Before `end` is answered, it may be sent again, with a higher
+number and less grace. Then only the last `end` is answered.
 """
 
 from __future__ import annotations
@@ -193,7 +193,9 @@ class _ProcessSupervisor:
 
 
 def _open(path: str | None) -> contextlib.AbstractContextManager[Any]:
-    """Open a file for what a command writes; without a path, return this process's standard output."""
+    """Open the file to which a command's output goes. If `path` is None, the output goes to this process's standard
+    output.
+    """
     return open(path, "wb", buffering=0) if path else contextlib.nullcontext(1)
 
 
