@@ -89,10 +89,14 @@ async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, 
 
 
 async def fetch_same_commit(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns some other builds that passed or failed with the same job, combination and commit, the newest first."""
+    """Returns some other builds that passed or failed with the same job, combination and commit, the newest first.
+    Leaves out untrusted builds, unless this build is untrusted, too.
+    """
     if not build.commit_sha:
         return ()
-    ids = await builds.find_ended_on_commit(source, build.job_id, build.commit_sha, build.matrix, other_than=build.id)
+    ids = await builds.find_ended_on_commit(
+        source, build.job_id, build.commit_sha, build.matrix, other_than=build.id, untrusted=build.untrusted
+    )
     rows = await fetch_all(
         source,
         BuildRow,

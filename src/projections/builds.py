@@ -306,17 +306,24 @@ class SupersededBuild(NamedTuple):
 
 
 async def find_ended_on_commit(
-    source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int
+    source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int, untrusted: bool
 ) -> list[int]:
     """Returns the ids of up to MAX_ON_COMMIT builds of a job that passed or failed on this commit with the combination
-    `matrix`, newest first. Leaves out the build `other_than`.
+    `matrix`, newest first. Leaves out the build `other_than`, and unless `untrusted` is true, untrusted builds: strangers
+    may have written their results.
     """
     query = (
         f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
         " AND job_id = %(job)s AND matrix = %(matrix)s AND status IN ('passed', 'failed') AND id <> %(other)s"
-        f" ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
+        f" AND (%(untrusted)s OR NOT untrusted) ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
     )
-    parameters = {"job": job_id, "commit": commit_sha, "matrix": Jsonb(dict(matrix)), "other": other_than}
+    parameters = {
+        "job": job_id,
+        "commit": commit_sha,
+        "matrix": Jsonb(dict(matrix)),
+        "other": other_than,
+        "untrusted": untrusted,
+    }
     return await fetch_column(source, query, parameters)
 
 

@@ -74,12 +74,13 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
 
 async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> int | None:
     """Returns the newest other build of the same job, commit and combination in which the test passed. Searches all
-    branches.
+    branches. Leaves out untrusted builds, unless this build is untrusted, too.
     """
     others = (
         f"SELECT o.id, o.attempt, o.status FROM {BuildRow.table} this JOIN {BuildRow.table} o"
         ' ON lower(o.commit_sha) COLLATE "C" = lower(this.commit_sha) AND o.job_id = this.job_id'
         " AND o.matrix = this.matrix AND o.id <> this.id AND o.status IN ('passed', 'failed')"
+        " AND (this.untrusted OR NOT o.untrusted)"
         f" WHERE this.id = %(build)s ORDER BY o.id DESC LIMIT {MAX_ON_COMMIT}"
     )
     blocks = (
@@ -88,9 +89,9 @@ async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> i
     )
     query = (
         f"SELECT b.id FROM ({others}) b JOIN {ReportRow.table} r ON r.build_id = b.id AND {IS_CURRENT}"
-        f" CROSS JOIN LATERAL (SELECT block.facts[at] AS facts FROM ({blocks}) block"
-        f"  CROSS JOIN LATERAL unnest({positions_of('%(case)s::int')}) AS at) t"
-        f" WHERE t.facts >= 0 GROUP BY b.id HAVING bool_and({FACTS} & {STATUS} <> {FAILED})"
+        f" CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1 AS id, block.facts[at] AS facts"
+        f"  FROM ({blocks}) block CROSS JOIN LATERAL unnest({positions_of('%(case)s::int')}) AS at) t"
+        f" WHERE t.facts >= 0 AND (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL GROUP BY b.id HAVING bool_and({FACTS} & {STATUS} <> {FAILED})"
         f" AND bool_or({FACTS} & {STATUS} = {PASSED}) ORDER BY b.id DESC LIMIT 1"
     )
     found = await fetch_value(source, query, {"build": build_id, "case": case_id})

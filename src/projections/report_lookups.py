@@ -29,9 +29,15 @@ class ReportLookups:
     async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
         found: list[OtherResult] = []
         async with self.pool.connection() as connection:
-            for build_id in await builds.find_ended_on_commit(
-                connection, build.queued.job_id, commit_of(build), build.queued.matrix, other_than=build.build_id
-            ):
+            others = await builds.find_ended_on_commit(
+                connection,
+                build.queued.job_id,
+                commit_of(build),
+                build.queued.matrix,
+                other_than=build.build_id,
+                untrusted=build.queued.untrusted,
+            )
+            for build_id in others:
                 ranges_of_build = await results_queries.fetch_reports(connection, build_id)
                 reports = {report.path: report for report in ranges_of_build.reports}
                 same_path = [reports[name] for name in takewhile(reports.__contains__, number_path(path))]

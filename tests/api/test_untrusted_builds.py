@@ -12,6 +12,7 @@ from commands.handler import CommandContext, Handler
 from domain.triggers import BuildTrigger
 from store.clock import utcnow
 from testhide.processes import core
+from tests.api.test_failures import FAILS, PASSES, first_bad, run
 from tests.support.builders import CONFIGURATION, Shop
 from tests.support.fake_agent import FakeAgent
 from tests.support.server import Server
@@ -132,6 +133,26 @@ def test_a_restart_is_of_the_commit_that_was_approved(shop: Shop) -> None:
     shown = shop.build(again)
     assert (shown["untrusted"], shown["awaits_approval"], shown["commit_sha"]) == (True, False, "c0ffee")
     assert agent.run()["secrets"] == {}
+
+
+def test_results_of_a_fork_do_not_make_a_failure_of_the_default_branch_look_flaky(shop: Shop) -> None:
+    build = start(shop)
+    approve(shop, build)
+    agent = agent_of(shop)
+    lease = agent.run()
+    agent.started(lease, commit_sha="c0ffee").raise_for_status()
+    agent.report(lease, PASSES, path="report.xml").raise_for_status()
+    agent.finished(lease, exit_code=0).raise_for_status()
+    shop.server.wait_until_projected()
+    job = shop.build(build)["job_id"]
+
+    run(shop.server, job, "decade", PASSES, branch="main")
+    bad = run(shop.server, job, "c0ffee", FAILS, branch="main")
+    (result,) = shop.admin.fetch(f"/tests?build_id={bad}")["results"]
+    assert (result["status"], result["flaky"]) == ("failed", False)
+    found = first_bad(shop.server, bad)
+    assert found is not None
+    assert (found["build_id"], found["cause"], found["passed_in_build_id"]) == (bad, "commit", None)
 
 
 def test_a_build_says_which_setting_keeps_it_waiting(shop: Shop) -> None:

@@ -51,12 +51,24 @@ async def test_results_are_compared_with_builds_of_the_same_combination(tables: 
         end = BuildFinished(**ids(number), status="passed")
         await tables.after(queued(number, commit_sha="c0ffee", matrix=matrix, group_id=1), end)
     found = [
-        await builds.find_ended_on_commit(tables.connection, 5, "c0ffee", matrix, other_than=9)
+        await builds.find_ended_on_commit(tables.connection, 5, "c0ffee", matrix, other_than=9, untrusted=False)
         for matrix in combinations
     ]
     assert found == [[5, 1], [3], [5, 1], [7]]
     counting = await build_groups.fetch_counting(tables.connection, 1)
     assert [row.id for row in counting] == [3, 5, 7], "build 5 is newer than build 1"
+
+
+async def test_results_are_compared_with_builds_of_forks_only_in_builds_of_forks(tables: Tables) -> None:
+    """Whoever writes a fork could otherwise make a failure of the default branch look flaky."""
+    for number, untrusted in ((1, False), (3, True), (5, False)):
+        end = BuildFinished(**ids(number), status="passed")
+        await tables.after(queued(number, commit_sha="c0ffee", untrusted=untrusted), end)
+    found = [
+        await builds.find_ended_on_commit(tables.connection, 5, "c0ffee", {}, other_than=5, untrusted=untrusted)
+        for untrusted in (False, True)
+    ]
+    assert found == [[1], [3, 1]]
 
 
 async def test_pages_by_key_are_those_by_number(tables: Tables) -> None:

@@ -32,7 +32,7 @@ MAX_NAMED = 10
 """Largest number of positions that an error message names."""
 
 RESTORE_TREE = "the tables audit_tiles or audit_checkpoints were changed: restore them from a backup"
-RESTORE_LOG = "the table stored_events was changed: restore it from a backup"
+RESTORE_LOG = "the table stored_events was changed: restore its rows from a backup by `testhide audit put-back`"
 DESTROY_KEY = (
     "somebody put back what a deletion erased; destroy it once more by UPDATE stored_events_keys SET wrapped = NULL"
     " WHERE name = '{name}'"

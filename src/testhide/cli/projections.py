@@ -35,10 +35,11 @@ async def status(parts: Core) -> int:
     """Show each read model's position in the log, rebuilds in progress, and parked events."""
     async with parts.pool.connection() as connection:
         found = await overview(connection, PROJECTIONS)
-    print(f"{'name':<16} {'version':>7}  {'state':<11} {'position':>12} {'lag':>10} {'parked':>7}")
+    width = max(len(item.name) for item in found)
+    print(f"{'name':<{width}} {'version':>7}  {'state':<11} {'position':>12} {'lag':>10} {'parked':>7}")
     for item in found:
         print(
-            f"{item.name:<16} {item.version:>7}  {item.state:<11} {item.position:>12,} {item.lag:>10,}"
+            f"{item.name:<{width}} {item.version:>7}  {item.state:<11} {item.position:>12,} {item.lag:>10,}"
             f" {item.parked:>7,}{_describe_progress(item)}"
         )
         if item.defect is not None:
