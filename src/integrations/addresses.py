@@ -154,8 +154,8 @@ def _literal(host: str, *, is_bracketed: bool) -> Address | None:
 
 
 def must_be_callable(addresses: Sequence[str], allowed: Sequence[Network], *, is_https: bool) -> None:
-    """Raises Refused if one of these addresses of a host may not be called, or if the URL is not https. Addresses in
-    the networks `allowed` may always be called, over http too.
+    """Raises Refused if one of a host's `addresses` may not be called. Addresses in the networks `allowed` may always
+    be called. All other addresses must be public, and the URL must be https.
     """
     for text in addresses:
         try:

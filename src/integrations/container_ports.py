@@ -71,8 +71,8 @@ class DockerHost(Protocol):
         ...
 
     def follow(self) -> AbstractAsyncContextManager[AsyncGenerator[str, None]]:
-        """Context manager that yields an iterator over the ids of agents whose containers change. The host is followed
-        when the block begins. The iterator ends when the host cannot be followed any more.
+        """Context manager that yields an iterator over the ids of agents whose containers change. From the beginning of
+        the block, no change is missed. The iterator ends when the host can no longer be followed.
         """
         ...
 

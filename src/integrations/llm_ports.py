@@ -38,8 +38,8 @@ class LanguageModel(Protocol):
     """Answers requests by text."""
 
     async def complete(self, request: ModelRequest) -> ModelReply:
-        """Returns the model's answer. Takes a limited time. At most one call of the model uses tokens. May be called
-        many times at once. Raises ModelUnavailable.
+        """Returns the model's answer. Takes a limited time. May ask the model several times, but only one of these
+        requests uses tokens. May be called many times at once. Raises ModelUnavailable.
         """
         ...
 

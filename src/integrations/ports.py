@@ -92,7 +92,9 @@ class HttpAnswer:
 
 @dataclass(frozen=True)
 class Taken:
-    """Requests that a process has taken from a token bucket. It may now serve `requests` requests."""
+    """Requests that a process has taken from a token bucket. The process may now serve as many requests as `requests`
+    says.
+    """
 
     requests: int
     left: int

@@ -77,7 +77,7 @@ class SourceHost(Protocol):
     """
 
     async def fetch_branches(self, prefix: str, limit: int) -> list[str]:
-        """Returns the names of up to `limit` branches that begin with `prefix`; `limit` is 100 at most."""
+        """Returns the names of branches that begin with `prefix`, up to `limit` names. `limit` is 100 at most."""
         ...
 
     async def fetch_commits(self, branch: str | None, limit: int) -> list[SourceCommit]:

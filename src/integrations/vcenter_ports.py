@@ -94,8 +94,8 @@ class VcenterSession(Protocol):
         ...
 
     async def start_clone(self, machine: NewMachine) -> str:
-        """Begins to clone a machine, which is powered off. Returns the id of the task. Raises VcenterStateForbids if
-        there is a machine of this name.
+        """Begins to make a machine from a template. The new machine is powered off. Returns the id of the task. Raises
+        VcenterStateForbids if there is already a machine of this name.
         """
         ...
 

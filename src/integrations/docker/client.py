@@ -1,4 +1,4 @@
-"""Connects to the Docker engine of a host, and turns the errors of its client library into those of the port.
+"""Connects to the Docker engine of a host, and turns the errors of the client library into DockerFailure.
 
 Importing the library takes 0.15 s and some 20 MB, so only modules that are loaded at first use import this one.
 """
@@ -58,8 +58,8 @@ def converted_errors(host: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the reason of an error in a few words. If an error of the operating system caused it, returns the
-    innermost one's text.
+    """Returns the reason of an error in a few words. If errors of the operating system caused it, returns the text of
+    the innermost of them.
     """
     innermost, seen = error, 0
     found: BaseException = error

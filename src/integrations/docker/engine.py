@@ -1,4 +1,6 @@
-"""The containers of this installation on a Docker host. Each call runs in a thread, with a client of its own thread."""
+"""The containers of this installation on a Docker host. Calls run in threads, and each thread has a client that no
+other uses.
+"""
 
 import asyncio
 import contextlib
@@ -28,7 +30,7 @@ CALL_LIMIT_S = 30.0
 STOP_TIMEOUT_S = 15
 """Seconds that an agent has to end before its container is killed."""
 REMOVAL_TIMEOUT_S = 10.0
-"""Seconds to wait until a container is gone that another worker is removing."""
+"""Longest time in seconds to wait until a removed container is gone, since another worker may still be removing it."""
 REMOVAL_INTERVAL_S = 0.1
 PULL_LIMIT_S = 540.0
 """Longest time in seconds that pulling an image takes."""
@@ -279,7 +281,7 @@ def _inspect(client: APIClient, container_id: str) -> ContainerState | None:
 
 def _pack_token(token: str) -> bytes:
     """Returns a tar archive with the agent's folder and the file of its registration token. Only the container's user
-    can read the file. It is in no environment and no command line, so `docker inspect` does not show it.
+    can read the file. The token is in no environment and no command line, so `docker inspect` does not show it.
     """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:

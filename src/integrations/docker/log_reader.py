@@ -3,8 +3,8 @@
 `integrations.docker.logs` runs it as a process: so the processes of the API do not load the client library, and a
 stream can be ended at any time.
 
-Its standard input is a `LogRequest`. It ends with 0 after the log, and with 1 and a sentence on standard error if the
-log cannot be read.
+The program reads a `LogRequest` from standard input. It ends with exit code 0 after the log. If the log cannot be read,
+it writes a sentence to standard error, and ends with 1.
 """
 
 import json
@@ -32,7 +32,7 @@ class LogRequest(msgspec.Struct, frozen=True):
     host: str
     agent_id: str
     tail: int
-    """Number of the last lines of the log to begin with."""
+    """Number of lines at the end of the log with which the output begins."""
     follow: bool
     """Whether to go on with later lines as they come."""
 
@@ -73,8 +73,8 @@ def divide_into_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def format_line(line: bytes) -> str:
-    """Returns a line with its time in UTC in front, `[10:00:05] Registered`. The engine has put the date and the time
-    in front: `2026-05-20T10:00:05.123Z Registered`.
+    """Returns a line of the log for output, with its time of day in UTC: `[10:00:05] Registered`. `line` begins with
+    date and time, as the Docker engine writes them: `2026-05-20T10:00:05.123Z Registered`.
     """
     at, _, text = line.decode(errors="replace").partition(" ")
     return f"[{at[11:19]}] {text}"

@@ -1,4 +1,4 @@
-"""Reads the logs of containers by processes of their own (`integrations.docker.log_reader`)."""
+"""Reads the logs of containers, each in a separate process (`integrations.docker.log_reader`)."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,5 @@
-"""Program that turns texts into vectors by the model of the library wordllama, which has its weights in its package.
+"""Program that turns texts into vectors by the model of the library wordllama. The package of the library contains the
+model.
 
 `integrations.embeddings.wordllama` runs it as a process, so that no other process loads the library and the model (some
 150 MB). A request on standard input is a list of texts, and the answer on standard output their vectors. Each message

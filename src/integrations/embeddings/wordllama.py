@@ -17,7 +17,7 @@ MODEL = "wordllama-l2-256-weighted-1"
 """Name of the model, with a version that changes when `embedding_process` computes other vectors with it."""
 DIMENSIONS = 256
 MAX_TEXT = 2_000
-"""Number of characters of a text from which its vector is computed: the first ones."""
+"""Number of characters at the beginning of a text from which the text's vector is computed."""
 TIMEOUT_S = 30.0
 """Longest time in seconds of one request, including the start of the process, which takes about 1 s."""
 IDLE_S = 600.0

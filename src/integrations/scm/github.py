@@ -69,7 +69,9 @@ class _GitHubFile(msgspec.Struct):
 
 
 class GitHubRepository:
-    """Implements `SourceHost`. `base_url` is the URL of a self-hosted server; `fetch_token` returns a valid token."""
+    """Implements `SourceHost`. `base_url` is the URL of a self-hosted server; empty for github.com. `fetch_token`
+    returns a valid token.
+    """
 
     def __init__(self, outgoing: Outgoing, base_url: str, repo: str, fetch_token: Callable[[], Awaitable[str]]) -> None:
         self._outgoing, self._base_url, self._repo, self._fetch_token = outgoing, base_url, repo, fetch_token

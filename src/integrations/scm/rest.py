@@ -69,8 +69,9 @@ class RestApi:
     headers: Mapping[str, str] = field(repr=False)
 
     async def get(self, path: str, into: type[T], *, missing: str = "", **query: object) -> T:
-        """Sends a GET. Returns the answer's JSON as an `into`. If the host answers 404, the error says that there is no
-        `missing`. Raises SourceFailure.
+        """Sends a GET. Returns the answer's JSON as an object of the type `into`. `missing` names the object that the
+        request looks for, such as `branch main`: if the host answers 404, the error says that this object is missing.
+        Raises SourceFailure.
         """
         return self.read(await self.call("GET", path, missing=missing, query=query), into)
 

@@ -23,8 +23,8 @@ STATES = {"poweredOn": "powered on", "poweredOff": "powered off", "suspended": "
 
 
 def to_failure(error: BaseException, title: str) -> VcenterFailure:
-    """Turns an error of pyVmomi, or the error of a failed task, into a VcenterFailure. `title` names the vCenter in its
-    message.
+    """Returns the VcenterFailure for an error of pyVmomi, or for the error of a failed task. `title` names the vCenter
+    in the failure's message. Raises an error of any other kind unchanged.
     """
     match error:
         case VcenterFailure():

@@ -22,8 +22,8 @@ NO_HOST = "must be a name or an address, with :PORT behind it if the port is not
 
 
 class VcenterHosts:
-    """Implements `Vcenters`. `unseal` decrypts sealed passwords. `ca_file` is a file with certificates of CAs that
-    vCenters may have, in addition to those that the operating system trusts; empty for none.
+    """Implements `Vcenters`. `unseal` decrypts sealed passwords. `ca_file` is a file with CA certificates that are
+    trusted in addition to those of the operating system; empty for none.
     """
 
     def __init__(self, outgoing: Outgoing, unseal: Callable[[bytes], str], ca_file: str = "") -> None:

@@ -28,7 +28,9 @@ def start_power_action(vm: Any, action: PowerAction) -> str | None:
 
 
 def _reboot(vm: Any) -> str | None:
-    """Reboots a machine by its guest tools. If these do not run, resets the machine, and returns the id of the task."""
+    """Reboots a machine by its guest tools, and returns None. If the guest tools do not run, resets the machine, and
+    returns the id of the task.
+    """
     try:
         vm.RebootGuest()
     except (vim.fault.ToolsUnavailable, vmodl.fault.NotSupported, vmodl.fault.MethodNotFound):
@@ -45,7 +47,10 @@ def start_clone(content: Any, datacenter: str, cluster: str, template: Any, mach
 
 
 def _find_pool(content: Any, top: Any, cluster: str, template: Any) -> Any:
-    """Returns the resource pool for a new machine: that of the cluster, or else the one next to the template."""
+    """Returns the resource pool for a new machine: the pool of `cluster`, or the pool of the template if `cluster` is
+    empty. For a template without a pool, returns the pool of the template's host. Raises VcenterRejected if the
+    template has no host.
+    """
     if cluster:
         return find_cluster_pool(content, top, cluster)
     if template.resourcePool is not None:

@@ -99,7 +99,7 @@ class PyVmomiSession:
         return inventory.read_vm(self._content, self._datacenter, vim.VirtualMachine(vm_id, self._stub))
 
     def _on(self, start: Callable[..., T], vm_id: str, *arguments: Any) -> T:
-        """Calls `start` with a machine, and returns its result. `arguments` are further arguments. Raises
+        """Calls `start` with the machine `vm_id` and with `arguments`, and returns the result of `start`. Raises
         VcenterMissing if the datacenter has no such machine.
         """
         vm = vim.VirtualMachine(vm_id, self._stub)
