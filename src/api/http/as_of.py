@@ -50,7 +50,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
     """Returns keyword arguments for Litestar's `@get`, with which the handler takes `?as_of=`. `subject` is the kind of
-    resource that the handler returns, and `parameter` the name of the path or query parameter with its id.
+    resource that the handler returns. `parameter` is the name of the path or query parameter with the id of the
+    resource.
     """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
@@ -108,8 +109,8 @@ def _check_access(user: User, first: Event, name: str) -> None:
 async def make_reader(
     pool: AsyncConnectionPool, event_log: EventLog, moment: Moment, rows: Iterable[type[Row]], subject: str = ""
 ) -> HistoricalReader:
-    """Returns a reader whose tables hold rows of these types, made from the events up to a moment. `subject` is the
-    stream of the resource that is read.
+    """Returns a reader that folds events up to a moment into tables with rows of the types `rows`. The tables are empty
+    at first. `subject` is the name of the stream of the resource that is read; empty if several resources are read.
     """
     tables = HistoricalTables(rows, await with_dismissals(event_log, PROJECTIONS))
     return HistoricalReader(pool, event_log, moment.position, tables, subject)
@@ -154,8 +155,9 @@ async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
 async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
     """Returns the last position whose event happened at the time `at` or before, or 0 if there is none.
 
-    Clocks of several servers may differ, so a later position may have an earlier time, and several positions could be
-    the answer. The search steps by powers of two, so that it finds the same position again after the log has grown.
+    The clocks of servers may differ, so a later position may have an earlier time. Then several positions could count
+    as the last one. The search steps by powers of two, so that it finds the same position again after the log has
+    grown.
     """
     position = 0
     for step in (1 << bit for bit in reversed(range(head.bit_length()))):
@@ -165,8 +167,8 @@ async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
 
 
 async def _time_at(event_log: EventLog, position: int) -> datetime:
-    """Returns the time of the event at a position or, if that event cannot be read, of the next event that can. Returns
-    UNSTAMPED for position 0, and if there is no such event.
+    """Returns the time of the event at a position. If that event cannot be read, returns the time of the next event
+    that can be. Returns UNSTAMPED for position 0, and if no later event can be read.
     """
     while position and (events := await event_log.read(position - 1, 1)):
         if events[0].event.at != UNSTAMPED:

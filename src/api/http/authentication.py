@@ -28,9 +28,7 @@ SESSION_LIFETIME = timedelta(hours=8)
 SESSION_KEY_LIFETIME = timedelta(days=7)
 """Time for which one key signs new session tokens. For SESSION_LIFETIME after that, the key still verifies them."""
 CLOCK_SKEW = timedelta(minutes=5)
-"""Largest difference between the clocks of two processes, so that one of them accepts the session tokens that the other
-has signed.
-"""
+"""Largest difference between the clocks of two processes with which they still accept each other's session tokens."""
 ALGORITHM = "HS256"
 MAX_READ_HEADERS = 100
 """Number of headers of session tokens that a process remembers. All tokens that one key signed have the same header."""
@@ -55,7 +53,9 @@ def session_token(secrets: Secrets, user_id: int, session_id: str, now: datetime
 
 
 def session_week(at: datetime) -> str:
-    """Returns the number of the week since 1970. Session tokens of each week are signed with another key."""
+    """Returns the number of the week, counted from 1970, that contains the time `at`. The session tokens of each week
+    are signed with another key.
+    """
     return str(int(at.timestamp() // SESSION_KEY_LIFETIME.total_seconds()))
 
 
@@ -89,8 +89,8 @@ async def find_caller(connection: ASGIConnection[Any, Any, Any, Any]) -> User | 
 
 async def identify(services: Services, token: str) -> User | Agent:
     """Returns the user or agent to whom the token belongs. Raises Unauthenticated if the token is unknown, expired or
-    revoked. Raises Unavailable if the read models are behind the log, and either the token is missing, or its user,
-    agent or session has lost rights since.
+    revoked. Raises Unavailable if the read models are so far behind the log that they lack the token, or still show
+    rights that its user, agent or session has lost.
     """
     # Checked before any query, so that a forged token waits for nothing.
     session = None if token.startswith((AGENT_TOKEN_PREFIX, API_TOKEN_PREFIX)) else _session_of(services.secrets, token)
@@ -109,7 +109,7 @@ async def identify(services: Services, token: str) -> User | Agent:
 
 async def _look_up(services: Services, token: str, session: SessionToken | None) -> User | Agent | None:
     """Returns the user or agent to whom the token belongs, or None if the read models do not have the token. Raises
-    RightsBehind.
+    RightsBehind if the read models still show rights that the caller has lost.
     """
     if session is not None:
         found = await services.sessions(session.session_id)
@@ -139,8 +139,8 @@ async def _look_up(services: Services, token: str, session: SessionToken | None)
 
 
 async def _use(services: Services, session: SessionToken, used_at: datetime | None) -> None:
-    """Records the use of a session, at most once a minute. Raises Unauthenticated if the session was unused for too
-    long. Nothing is recorded then, so the session has ended for good.
+    """Records the use of a session, at most once a minute. If the session was unused for too long, records nothing and
+    raises Unauthenticated. So the session has ended for good.
     """
     unused = utcnow() - (used_at or session.opened_at)
     if unused > services.session_idle:
@@ -171,15 +171,17 @@ def _session_of(secrets: Secrets, token: str) -> SessionToken:
 
 @lru_cache(MAX_READ_HEADERS)
 def _find_key_id(header: str) -> str | None:
-    """Returns the id of the key in the header of a session token, None without one. Raises jwt.InvalidTokenError."""
+    """Returns the id of the signing key that the header of a session token names, or None if it names none. Raises
+    jwt.InvalidTokenError if the header cannot be read.
+    """
     key_id: str | None = jwt.get_unverified_header(f"{header}..").get("kid")
     return key_id
 
 
 @lru_cache(MAX_READ_TOKENS)
 def _read_signed(token: str, key: bytes) -> SessionToken:
-    """Returns the contents of a session token that this key signed, even if the session has expired. Raises
-    jwt.InvalidTokenError.
+    """Returns the contents of a session token, even if the session has expired. Raises jwt.InvalidTokenError if `key`
+    did not sign the token.
 
     Remembers its results: to verify a signature takes longer than all other checks of a caller together. A result only
     depends on the arguments. Whether the key is still accepted, and the session still open, is looked up each time.

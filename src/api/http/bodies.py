@@ -25,12 +25,13 @@ NUL = "contains the character U+0000, which cannot be stored"
 MAX_DEPTH = 100
 """Largest depth of nested lists and objects in a body."""
 MAX_EXACT = 2**53
-"""Up to this size, a number with a fraction of zero is exactly one whole number."""
+"""Largest number up to which a float represents every whole number exactly."""
 
 
 def read_number(text: str) -> float:
-    """Returns a JSON number with a fraction or an exponent. 5.0 becomes 5: JSON Schema, by which bodies are described,
-    knows no difference, and some clients write every number with a fraction.
+    """Returns the value of a JSON number that is written with a fraction or an exponent. 5.0 becomes the integer 5,
+    since some clients write every number with a fraction, and JSON Schema, by which bodies are described, treats both
+    alike. Raises ValueError if the number is too large for a float.
     """
     number = float(text)
     if math.isinf(number):
@@ -153,8 +154,8 @@ def _no_constant(name: str) -> None:
 
 
 def find_nul(value: Any, path: str = "") -> str | None:
-    """Returns the path of the first text in a decoded body that contains a NUL, e.g. `env.HOST`; None if no text
-    does.
+    """Returns the path, such as `env.HOST`, of the first text in a decoded body that contains a NUL. Returns None if no
+    text contains one.
     """
     match value:
         case str():

@@ -24,8 +24,8 @@ MAX_PUBLIC_BODY = 64 * 1024
 """Largest size in bytes of the body of a request without credentials, if the handler does not set MAX_BODY."""
 SMALL_BODY = 4 * 1024
 """Number of bytes at the beginning of each body that PublicBodies does not count. So the server accepts a small body,
-such as that of a sign-in, even while large bodies use up the limits. The bytes that are not counted are less than
-80 MiB on all connections of a process together.
+such as that of a sign-in, even while large bodies use up the limits. On all connections of a process together, the
+uncounted bytes are less than 80 MiB.
 """
 MAX_PUBLIC_BODIES = 64 * 1024**2
 """Largest number of bytes that a process holds at once of the bodies of all requests without credentials."""
@@ -39,7 +39,7 @@ LARGE_BYTES = 16 * 1024**2
 BODY_TIMEOUT_S = 30.0
 """Seconds within which a request without credentials must have sent its whole body."""
 PAUSE_TIMEOUT_S = 60.0
-"""Seconds for which a request with credentials may pause within its body, which may be a large file."""
+"""Longest pause in seconds within the body of a request with credentials. The body may be a large file."""
 MIN_BYTES_S = 64 * 1024
 """Lowest average speed in bytes a second at which the body of a request with credentials may arrive, after the first
 PAUSE_TIMEOUT_S. Only the time that the server waits for the caller counts.
@@ -90,7 +90,8 @@ def limit_body(scope: Scope, receive: Receive, count_public: Callable[[int], Non
     """Returns a `receive` that raises BodyTimeout or TooLarge if the body exceeds its limits. After the end of the
     body, `receive` has no time limit, since it only waits for the client to disconnect.
 
-    Without credentials, passes the size of each part of the body to `count_public`, which may raise, too.
+    If the request has no credentials, passes the size of each part of the body beyond SMALL_BODY to `count_public`,
+    which may raise errors, too.
     """
     receive_http = cast("Callable[[], Awaitable[HTTPRequestEvent | HTTPDisconnectEvent]]", receive)
     loop = asyncio.get_running_loop()

@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 
 
 class Unsatisfiable(Exception):
-    """Raised if the file has no byte in the requested range. The response is 416."""
+    """The file has no byte in the requested range. The response is 416."""
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

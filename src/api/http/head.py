@@ -11,8 +11,8 @@ from typing import Any
 from litestar.types import ASGIApp, HTTPDisconnectEvent, HTTPRequestEvent, HTTPScope, Message, Send
 
 IS_HEAD = "testhide_is_head"
-"""Key in the scope of a HEAD request. A handler of GET looks for this key if it must not wait, or must not hand
-anything out, for a HEAD request.
+"""Key in the ASGI scope of a HEAD request. A handler of GET looks for this key if it would wait, or hand something out:
+for HEAD it must do neither.
 """
 
 

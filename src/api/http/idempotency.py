@@ -53,19 +53,21 @@ class ReplayedResponse(Exception):
 
 
 class InFlight(Conflict):
-    """Raised while the first request with the same key is being answered."""
+    """The first request with the same key is still being answered."""
 
 
 class IdempotentRequest:
-    """A request with an `Idempotency-Key`. It is the value of `idempotent` in the state of the HTTP request."""
+    """A request with an `Idempotency-Key`. The state of the HTTP request contains this object under the name
+    `idempotent`.
+    """
 
     def __init__(self, scope: bytes) -> None:
         self.scope = scope
         self.is_carried_out = False
 
     async def register(self, request: Request[Any, Any, Any]) -> IdempotencyKey:
-        """Returns the key, for the caller to append with the events of the request's first command. Raises
-        ReplayedResponse or Conflict if an earlier request has used the key.
+        """Returns the idempotency key, which the caller appends together with the events of the request's first
+        command. Raises ReplayedResponse or Conflict if an earlier request has used the key.
         """
         services: Services = request.app.state.services
         key = IdempotencyKey(self.scope, await _hash_body(request))
@@ -141,9 +143,7 @@ class IdempotencyMiddleware(ASGIMiddleware):
 
 
 def replay(request: Request[Any, Any, Any], replayed: ReplayedResponse) -> Response[bytes]:
-    """Returns the stored response with the header `Idempotent-Replayed: true`. Exception handler of
-    ReplayedResponse.
-    """
+    """Handles ReplayedResponse: returns the stored response with the header `Idempotent-Replayed: true`."""
     stored = replayed.stored
     headers = {name: value for name, value in stored.headers.items() if name != "content-type"}
     media_type = stored.headers.get("content-type", "application/json")

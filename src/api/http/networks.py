@@ -21,17 +21,17 @@ def parse_address(host: str) -> Address | None:
 
 
 def to_network(address: Address) -> Network:
-    """Returns the network that counts as one caller: for IPv4 the single address, and for IPv6 its /64 network, since
-    one customer has all addresses in it.
+    """Returns the network that counts as one caller. For IPv4, it is the single address. For IPv6, it is the /64
+    network of the address, since all addresses of such a network usually belong to one customer.
     """
     return ip_network((address, 32 if isinstance(address, IPv4Address) else 64), strict=False)
 
 
 def find_network(connection: ASGIConnection[Any, Any, Any, Any]) -> Network | None:
-    """Returns the network of the caller, whose requests are counted together.
+    """Returns the network of the caller. All requests from one network are counted together.
 
-    Returns None if the request comes from this machine, or from no known address. Otherwise all clients behind a proxy
-    that hides their addresses would count as one caller.
+    Returns None if the request comes from this machine, or from no known address. A proxy on this machine may hide the
+    addresses of its clients, which would otherwise all count as one caller.
     """
     address = parse_address(connection.client.host if connection.client is not None else "")
     return None if address is None or address.is_loopback else to_network(address)

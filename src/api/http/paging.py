@@ -63,8 +63,8 @@ def provide_paged(
 
 
 def check_one_offset(request: Request[Any, Any, Any], key: str) -> None:
-    """Raises Invalid if a request has both `page` and `key`, a parameter with the id of the item to continue after. The
-    server could use only one of them.
+    """Raises Invalid if a request has both the parameter `page` and the parameter that is named in `key`, which
+    contains the id of the item to continue after. The server could use only one of them.
     """
     if "page" in request.query_params and key in request.query_params:
         raise Invalid.field("page", f"is not possible with `{key}`: give either of them")

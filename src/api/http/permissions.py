@@ -3,7 +3,7 @@
 | role | limit |
 |---|---|
 | viewer | read |
-| developer | write; admin of the projects that they are admin of |
+| developer | none: in each project what the membership grants |
 | admin | everything |
 
 For a caller who cannot see an object, the object does not exist: the answer is 404, not 403. Scopes and projects of an
@@ -58,8 +58,8 @@ class User:
 
     @property
     def borrower_id(self) -> int | None:
-        """Id of this user if only their own templates with secrets may be attached to jobs. None for an admin, who may
-        attach anybody's.
+        """Id of this user, who may attach only their own templates with secrets to jobs. None for an admin, who may
+        attach anybody's templates.
         """
         return None if self.is_admin else self.user_id
 
@@ -86,7 +86,9 @@ class User:
         return ACCESS_RANK.get(self.access.get(project_id, ""), 0) >= ACCESS_RANK[level]
 
     def is_stranger(self, project_id: int) -> bool:
-        """Returns true if the user cannot see the project for one reason only: they are not a member of it."""
+        """Returns True if the user cannot see the project only because they are not a member of it. Returns False if
+        they can see the project, or if their API token excludes it.
+        """
         is_in_reach = self.token_projects is None or project_id in self.token_projects
         return is_in_reach and self.role != "admin" and project_id not in self.access
 
@@ -137,7 +139,7 @@ class Needs:
     """
 
     level: Level = "read"
-    """Level of access to the subject's project that the request needs."""
+    """Level of access that the caller needs to the project of the requested object."""
     scope: Scope | None = "admin"
     """Scope that an API token with scopes must have; None if any token will do."""
     role: Role = "viewer"

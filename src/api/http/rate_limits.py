@@ -3,9 +3,10 @@
 Each caller has a token bucket on Redis, which all processes share. A process takes several requests from a bucket at
 once, and lets as many requests through before it asks Redis again. While Redis does not answer, nobody is limited.
 
-Not counted are agents, requests about the server's health, and requests without credentials from this machine. A signed
-message counts for its address, in a separate bucket, until its signature is verified. Then it counts only for its
-project, since a source code host sends the messages of all its users from few addresses.
+Requests of agents, requests about the server's health, and requests without credentials from this machine are not
+counted. A signed message (a hook) counts for the address of its sender, in a separate bucket, until its signature is
+verified. Then it counts only for its project, since a source code host sends the hooks of all its users from few
+addresses.
 """
 
 import asyncio
@@ -31,15 +32,15 @@ NOT_COUNTED = {"counted": False}
 SIGNED = "signed"
 """Key in `opt` of a handler for signed messages, which calls `RateLimits.count_verified`."""
 SIGNED_FACTOR = 10
-"""Factor between two limits of an address: the number of messages with wrong signatures, and the number of other
-requests without credentials. It is high, because all users of a source code host share the host's addresses, and none
-of them should be able to use up their bucket.
+"""Limit of an address for messages with wrong signatures, as a multiple of its limit for other requests without
+credentials. The multiple is high because all users of a source code host share the addresses of the host, and none of
+them should be able to use up the limit for all.
 """
 MAX_REMEMBERED = 50_000
 """Number of callers whose allowances a process keeps in memory."""
 SHARE = 100
-"""Divisor: a process takes one hundredth of a caller's limit from the bucket at a time, for example 60 of 6,000
-requests.
+"""Divisor of a caller's limit: a process takes one hundredth of the limit from the bucket at a time, for example 60 of
+6,000 requests.
 """
 EMPTY_BUCKET_PAUSE_S = 0.2
 """Seconds for which a process refuses the requests of a caller whose bucket was empty, before it asks Redis again."""
@@ -139,7 +140,7 @@ class RateLimits:
 
 def count_unrouted(router: ASGIApp) -> ASGIApp:
     """Returns an application that wraps the router and also counts requests whose path and method have no operation.
-    They count as requests without credentials, since nothing checks their credentials.
+    These count as requests without credentials, since nothing checks their credentials.
     """
 
     async def counted(scope: Any, receive: Receive, send: Send) -> None:

@@ -1,5 +1,5 @@
 """Checks callers again in requests that take long: after a body that came slowly, after a wait, and while a response is
-sent. Without these checks, the caller could end such a request after they have lost their access.
+sent. Without these checks, callers who have lost their access meanwhile could still complete such a request.
 """
 
 import asyncio
@@ -14,8 +14,7 @@ from api.http.authentication import find_caller
 from store.postgres.caller_turns import CallerTurns
 
 RECHECK_AFTER_S = 1.0
-"""Seconds after which the caller is checked again: from the beginning of a request to the end of its body, or from the
-beginning to the end of a wait.
+"""Seconds that the body of a request may take to arrive, or that a wait may last, without another check of the caller.
 """
 RECHECK_INTERVAL_S = 2.5
 """Seconds between two checks of a caller to whom a response is being sent."""
@@ -26,8 +25,8 @@ Check = Callable[[], Awaitable[object]]
 
 
 def check_after_slow_body(scope: Scope, receive: Receive) -> Receive:
-    """Returns a `receive` that checks the caller again when the end of the body comes later than RECHECK_AFTER_S. Then
-    it raises Unauthenticated or Forbidden if they have lost their access.
+    """Returns a `receive` that checks the caller again if the end of the body comes later than RECHECK_AFTER_S. If the
+    caller has lost their access, `receive` raises Unauthenticated or Forbidden.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -42,7 +41,7 @@ def check_after_slow_body(scope: Scope, receive: Receive) -> Receive:
 
 
 async def check_after(connection: ASGIConnection[Any, Any, Any, Any], wait: Awaitable[T]) -> T:
-    """Returns what `wait` returns. Checks the caller again if this took longer than RECHECK_AFTER_S."""
+    """Waits for `wait` and returns its result. Checks the caller again if the wait took longer than RECHECK_AFTER_S."""
     began = asyncio.get_running_loop().time()
     result = await wait
     if asyncio.get_running_loop().time() - began > RECHECK_AFTER_S:
@@ -52,7 +51,7 @@ async def check_after(connection: ASGIConnection[Any, Any, Any, Any], wait: Awai
 
 @asynccontextmanager
 async def take_turn(connection: ASGIConnection[Any, Any, Any, Any], turns: CallerTurns) -> AsyncIterator[None]:
-    """Takes a turn for the caller until the block ends. Checks them again if they waited for it longer than
+    """Holds a turn for the caller until the block ends. Checks the caller again if they waited for the turn longer than
     RECHECK_AFTER_S.
     """
     async with AsyncExitStack() as stack:
@@ -63,9 +62,9 @@ async def take_turn(connection: ASGIConnection[Any, Any, Any, Any], turns: Calle
 async def check_while_sending(
     connection: ASGIConnection[Any, Any, Any, Any], chunks: AsyncIterator[bytes], check: Check
 ) -> AsyncIterator[bytes]:
-    """Yields the chunks of a response. Checks the caller again every RECHECK_INTERVAL_S, also by `check`. If the caller
-    has lost their access, raises an error, which cuts the connection, so that the client does not take a part for the
-    whole.
+    """Yields the chunks of a response. Every RECHECK_INTERVAL_S, checks the caller again and calls `check`. If the
+    caller has lost their access, raises an error, which cuts the connection. So the client does not take a part of the
+    response for the whole.
     """
     loop = asyncio.get_running_loop()
     checked = loop.time()
@@ -78,8 +77,9 @@ async def check_while_sending(
 
 
 async def check_again(connection: ASGIConnection[Any, Any, Any, Any]) -> None:
-    """Replaces the user of a request by the same user with their present access, and runs the guards of its route. Does
-    nothing for a request without credentials.
+    """Replaces the user of a request by the same user with their present access, and runs the guards of the route.
+    Raises Unauthenticated or Forbidden if the user has lost their access. Does nothing for a request without
+    credentials.
     """
     if connection.scope.get("user") is not None:
         cast(HTTPScope, connection.scope)["user"] = await find_caller(connection)

@@ -88,13 +88,14 @@ class RequestContext:
         self, command: Command, actor: str | None = None, once: IdempotencyKey | None = None
     ) -> Receipt:
         """Executes a command whose events no caller will look for, such as the record of a read. Does not wait for the
-        read models, and adds no position to the response. For `once`, see `__call__`.
+        read models, and adds no position to the response. Raises AlreadyDone if an earlier request with the same `once`
+        has executed the command.
         """
         return await self._execute(command, self._caller(actor, once))
 
     async def prepare(self, command: Command) -> Receipt:
-        """Executes a command that must come before the main command of the request. It does not register the
-        `Idempotency-Key`, so a repeated request executes it again. Does not wait for the read models.
+        """Executes a command that must come before the main command of the request. Does not wait for the read models.
+        The `Idempotency-Key` is not registered with this command, so a repeated request executes it again.
         """
         return await self.services.handler.execute(command, self._caller())
 
@@ -109,16 +110,18 @@ class RequestContext:
             state["projected"] = shown and state.get("projected", True)
 
     async def wait_until_all_shown(self) -> None:
-        """Adds the end of the log to the response's headers. Then waits until the read models show all events up to
-        there.
+        """Adds the position of the end of the log to the response's headers. Then waits until the read models show all
+        events up to this position.
 
-        Meant for a write that had nothing to do, perhaps because a simultaneous request did it: the next GET must show
-        the events of that request.
+        Call this after a write that had nothing to do. Perhaps a simultaneous request did the same, and the next GET
+        must show the events of that request.
         """
         await self.wait_until_shown(await self.services.log.read_head())
 
     async def wait_for_head(self) -> bool:
-        """Waits until the read models show all events that are in the log now. Returns False if the wait timed out."""
+        """Waits until the read models show all events that are in the log now. Returns False if the wait timed out, if
+        the newest of these events is parked, or if a read model is broken.
+        """
         return await self.services.waiter.wait(await self.services.log.read_head())
 
     @asynccontextmanager
@@ -163,7 +166,7 @@ class RequestContext:
 
     @property
     def agent(self) -> Agent:
-        """The agent who calls. Only for handlers for agents."""
+        """The agent who calls. Only handlers for agents may use this."""
         agent: Agent = self.request.user
         return agent
 
@@ -249,7 +252,8 @@ class RequestContext:
 
     @property
     def _state(self) -> dict[str, Any]:
-        """The state of the request. `Request.state` makes an object with a lock each time that it is read."""
+        """State of the request, read from the ASGI scope: `Request.state` would make an object with a lock at each use.
+        """
         return self.request.scope["state"]
 
 

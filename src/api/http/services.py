@@ -60,7 +60,8 @@ ANALYSES_OF_USER = 10
 MAX_ANALYSES = 100
 """Largest number of analyses of tests, under way or waiting, that all users may have at a process."""
 CONTAINER_LOGS = 4
-"""Number of logs of containers that a process reads at once for requests without `stream`, each for another user."""
+"""Number of logs of containers that a process reads at once for requests without `stream=true`, each for another user.
+"""
 CONTAINER_LOGS_OF_USER = 10
 """Largest number of reads of logs of containers, under way or waiting, that one user may have at a process."""
 
@@ -111,12 +112,13 @@ class Services:
     """Largest number of bytes of artifacts that one project may have."""
     caches: SharedCaches
     cache_quota: int
-    """Largest number of bytes of the shared caches of one project and trust. Builds of different trust share no caches.
+    """Largest number of bytes of all shared caches of the builds of one project that are equally trusted. Builds of
+    forks, of admins and of other members have separate caches.
     """
     cache_limit: int
     """Largest number of bytes of one shared cache; 0 if the server keeps none."""
     disks: Mapping[str, Path]
-    """Kind of contents -> folder that the server writes them to."""
+    """Kind of contents (`data folder` or `artifacts`) -> folder to which the server writes them."""
     version: str
     build: str
     """Commit that the server was built from, or its version if the commit is not known."""
@@ -139,14 +141,14 @@ class Services:
     questions: Counter[int] = field(default_factory=Counter)
     """User -> number of their requests to the assistant that this process handles."""
     question_turns: PacedTurns = field(default_factory=PacedTurns)
-    """Turns at asking a worker, so that many questions at once do not hold up other requests."""
+    """Turns at recording questions to the assistant, so that many questions at once do not hold up other requests."""
     container_log_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(CONTAINER_LOGS, CONTAINER_LOGS_OF_USER, kind="reads of logs")
     )
 
     async def wait_for_missing(self, connection: AsyncConnection | None = None) -> None:
-        """Waits until the read models show the whole log. Call this if the read models lack an object, since it may
-        have been created a moment ago. Raises Unavailable if the wait takes too long.
+        """Waits until the read models show the whole log. Call this if an object is not in the read models, since it
+        may have been created a moment ago. Raises Unavailable if the wait takes too long.
 
         With an open `connection`, raises Unavailable at once if the read models are behind: waiting would need a second
         connection of the pool.

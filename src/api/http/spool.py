@@ -77,8 +77,8 @@ class Spool:
             os.close(folder)
 
     def reserve(self, project_id: int, size: int) -> None:
-        """Reserves room in the spool for `size` more bytes of a project. Raises Unavailable if the room is not
-        enough.
+        """Reserves room in the spool for `size` more bytes of a project. Raises Unavailable if the spool, or the
+        project's share of it, has too little room.
         """
         if self._used.total() + size > self.max_bytes or self._used[project_id] + size > self.max_bytes * MAX_SHARE:
             raise Unavailable("Too many bytes are being uploaded at the moment; send this file again later.")

@@ -26,8 +26,9 @@ def fields_of(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
 
 
 def changes_in(body: msgspec.Struct, **renamed: str) -> dict[str, Any]:
-    """Returns the fields that a body contains, as arguments of a command (see `fields_of`). The argument `cleared`
-    lists the fields that are null.
+    """Returns the fields that a body contains, as arguments of a command. `renamed` maps a field's name in the body to
+    its name in the command, if they differ. The argument `cleared` lists the fields that are null, by their names in
+    the body.
     """
     cleared = tuple(name for name, value in fields_of(body).items() if value is None)
     return fields_of(body, **renamed) | ({"cleared": cleared} if cleared else {})

@@ -1,6 +1,6 @@
 """Receives multipart/form-data with one file. Streams the file to disk, and keeps at most one chunk in memory. Each
-caller sets the largest size of its files (`api.artifacts.MAX_UPLOAD_BYTES`). Litestar's parser would keep fields
-without a file name in memory, whatever their size.
+operation sets the largest size of its files, such as `api.artifacts.MAX_UPLOAD_BYTES`. Litestar's parser is not used:
+it would keep fields without a file name in memory, whatever their size.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ FORM = "multipart/form-data"
 MAX_FIELD_BYTES = 8 * 1024  # of each field other than the file
 MAX_PARTS = 20
 MAX_HELD_BYTES = 64 * 1024
-"""Largest number of bytes of a file that may come before the field that says where the file belongs. They are kept in
-memory.
+"""Largest number of bytes of a file that may come before the form field with the file's owner, such as `build_id`.
+Until then, the bytes are kept in memory.
 """
 
 
@@ -41,9 +41,9 @@ class Upload:
 
 
 Check = Callable[[str, int], Awaitable[int]]
-"""Function that decides whether a file is accepted. It takes the value of the form field that names the file's owner,
-and the least size of the file in bytes. It returns the id of the owner's project, or raises an error to refuse the
-file.
+"""Function that decides whether a file is accepted. Its arguments are the value of the form field with the file's
+owner, such as the id of a build, and a lower bound of the file's size in bytes. It returns the id of the owner's
+project, or raises an error to refuse the file.
 """
 
 
@@ -169,7 +169,7 @@ class _Form:
             self._write(chunk)
 
     def release(self) -> None:
-        """Writes the bytes that were held in memory. From now on, writes bytes as they come."""
+        """Writes the bytes that were held in memory to the file. Later bytes are written as they come."""
         self.is_held = False
         self._write(bytes(self._held))
         self._held.clear()
