@@ -78,9 +78,9 @@ class JiraIntegrationItem(msgspec.Struct):
     deployment: Deployment
     """Kind of Jira."""
     last_error: str | None
-    """Error of the last attempt to write a ticket; null if the attempt succeeded."""
+    """Error of the last attempt to write a ticket; null if that attempt succeeded, or if there was none."""
     last_error_at: datetime | None
-    """Time at which writing tickets began to fail for this reason."""
+    """Time at which writing tickets began to fail with `last_error`; null without an error."""
     created_at: datetime
     updated_at: datetime
 

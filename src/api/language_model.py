@@ -13,7 +13,7 @@ from domain.licenses import Capability
 from store.clock import utcnow
 
 FEATURES: Mapping[str, Capability] = {"chat": "ai_chat", "investigation": "ai_chat", "test_health": "ai_test_health"}
-"""Feature that answers name -> capability of the licence that includes it."""
+"""Name of a feature, as in `ModelStatus.features` -> capability of the licence that includes the feature."""
 
 
 class ModelStatus(msgspec.Struct):

@@ -41,7 +41,8 @@ log = structlog.get_logger()
 
 POLL_TIMEOUT_S = 20
 """Seconds after which a poll without a message is answered with 204, before proxies close its connection. The
-dispatcher takes a poll for closed after `POLL_EXPIRY_S` (`workers/dispatch/dispatcher.py`), which must be longer.
+dispatcher takes a poll for closed after `POLL_EXPIRY_S` (`workers/dispatch/dispatcher.py`). That time must be longer
+than this one.
 """
 MAX_REMEMBERED = 50_000
 """Largest number of messages, and of sessions, that a process remembers so as not to send a message twice."""
@@ -80,9 +81,9 @@ class AgentPolls:
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
         """Node id -> two events of the node's open poll: one that ends the poll, and one that wakes it."""
         self._recorded: LRUCache[int, int] = LRUCache(MAX_REMEMBERED)
-        """Node id -> id of the node's poll that this process recorded last. When a poll's connection closes, the poll
-        with this id is recorded as ended. This may be an earlier poll of the node, if the closed one was not recorded
-        yet.
+        """Node id -> id of the poll of the node that this process last recorded in the gauges. When the connection of a
+        poll closes, the poll with this id is recorded as ended. It is an earlier poll of the node if the closed poll
+        was not recorded yet.
         """
 
     async def next(
@@ -154,8 +155,8 @@ class AgentPolls:
             changed.set()
 
     async def _has_session(self, node_id: int, session: str) -> bool:
-        """Returns whether the node still has this session, as the log says. A session ends when the node is deleted,
-        when another agent replaces it, and when the token of its agent becomes invalid.
+        """Returns whether `session` is still the session of the node, as the log says. A session ends when the node is
+        deleted, when another agent takes over the node, and when the token of the node's agent becomes invalid.
         """
         node = await self._services.log.load_state(NODE.at(node_id))
         return node is not None and node.session == session
@@ -286,17 +287,20 @@ class AgentPolls:
         }
 
     async def _find_group_commit(self, queued: BuildQueued) -> str | None:
-        """Returns the commit that another build of the group has checked out; None if no build has yet."""
+        """Returns the commit that another build of the group has checked out; None if no build of the group has checked
+        out a commit yet.
+        """
         if queued.group_id is None:
             return None
         return (await self._services.log.load_state(BUILD_GROUP.at(queued.group_id))).commit_sha
 
 
 async def fetch_credentials(hosts: SourceHosts, endpoint: ScmEndpoint) -> dict[str, str] | None:
-    """Returns `username` and `password` with which git signs in at the endpoint's host, or None if the host needs none.
+    """Returns `username` and `password` with which git signs in at the endpoint's host. Returns None if the host needs
+    no sign-in.
 
-    Also returns None after a failure, which it logs; then the checkout fails with git's message. A host that takes
-    longer than CREDENTIALS_TIMEOUT_S counts as a failure.
+    Also returns None after a failure, which the function logs. The checkout then fails with git's message. A host that
+    takes longer than CREDENTIALS_TIMEOUT_S counts as a failure.
     """
     try:
         async with asyncio.timeout(CREDENTIALS_TIMEOUT_S):

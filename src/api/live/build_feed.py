@@ -43,22 +43,25 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 DEBOUNCE_S = 0.1
-"""Seconds between two reads while lines arrive, so that lines that follow one another fast are sent together."""
+"""Shortest time in seconds between two reads of the log while lines arrive, so that lines that follow one another fast
+are sent together.
+"""
 POLL_INTERVAL_S = 1.0
-"""Seconds between two reads when no notification arrives, in case one was lost."""
+"""Seconds between two reads of the log if no notification arrives. A notification may be lost."""
 RETRY_INTERVAL_S = 0.5
 """Seconds between two attempts to reach the database."""
 MAX_CACHED_BYTES = 8 * 1024 * 1024
 """Largest number of bytes of messages that a process caches for clients that are a little behind."""
 DONE = ":done"
-"""End of the id of the message `done`. A client that reconnects with it has received everything."""
+"""End of the id of the message `done`. A client that reconnects with an id that ends like this has received everything.
+"""
 MESSAGE_ID = re.compile(rf"([0-9]{{1,16}}):([0-9]{{1,16}})(?:{DONE})?")
 STILL_HERE = b": still here\n\n"
 CHANGES = [event.name for event in (BuildAssigned, BuildRequeued, BuildStarted, BuildFinished, BuildDeleted)]
 
 LogOffset = tuple[int, int]
-"""Offset in the logs of a build's attempts: the number of an attempt, and the number of this attempt's lines before the
-offset.
+"""Offset in the logs of all attempts of a build: the number of an attempt, and the number of lines of this attempt that
+come before the offset.
 """
 
 
@@ -97,8 +100,8 @@ class LogChunk:
 
 
 class LogChunkCache:
-    """Cache of the log chunks that were read last, for all builds. Simultaneous requests for the same chunk read it
-    only once.
+    """Cache of the newest chunks of logs that were read, for all builds. Simultaneous requests for the same chunk read
+    it only once.
     """
 
     def __init__(self, build_logs: BuildLogs) -> None:
@@ -197,8 +200,8 @@ class BuildFeed:
             await self._refresh()
 
     async def begin(self, offset: LogOffset | None) -> LogOffset:
-        """Returns the offset at which a client begins: `offset`, but at most the end of the log. If `offset` is None or
-        names an attempt that does not exist, returns the beginning of the present attempt.
+        """Returns the offset at which a client begins: `offset`, or the end of the log if `offset` lies beyond it. If
+        `offset` is None or names an attempt that does not exist, returns the beginning of the present attempt.
         """
         await self._has_begun.wait()
         if offset is not None and offset > self.end and self.status is None:
@@ -209,8 +212,8 @@ class BuildFeed:
         return min(offset, self.end)
 
     async def load_next(self, offset: LogOffset) -> LogChunk | None:
-        """Returns the chunk of lines after an offset; at the end of an attempt, this is the first chunk of the next
-        attempt. Returns None if the feed has read no more lines.
+        """Returns the chunk of lines after an offset. At the end of an attempt, this is the first chunk of the next
+        attempt. Returns None if the feed has found no lines after the offset, or if they were deleted.
         """
         while offset < self.end:
             is_last = offset[0] == self.end[0]
@@ -259,8 +262,8 @@ class BuildFeed:
                 self._version, self._position = recorded.version, recorded.position
 
     async def _read_lines(self) -> None:
-        """Reads the lines up to the present end of the log and moves `end` there. Finishes an earlier attempt before a
-        new one.
+        """Reads the lines up to the present end of the log, and sets `end` to this offset. Reads the rest of an earlier
+        attempt before the lines of the present one.
         """
         attempt = self.end[0] if self._build is None else self._build.attempt
         while True:
@@ -275,8 +278,8 @@ class BuildFeed:
 
     @property
     def _lines_at_end(self) -> int | None:
-        """Number of lines of the log when the build ended, or None if it has not ended. Lines that were stored later do
-        not belong to the log.
+        """Number of lines of the log when the build ended; None if the build has not ended. Lines that were stored
+        later do not belong to the log.
         """
         return self._build.log_lines if isinstance(self._build, Finished) else None
 

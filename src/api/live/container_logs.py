@@ -9,17 +9,17 @@ from api.live.stream_clients import StreamClient
 from integrations.container_ports import ContainerLogs, DockerFailure
 
 DONE_ID = "done"
-"""Id of the message `done`. A client that reconnects with it has received everything."""
+"""Id of the message `done`. A client that reconnects with this id has received everything."""
 BYTES_PER_S = 1024 * 1024
-"""Number of bytes of lines that a stream sends in a second, on average. The limit is needed because a container may
+"""Largest average number of bytes of lines that a stream sends in a second. The limit is needed because a container may
 print much faster.
 """
 _BEGIN, _END = b'data: {"type":"log","data":', b"}\n\n"
 
 
 class ContainerLogStream(msgspec.Struct, frozen=True):
-    """Source of a client: sends the last `tail` lines, and later ones as they come, until the container ends. If the
-    log cannot be read, a message `error` says why.
+    """Source of the messages for one client: sends the last `tail` lines of the log, and later lines as they come,
+    until the container ends. If the log cannot be read, a message `error` says why.
     """
 
     logs: ContainerLogs

@@ -35,23 +35,27 @@ MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 EVENT_BATCH = 10
 """Number of new events that are encoded at once."""
 PAGE_SIZE = 100
-"""Number of events that a client which is further behind gets from the audit trail at once."""
+"""Largest number of events on a page from the audit trail, for a client that needs events which the feed no longer
+remembers.
+"""
 PAGE_READ_BYTES = 8 * 1024 * 1024
-"""Number of bytes of events that are read from the audit trail for a page of PAGE_SIZE events. The page ends early
-after them.
+"""Number of bytes of events after which the reading of a page from the audit trail ends, even if the page has fewer
+than PAGE_SIZE events.
 """
 PIECE_BYTES = 256 * 1024
-"""Number of bytes of messages that are sent to a client at once. This much stays in memory for each client that does
-not read.
+"""Number of bytes of messages that are sent to a client at once. For each client that does not read, this many bytes
+stay in memory.
 """
 CATCH_UPS = 2
-"""Number of clients for which a process reads a page at once, each of another user."""
+"""Largest number of pages from the audit trail that a process reads at the same time, each for another user."""
 FEED_LIMITS = FoldLimits(200, 4 * 1024 * 1024)
-"""Largest number of events, and of their bytes, that are folded to show what one event of their stream changed. Folding
-so many takes some 30 ms.
+"""Largest number of events, and of bytes of events, of a stream that are folded to show what one event of the stream
+changed. Folding so many takes some 30 ms.
 """
 INDEX_RETRY_S = 1.0
-"""Seconds before the next attempt to read a page for a client, if the read models do not show the whole page yet."""
+"""Seconds before the next attempt to read a page for a client, if the read models have not reached the end of the page
+yet.
+"""
 
 FOR_EVERYBODY = {"nodes", "pools", "templates"}
 """Areas whose events all users see if the events belong to no project."""
@@ -80,7 +84,9 @@ class FeedMessage(msgspec.Struct, frozen=True):
 class OlderMessages(NamedTuple):
     messages: Sequence[FeedMessage]
     position: int | None
-    """Position up to which `messages` are complete; None if no later messages are wanted."""
+    """Position up to which `messages` are complete; None if they are complete up to the end of the range that was asked
+    for.
+    """
 
 
 class EventFeed:
@@ -121,8 +127,8 @@ class EventFeed:
                 self._messages, self._positions, self._size = [], [], 0
 
     async def begin(self, last: int | None) -> int:
-        """Returns the position after which a client begins: `last`, which the client asks for, but at most the end of
-        the log. If `last` is None, returns the present position of the feed.
+        """Returns the position after which a client begins: `last`, which the client asks for, or the end of the log if
+        `last` lies beyond it. If `last` is None, returns the present position of the feed.
         """
         await self._has_begun.wait()
         if last is None:
@@ -134,8 +140,8 @@ class EventFeed:
         return self._messages[bisect_right(self._positions, position) :]
 
     async def load_older(self, wanted: TrailFilter, limit: int, caller: str) -> OlderMessages | None:
-        """Returns a page of up to `limit` messages that the feed no longer remembers. Returns None if the read models
-        have not yet reached the position before `wanted.before`. Callers take turns.
+        """Returns a page of messages that the feed no longer remembers, at most `limit`. Returns None if the read
+        models have not yet reached the position before `wanted.before`. Callers take turns.
         """
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
@@ -234,8 +240,8 @@ class EventStream:
         return self._project_id is None or user.may("read", self._project_id)
 
     def keep_alive(self) -> bytes:
-        """Returns a comment with the present position as its id. A client that reconnects sends this id. So the server
-        need not read the earlier events again, which the client may not see.
+        """Returns a comment whose id is the present position. A client that reconnects sends this id, even if its user
+        may see none of the events up to it. So the server need not read these events again.
         """
         return b": still here\nid: %d\n\n" % self._position
 
@@ -257,8 +263,8 @@ class EventStream:
         self._page_size = min(PAGE_SIZE, 2 * len(older.messages) or PAGE_SIZE)
 
     def _next_piece(self, user: User, messages: Sequence[FeedMessage]) -> tuple[bytes, int | None]:
-        """Returns the first messages that the client wants and its user may see, joined, up to some PIECE_BYTES. Also
-        returns the position of the last one of them, or None if no message is left.
+        """Returns the first of `messages` that the client wants and its user may see, joined, up to some PIECE_BYTES.
+        Also returns the position of the last message in the result, or None if no message is left.
         """
         bodies: list[bytes] = []
         size = 0

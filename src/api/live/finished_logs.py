@@ -14,7 +14,7 @@ from store.tables.build_logs import BuildLogs
 log = structlog.get_logger()
 
 CHECK_LIFETIME_S = 60.0
-"""Seconds after which a log is checked again."""
+"""Seconds for which the result of a check counts. A later request checks the log again."""
 MAX_CHECKED = 1_000
 """Largest number of builds whose checks are remembered."""
 

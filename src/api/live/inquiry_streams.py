@@ -1,5 +1,5 @@
-"""Sends inquiries as server-sent events: the answer to a question in small pieces, or the steps of a job. Each stream
-ends with `[DONE]`.
+"""Sends inquiries as server-sent events: the answer to a question in small pieces, or the steps of an AI job. Each
+stream ends with `[DONE]`.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS
 SUBJECT_DELETED = "What the question was about has been deleted."
 DONE = b"data: [DONE]\n\n"
 POLL_INTERVAL_S = 1.0
-"""Seconds after which the inquiry is read without a notification, which may be lost."""
+"""Longest time in seconds between two reads of the inquiry, in case a notification was lost."""
 _TOKEN = re.compile(r"\s*\S+|\s+")
 
 
 def split_tokens(text: str) -> list[str]:
-    """Returns the words of a text, each with the space before it. Joined, they are the text."""
+    """Returns the words of a text, each with the space before it. Joined, these words are the text."""
     return _TOKEN.findall(text)
 
 
@@ -52,9 +52,11 @@ def say_why(end: InquiryEnd | None) -> str:
 async def follow(
     services: Services, inquiry_id: str, on_change: Callable[[Inquiry], Awaitable[None]], timeout_s: float
 ) -> InquiryEnd | None:
-    """Calls `on_change` with the inquiry now and after each of its events. Returns its end; None if it has not ended
-    after `timeout_s`, or if its stream cannot be read. If the subject of the inquiry is deleted, nobody can record its
-    end: then returns an end that says so.
+    """Calls `on_change` with the state of the inquiry, now and after each of its events. Returns the end of the
+    inquiry. Returns None if the inquiry has not ended after `timeout_s`, or if its stream cannot be read.
+
+    If the subject of the inquiry was deleted, nobody can record an end. The function then returns an InquiryFailed that
+    says so.
     """
     changed = asyncio.Event()
     notification = inquiry_notification(inquiry_id)
@@ -82,7 +84,9 @@ async def follow(
 
 
 class ChatTokens(msgspec.Struct, frozen=True):
-    """Source of a client: sends the words of the answer to a question, once the whole answer was checked."""
+    """Source of the messages for one client: sends the words of the answer to a question, once the whole answer has
+    been checked.
+    """
 
     services: Services
     inquiry_id: str
@@ -105,7 +109,9 @@ class ChatTokens(msgspec.Struct, frozen=True):
 
 
 class JobProgress(msgspec.Struct, frozen=True):
-    """Source of a client: sends a message about the queued job, each step when it is taken, and at last the result."""
+    """Source of the messages for one client: sends a message about the queued AI job, then each step when it is taken,
+    and at last the result.
+    """
 
     services: Services
     job_id: str

@@ -34,7 +34,11 @@ async def request_work(
     find_end: Callable[[], Awaitable[T | None]],
     timeout_s: float,
 ) -> T | None:
-    """Executes the command that requests the work, and then waits for its end, as `wait_for_work` does."""
+    """Executes the command that requests the work, and waits for the end of the work. Returns the end that `find_end`
+    finds. Returns None if there is no end after `timeout_s`, or if the client closes its connection before.
+
+    `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
+    """
 
     async def execute_and_wait() -> T | None:
         await ctx(command)
@@ -51,7 +55,8 @@ async def wait_for_work(
     timeout_s: float,
 ) -> T | None:
     """Returns the end that `find_end` finds. Returns None if there is no end after `timeout_s`, or if the client closes
-    its connection before. Checks the caller again after a long wait; access to a project is for the route to check.
+    its connection before. After a long wait, checks the user of the request again, but not their access to a project:
+    the handler must check that.
 
     `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
     """

@@ -15,10 +15,10 @@ from projections import splitting
 
 
 async def find_shard(services: Services, queued: BuildQueued) -> dict[str, Any] | None:
-    """Returns the number of the build's shard, the number of shards, and the known tests of this and of the other
-    shards. Returns None for a build that runs all tests, or that names the tests that it runs.
+    """Returns the number of the build's shard, the number of shards, and the known tests: those of this shard, and
+    those of all other shards. Returns None for a build that runs all tests, or that names the tests that it runs.
 
-    The first build of the group for which this is called decides the division for all.
+    The first call for a build of the group decides the division for all builds of the group.
     """
     number = queued.matrix.get(SHARD_NAME)
     if number is None or queued.group_id is None or queued.test_ids is not None:

@@ -47,9 +47,7 @@ ACCESS_INTERVAL_S = 2.5
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many streams may try again."""
 ACCESS_BATCH_SIZE = 100
-"""Number of credentials that are checked at once. Between two such batches, other requests can get database
-connections.
-"""
+"""Number of tokens that are checked at once. Between two such batches, other requests can get database connections."""
 
 
 def understands_ids(request: Request[User, Any, Any]) -> bool:
@@ -98,8 +96,8 @@ class StreamClient:
         self._send: Send
 
     async def run(self, source: Source, receive: Receive, send: Send) -> None:
-        """Runs `source` until it returns or the client is cut. Raises ConnectionAbortedError if the client is cut but
-        needs the whole text.
+        """Runs `source` until it returns or the client is cut. Raises ConnectionAbortedError if the client was cut
+        before it had a text that it needs as a whole.
         """
         self._send = send
         watching = asyncio.create_task(self._watch(receive))
@@ -131,7 +129,7 @@ class StreamClient:
 
     def check(self, now: float) -> None:
         """Cuts the client if, at the time `now`, it has been stalled or idle for too long. If a keep-alive comment is
-        due, ends the wait of the stream for its next message, so that it sends the comment.
+        due, wakes the source from its wait for the next message, so that it sends the comment.
         """
         if self._sending_since is not None:
             if now - self._sending_since > STALL_TIMEOUT_S:
@@ -165,7 +163,7 @@ class StreamClient:
 
 class StreamClients:
     """Open streams of one kind in a process. One user may have at most `limit` of them, and all users together `total`;
-    0 means no limit. `kind` names them in messages.
+    0 means no limit. `kind` names the streams in error messages.
     """
 
     def __init__(self, limit: int = 0, total: int = 0, kind: str = "streams") -> None:
@@ -221,8 +219,8 @@ class StreamClients:
 
 
 async def refresh_callers(clients: Iterable[StreamClient]) -> None:
-    """Updates the users of the clients with their present access, and cuts those clients whose users lost access. Looks
-    up each set of credentials only once.
+    """Updates the users of the clients with their present access, and cuts the clients whose users have lost access.
+    Looks up each token only once, even if several clients use it.
     """
     by_credentials: dict[str, list[StreamClient]] = defaultdict(list)
     for client in clients:
@@ -236,8 +234,8 @@ async def _refresh_caller(clients: list[StreamClient]) -> None:
     try:
         caller = await find_caller(clients[0].request)
     except (Unauthenticated, Unavailable):
-        # Not valid any more, since the read models had these credentials before, or with fewer rights, which the read
-        # models do not show yet.
+        # The token, which the read models had before, is not valid any more, or its user has lost rights that the read
+        # models still show.
         caller = None
     except psycopg.OperationalError as error:
         log.warning("the access of clients cannot be checked", error=str(error).strip())
@@ -252,8 +250,8 @@ async def watching_disconnect(
 ) -> AsyncIterator[asyncio.Event]:
     """Yields an event that is set when the client closes the connection. Sets `changed` at the same time.
 
-    Use this in handlers that wait, since the server does not end a handler whose client has gone. Read the body of the
-    request before.
+    Use this in handlers that wait, since the server does not end a handler whose client has gone. The body of the
+    request must be read before the block begins.
     """
     is_gone = asyncio.Event()
 
@@ -271,8 +269,8 @@ async def watching_disconnect(
 
 
 class LiveStream(Stream):
-    """Response that sends a client the messages of a source as they come. Raises TooManyRequests if the user has too
-    many open streams.
+    """Response that sends a client the messages of a source as they come. The constructor raises TooManyRequests if the
+    user has too many open streams, and Unavailable if all users together have too many.
     """
 
     def __init__(

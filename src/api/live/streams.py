@@ -18,8 +18,8 @@ MAX_CONTAINER_LOGS_PER_USER = 4
 MB.
 """
 MAX_CONTAINER_LOGS = 12
-"""Largest number of logs of containers that a process has open as streams at a time. Fewer than
-`integrations.docker.logs.MAX_READERS`, so that the last lines of a log can be read in any case.
+"""Largest number of logs of containers that a process has open as streams at a time. This is fewer than
+`integrations.docker.logs.MAX_READERS`, so requests without a stream can still read the last lines of a log.
 """
 
 
