@@ -23,7 +23,9 @@ log = structlog.get_logger()
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks of the connections."""
 MAX_CONNECTIONS = 20_000
-"""Largest number of connections at once, including those of long polls and responses that stay open (SSE)."""
+"""Largest number of connections that the process has at once, including those of long polls and responses that stay
+open (SSE).
+"""
 OTHER_FILES = 500
 """Number of open files that the process needs besides its connections: database, spool, libraries."""
 DESCRIPTORS = "/proc/self/fd"
@@ -105,7 +107,7 @@ def list_descriptors() -> Collection[int]:
 @contextlib.contextmanager
 def opened(descriptor: int, port: int) -> Iterator[tuple[socket.socket, Peer] | None]:
     """Yields a duplicate of the connection with this descriptor, and the connection's peer. Yields None if the
-    descriptor is no connection, or if this port did not accept it.
+    descriptor is no connection, or is a connection that was not accepted on `port`.
     """
     with contextlib.ExitStack() as stack:
         found = None

@@ -11,8 +11,8 @@ from testhide.settings import Settings
 
 
 def load_license(settings: Settings) -> License:
-    """Return the licence in the settings' licence file, or that of the community tier if there is no such file. Raises
-    Fault if the file cannot be read or is not signed with the key in the settings.
+    """Return the licence in the file that the setting `license` names, or that of the community tier if the setting is
+    empty. Raises Fault if the file cannot be read or is not signed with the key `license_key`.
     """
     if not settings.license:
         return COMMUNITY

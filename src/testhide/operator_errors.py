@@ -18,6 +18,6 @@ class InUse(Fault):
 
 
 class Unreachable(Fault):
-    """Raised if the configured database or Redis does not answer."""
+    """Raised if the configured database or Redis does not answer, or if the database is too old."""
 
     exit_code = 4

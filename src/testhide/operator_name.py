@@ -5,8 +5,8 @@ import pwd
 
 
 def find_operator() -> str:
-    """Returns the name of the account that runs this process, or `uid 1000` if the account has no name, as in a
-    container.
+    """Returns the name of the account that runs this process. If the account has no name, as in a container, returns
+    its number, for example `uid 1000`.
     """
     try:
         return pwd.getpwuid(os.getuid()).pw_name

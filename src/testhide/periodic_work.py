@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from testhide.processes import Core
 
 RESPONSE_CLEANUP_INTERVAL_S = 60.0
-"""Seconds between two deletions of expired responses to idempotency keys."""
+"""Seconds between two deletions of expired idempotent responses."""
 
 
 def make_schedules(

@@ -29,7 +29,9 @@ START = CommandContext("system:start")
 
 
 def upgrade(settings: Settings) -> None:
-    """Migrate the store's tables. Raises Fault as `core` does, and if a newer release has migrated the database."""
+    """Upgrade the log and all other tables that are not read models to this release. Raises Fault if the database
+    cannot be used, or if a newer release has migrated it.
+    """
 
     async def check() -> None:
         async with core(settings, pool_size=1, before_migration=True):
@@ -44,8 +46,8 @@ def upgrade(settings: Settings) -> None:
 
 
 def _add_pgvector(settings: Settings) -> None:
-    """Adds the extension pgvector to the database if PostgreSQL has its files and lets this user do so. Semantic search
-    compares words only without it.
+    """Adds the extension pgvector to the database if PostgreSQL has its files and lets this user do so. Without
+    pgvector, semantic search compares only words.
     """
     with psycopg.connect(settings.database_url, autocommit=True) as connection:
         available = connection.execute(
@@ -57,8 +59,9 @@ def _add_pgvector(settings: Settings) -> None:
 
 
 def migrate(settings: Settings) -> list[str]:
-    """Migrate all tables. Returns the names of the read models that must be built from the log. Raises Fault as
-    `upgrade` does, and if tables are lost.
+    """Upgrade all tables that are not read models. If the log is empty, create the tables of the read models. Otherwise
+    return the names of the read models that must be built from the log. Raises Fault if the database cannot be used, if
+    a newer release has migrated it, or if tables are lost.
     """
     upgrade(settings)
 

@@ -128,7 +128,7 @@ async def _listening(parts: Core, *channels: str) -> AsyncIterator[Listener]:
 @cache
 def application() -> "Application":
     """Returns the HTTP application of this process, without services. Makes it at the first call, which takes 0.2 s of
-    CPU time. Processes that are forked after that share it.
+    CPU time. Processes that are forked after the first call share the application.
     """
     from api.app import make_app
 
@@ -136,7 +136,9 @@ def application() -> "Application":
 
 
 def serve(settings: Settings) -> None:
-    """Run the HTTP API until SIGTERM. Raises Fault as `api_services` does."""
+    """Run the HTTP API until SIGTERM. Raises Fault if the database, the licence file, the blob store or a sequence of
+    ids cannot be used.
+    """
     from testhide import http_server
 
     async def run() -> None:
@@ -157,8 +159,9 @@ def serve(settings: Settings) -> None:
 
 @contextlib.asynccontextmanager
 async def api_services(settings: Settings) -> "AsyncIterator[Services]":
-    """Yield the services that controllers use, and close them when the block ends. Raises Fault as `core` does, and if
-    the licence file, the blob store or a sequence of ids is wrong.
+    """Yield the services that controllers use, and close them when the block ends. Raises Fault if the database or the
+    licence file cannot be used, if the blob store belongs to another database, or if a sequence of ids would give an id
+    again.
     """
     from agent.build.masking import Masker
     from agent.bundle import build_zipapp
@@ -266,7 +269,9 @@ async def api_services(settings: Settings) -> "AsyncIterator[Services]":
 
 
 async def _warm_up(rule_book: "RuleBook", log: EventLog) -> None:
-    """Reads the known issues of a long log, so that the first report after a start need not wait for that."""
+    """Reads the known issues from the log, which may be long. So the first report after a start need not wait until
+    they are read.
+    """
     from workers.loops.outages import tolerate_outages
 
     async with tolerate_outages("the first reading of known issues"):
@@ -274,7 +279,7 @@ async def _warm_up(rule_book: "RuleBook", log: EventLog) -> None:
 
 
 def project(settings: Settings) -> None:
-    """Run the projector until SIGTERM. Raises Fault as `core` does."""
+    """Run the projector until SIGTERM. Raises Fault if the database cannot be used."""
     from projections.engine.projector import Projector
     from projections.registry import PROJECTIONS
 
@@ -286,7 +291,7 @@ def project(settings: Settings) -> None:
 
 
 def dispatch(settings: Settings) -> None:
-    """Run the dispatcher until SIGTERM. Raises Fault as `core` does."""
+    """Run the dispatcher until SIGTERM. Raises Fault if the database cannot be used."""
     from commands.handler import Handler
     from store.tables import agent_gauges, build_logs, waiting_reasons
     from workers.dispatch.dispatcher import Dispatcher
@@ -304,8 +309,8 @@ def dispatch(settings: Settings) -> None:
 
 
 def work(settings: Settings) -> None:
-    """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault as `core` does,
-    and if the blob store belongs to another database.
+    """Run reactions, deliveries, periodic work and the sealing of the log until SIGTERM. Raises Fault if the database
+    cannot be used, or if the blob store belongs to another database.
     """
     from commands.handler import Handler
     from integrations.checkpoints import CheckpointFolder

@@ -1,6 +1,4 @@
-"""Reads two things from the headers of trusted reverse proxies: the address of the caller, and whether they used
-https.
-"""
+"""Reads the caller's address, and whether the caller used https, from the headers of trusted reverse proxies."""
 
 import re
 from collections.abc import Sequence
@@ -17,8 +15,8 @@ HOST = re.compile(r"\[(?P<v6>[^\]]*)\](:[0-9]*)?|(?P<v4>[^:]*)(:[0-9]*)?")
 
 
 class TrustedProxies:
-    """ASGI application that replaces the address of a trusted proxy by the caller's address in `X-Forwarded-For`. Also
-    takes the caller's scheme from `X-Forwarded-Proto`.
+    """ASGI application that changes the requests of trusted proxies: replaces the proxy's address by the caller's
+    address, which it reads from `X-Forwarded-For`, and the scheme by that in `X-Forwarded-Proto`.
     """
 
     def __init__(self, app: ASGIApp, trusted: Sequence[Network]) -> None:

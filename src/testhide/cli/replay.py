@@ -64,7 +64,7 @@ def replay(
 
 
 async def print_story(settings: Settings, stream: str) -> int:
-    """Print every event of a stream, with the fields that it changed. Raises Fault if there is no such stream."""
+    """Print every event of a stream, and the fields that the event changed. Raises Fault if there is no such stream."""
     async with core(settings, pool_size=2) as parts:
         rules = RuleMatches(parts.pool, parts.log)
         matches = await rules.find_for_stream(stream)
@@ -87,8 +87,8 @@ async def print_story(settings: Settings, stream: str) -> int:
 async def print_differences(
     settings: Settings, what_if: WhatIfRules, project_id: int | None, since: datetime | None
 ) -> int:
-    """Print the classifications and verdicts that would be different under the what-if rules. Raises Fault if there is
-    no such project.
+    """Print the classifications and verdicts of past builds that would be different under the what-if rules. Raises
+    Fault if there is no project with the id `project_id`.
     """
     async with core(settings, pool_size=2) as parts:
         if project_id is not None and not await audit_trail.has_project(parts.pool, project_id):
@@ -160,8 +160,8 @@ def format_value(shown: Any) -> str:
 
 
 def _progress_printer(simulation: Simulation, head: int) -> Callable[[], bool]:
-    """Return a function that prints how far a simulation is, at most once in PRINT_INTERVAL_S. It returns True, which
-    tells the simulation to go on.
+    """Return a function that prints how far a simulation is, at most once in PRINT_INTERVAL_S. The function always
+    returns True, which tells the simulation to go on.
     """
     next_at = time.monotonic() + PRINT_INTERVAL_S
 

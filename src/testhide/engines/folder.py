@@ -11,8 +11,8 @@ record.
 
 When the server runs as root, the engines' account may be unable to enter DATA, for example below /root. Then the home
 is in /var/lib/testhide/engines; if DATA is in the system's temporary folder, the home is in that folder, too. The
-record contains its path. Such a home has a file `data-folder` with the path of DATA, so that a copy of DATA does not
-open the original's database.
+record contains the path of the home. A home outside of DATA has a file `data-folder` with the path of DATA, so that a
+copy of DATA does not open the original's database.
 """
 
 import contextlib
@@ -54,7 +54,9 @@ class Record:
     postgres_password: str
     valkey_password: str
     has_cluster: bool = False
-    """Whether the home has had a PostgreSQL cluster. If there is none now, the cluster was lost."""
+    """Whether the home has ever had a PostgreSQL cluster. If so, a missing cluster was lost, and a start makes no new
+    one.
+    """
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ def _write_record(data: Path, record: Record) -> None:
 
 def _take_outside_home(data: Path, home: Path, account: Account | None) -> None:
     """Record in `home`, which is outside of the data folder, that the home belongs to `data`. Raises Fault if another
-    data folder still uses it.
+    data folder still uses the home.
     """
     note = home / _OWNER
     owner = Path(os.fsdecode(note.read_bytes())) if note.exists() else data

@@ -162,8 +162,8 @@ class Postgres:
 
 
 def how_to_convert(folder: DataFolder, cluster: Path, major: str, binaries: PostgresBinaries) -> str:
-    """Return a message that names the two versions and, if the cluster is the older one, the commands that convert
-    it.
+    """Return a message that names the PostgreSQL versions of the cluster and of the programs. If the cluster is older,
+    the message has the commands that convert it.
     """
     what = f"{folder.path} holds data of PostgreSQL {major}, the programs here are PostgreSQL {binaries.major}"
     if not major.isdigit() or int(major) > binaries.major:
