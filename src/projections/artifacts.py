@@ -14,7 +14,9 @@ from store.postgres.queries import Source
 
 VERSION = 3
 MIN_CHARGE = 4_096
-"""Number of bytes that an artifact counts at least, since even an empty artifact has rows and an event."""
+"""Least number of bytes that an artifact counts against its project's quota, since even an empty artifact has rows and
+an event.
+"""
 
 
 class ArtifactRow(Row, frozen=True):

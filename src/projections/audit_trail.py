@@ -190,7 +190,7 @@ async def find_project_at(source: Source, position: int) -> int | None:
 
 
 async def has_unsealed(source: Source, before: datetime) -> bool:
-    """Returns True if the newest checkpoint does not cover some event that is older than `before`. Returns False if
+    """Returns whether there is an event older than `before` that the newest checkpoint does not cover. Returns False if
     there is no checkpoint.
     """
     query = (

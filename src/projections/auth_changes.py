@@ -21,7 +21,7 @@ MAX_SEARCHED = 100
 
 class RightsBehind(Unavailable):
     """The caller has lost rights that the read models still show. `position` is the position of the latest event that
-    took some.
+    took rights from the caller.
     """
 
     def __init__(self, position: int) -> None:
@@ -30,11 +30,12 @@ class RightsBehind(Unavailable):
 
 
 def log_positions(projections: Sequence[tuple[str, int]], losses: Sequence[type[Event]]) -> str:
-    """Returns SQL for the FROM of a query for credentials: `log`, one row with the columns of ReadCredentials.
+    """Returns SQL for the FROM of a query for credentials: `log`, a single row with the columns `head` and `shown`,
+    which ReadCredentials describes.
 
     `projections` are pairs of name and version: the read models that the query reads. `losses` are the types of the
     events that may take rights. The column `shown` is the position of these read models. It is the end of the log
-    instead if they are at most MAX_SEARCHED events behind, and none of these events is of a type in `losses`.
+    instead if the read models lack at most MAX_SEARCHED events, none of which is of a type in `losses`.
     """
     versions = ", ".join(f"('{name}', {version})" for name, version in projections)
     names = ", ".join(f"'{event.name}'" for event in losses)
@@ -54,7 +55,9 @@ def log_positions(projections: Sequence[tuple[str, int]], losses: Sequence[type[
 
 
 class ReadCredentials(msgspec.Struct, frozen=True):
-    """Credentials of a caller, as read models show them. The query selects the columns of `log_positions` first."""
+    """Credentials of a caller, as read models show them. The query for them selects `head` and `shown` first
+    (`log_positions`).
+    """
 
     head: int
     """Position of the end of the log when the credentials were read."""
@@ -70,8 +73,8 @@ class ReadCredentials(msgspec.Struct, frozen=True):
         raise NotImplementedError
 
     def loses_by(self, event: Event) -> bool:
-        """Returns whether the event takes rights from the caller. It is an event of a type in `losses`, from one of the
-        `streams`.
+        """Returns whether an event takes rights from the caller. The event is of a type in `losses`, and from one of
+        the `streams`.
         """
         raise NotImplementedError
 

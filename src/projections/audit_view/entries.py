@@ -64,7 +64,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     actor_name: str | None
     """The actor's current name; null for deleted users and nodes, and for the server itself."""
     correlation_id: str
-    """Id that all events of a request share, and the events that workers append because of it."""
+    """Id that the events of a request share with all events that workers append because of the request."""
     causation: int | None
     """Log position of the event that caused this one; null if a request caused it."""
     project_id: int | None
@@ -73,8 +73,8 @@ class AuditEntry(msgspec.Struct, frozen=True):
     summary: str
     """Sentence that describes the event."""
     changes: list[Change] | None = None
-    """Fields that the event changed; null after the first 10,000 events of its stream, or after those that have 64 MiB
-    together.
+    """Fields that the event changed. Null if the event comes after the first 10,000 events of its stream, or after the
+    first 64 MiB of them.
     """
 
 

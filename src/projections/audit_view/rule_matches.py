@@ -28,8 +28,8 @@ CLASSIFYING = (ResultsClassifiedByRules.name, KnownIssueSearched.name, ReportRec
 
 
 class RuleMatch(NamedTuple):
-    """A match of a known issue or classification rule with a result. It classifies the result, unless the result was
-    classified before.
+    """A match of a known issue, a classification rule or statistics with a result. The match classifies the result,
+    unless a known issue, a rule, a user or AI has classified it before.
     """
 
     position: int
@@ -83,8 +83,8 @@ class RuleMatches:
     """Size in bytes of the fields of all events that were read so far."""
 
     async def find_for_stream(self, stream: str) -> list[RuleMatch]:
-        """Returns the rule matches of the result that the stream belongs to, in the order of the log. Returns nothing
-        for a stream that belongs to no result.
+        """Returns the rule matches of the result that the stream belongs to, in the order of the log. Returns an empty
+        list for a stream that belongs to no result.
         """
         if not stream.startswith(f"{TRIAGE.prefix}-"):
             return []
@@ -94,8 +94,8 @@ class RuleMatches:
         return []
 
     async def find_classified(self, recorded: Recorded) -> list[RuleMatch]:
-        """Returns the rule matches by which this event classified results. Leaves out results that had a classification
-        before.
+        """Returns the rule matches by which this event classified results. For a search through older failures, leaves
+        out results that had a classification before, unless it came from statistics.
         """
         event = recorded.event
         if isinstance(event, ReportRecorded):
