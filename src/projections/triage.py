@@ -1,7 +1,8 @@
 """Read model of the triage of failed results: classifications, defects and resolutions.
 
-Classifications by rules have a separate append-only table with only numbers, so that a report with a hundred thousand
-known failures is written fast. A classification by a user or a model counts instead of one by a rule.
+The classifications that failures get while their report is recorded are in an append-only table with only numbers, so
+that a report with a hundred thousand known failures is written fast. The other table has later classifications, which
+override these.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,15 +29,17 @@ class RuleMatchRow(Row, frozen=True):
     """Id of the result."""
     job_id: Int
     known_issue_id: int
-    """Id of the known issue that matched; 0 if a classification rule or the statistics decided."""
+    """Id of the known issue that matched; 0 if a classification rule or the statistics classified the failure."""
     classification: SmallInt
     """Index into CLASSIFICATIONS."""
     rule: SmallInt = 0
-    """Number of the classification rule that matched; 0 if none did."""
+    """Number of the classification rule that matched, from 1; 0 if no classification rule matched."""
     rules_version: Int = 0
     match_start: Int = 0
     match_end: Int = 0
-    """End of the part of the text that the pattern matched. Start and end are those of `ResultsClassifiedByRules`."""
+    """End of the part of the failure's text that the pattern matched. The text is message, line break and trace in
+    UTF-8. Start and end are 0 if no pattern matched.
+    """
     confidence: SmallInt = CERTAIN
 
 
@@ -109,13 +112,13 @@ PROJECTION = Projection(
 
 
 class RecordedMatch(msgspec.Struct, frozen=True):
-    """The classification that a failure got when its report was recorded, and the part of its text that a pattern
-    matched.
+    """Says by which known issue or rule a failure was classified when its report was recorded, and which part of the
+    failure's text the pattern matched.
     """
 
     known_issue_id: int
     rule: int
-    """Number of the classification rule; 0 for a known issue and for statistics."""
+    """Number of the classification rule that matched; 0 if a known issue or the statistics classified the failure."""
     rules_version: int
     start: int
     end: int
@@ -139,15 +142,21 @@ class ResultTriage(msgspec.Struct, frozen=True):
 _NAMES = "ARRAY[" + ", ".join(f"'{name}'" for name in CLASSIFICATIONS) + "]"
 
 CLASSIFICATION = f"coalesce(v.classification, ({_NAMES})[m.classification + 1])"
+"""SQL expression: the classification that counts for a result `t`; NULL if the result has none. The query needs
+TRIAGE_JOINS.
+"""
 BY_RULE = "(known_issue_id <> 0 OR rule <> 0)"
-"""SQL condition that a row of RuleMatchRow comes from a known issue or a rule, not from statistics."""
+"""SQL condition that a row of RuleMatchRow comes from a known issue or a classification rule, not from statistics."""
 CLASSIFIED_BY = (
     "coalesce(v.set_by_kind, CASE WHEN m.known_issue_id = 0 AND m.rule = 0 THEN 'statistics'"
     " WHEN m.id IS NOT NULL THEN 'rule' END)"
 )
+"""SQL expression: the source (`user`, `rule`, `ai` or `statistics`) of the classification that counts for a result `t`;
+NULL if the result has none. The query needs TRIAGE_JOINS.
+"""
 LINKED_ISSUE = "coalesce(v.known_issue_id, nullif(m.known_issue_id, 0))"
-"""SQL expressions for the classification that counts for a result `t`, for who gave it, and for the known issue of the
-result. They need TRIAGE_JOINS.
+"""SQL expression: the id of the known issue that a result `t` is linked to; NULL if there is none. The query needs
+TRIAGE_JOINS.
 """
 
 TRIAGE_COLUMNS = (
@@ -157,7 +166,7 @@ TRIAGE_COLUMNS = (
     " CASE WHEN v.defect_key <> '' THEN v.defect_url ELSE i.defect_url END,"
     f" nullif(v.resolution, ''), {email_column('v.resolution_by')}, {LINKED_ISSUE}"
 )
-"""SQL columns with the fields of `ResultTriage` for a result `t`. They need TRIAGE_JOINS."""
+"""SQL columns with the fields of `ResultTriage` for a result `t`. The query needs TRIAGE_JOINS."""
 
 TRIAGE_JOINS = (
     f" LEFT JOIN {TriageRow.table} v ON v.id = t.id LEFT JOIN {RuleMatchRow.table} m ON m.id = t.id"
@@ -170,8 +179,9 @@ RULE_COLUMNS = (
     " - 1::smallint END, m.classification),"
     " coalesce(v.set_by_kind IS DISTINCT FROM 'rule' AND m.known_issue_id = 0 AND m.rule = 0, false)"
 )
-"""SQL columns: the known issue whose rule classified a result `t`, this classification as an index into
-CLASSIFICATIONS, and whether it comes from statistics. They need TRIAGE_JOINS.
+"""SQL columns about how a result `t` was classified without people or AI: the id of the known issue that matched, the
+classification as an index into CLASSIFICATIONS, and whether the classification comes from statistics. The query needs
+TRIAGE_JOINS.
 """
 
 _RANGE = "id >= %(low)s::bigint AND id < %(high)s::bigint"
@@ -181,8 +191,8 @@ HAS_CLASSIFICATION = (
     f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND classification = %(classification_index)s"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND classification IS NOT NULL))"
 )
-"""SQL condition that a result `t` has the classification passed to `classification_parameters`. Needs the parameters
-that this function returns, and `low` and `high`.
+"""SQL condition that a result `t` has the classification passed to `classification_parameters`. The query needs the
+parameters that `classification_parameters` returns. It also needs `low` and `high`, the range of the results' ids.
 """
 
 
@@ -191,14 +201,17 @@ IS_CLASSIFIED_BY_RULE = (
     f" OR t.id IN (SELECT id FROM {RuleMatchRow.table} WHERE {_RANGE} AND {BY_RULE}"
     f" EXCEPT SELECT id FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind IS NOT NULL))"
 )
-"""SQL condition that the rule of a known issue classified a result `t`. Needs the parameters `low` and `high`."""
+"""SQL condition that a known issue or a classification rule classified a result `t`. The query needs the parameters
+`low` and `high`, the range of the results' ids.
+"""
 
 MAY_BE_CLASSIFIED_BY_RULES = (
     f"(EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_RANGE} AND {BY_RULE})"
     f" OR EXISTS (SELECT FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind = 'rule'))"
 )
-"""SQL condition that is false if no rule has classified any result. PostgreSQL evaluates it once, so a query that has
-this condition then reads no results. Needs the parameters `low` and `high`.
+"""SQL condition that is false if no known issue or classification rule has classified any result of the build.
+PostgreSQL evaluates the condition once. If it is false, the query reads no results. The query needs the parameters
+`low` and `high`, the range of the results' ids.
 """
 
 

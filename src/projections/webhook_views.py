@@ -29,8 +29,8 @@ class WebhookView(msgspec.Struct):
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None
-    """Time at which the webhook began to fail: many attempts in a row had failed. Since then deliveries wait, and one
-    at a time is tried. Null while deliveries succeed.
+    """Time at which so many attempts in a row had failed that the webhook counts as failing. Since then deliveries
+    wait, and only one at a time is tried. Null while the webhook does not count as failing.
     """
     failing_error: str | None
 

@@ -23,7 +23,7 @@ class WebhookRow(Row, frozen=True):
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None = None
-    """Time at which the webhook began to fail: many attempts in a row had failed. None while deliveries succeed."""
+    """Time at which so many attempts in a row had failed that the webhook counts as failing; None while it does not."""
     failing_error: str | None = None
 
 

@@ -20,7 +20,7 @@ from store.log.selects import select_after
 from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 
 ROWS_BYTES = 1024 * 1024
-"""Number of stored bytes of rows at which one read stops. Leaves are made or checked from the rows of each read."""
+"""Number of bytes of stored rows after which one read of the log ends, so that few rows are in memory at once."""
 MAX_POSITION = 2**63 - 1
 """Largest position of an event: the largest number that a column of the type bigint can hold."""
 UNKNOWN = bytes(HASH)
@@ -57,8 +57,8 @@ async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, S
     """Returns (position, row) for the positions after `size`, up to the end of the tile that the next leaf is in. The
     row is None at a position without an event.
 
-    Stops after rows of ROWS_BYTES, and before a gap of more than MAX_GAP positions. Returns an empty list at the end of
-    the log.
+    The list ends early once its rows have ROWS_BYTES, and before a gap of more than MAX_GAP positions. It is empty at
+    the end of the log.
     """
     # Rows beyond the end of the log, which somebody else has inserted, count too: they must be noticed.
     rows = await fetch_rows(
@@ -111,7 +111,7 @@ async def keep_key(pool: AsyncConnectionPool, secrets: Secrets, key: SigningKey)
 async def signing_key(connection: AsyncConnection, secrets: Secrets, vkey: str) -> SigningKey:
     """Loads the private key that belongs to the verifier key `vkey`.
 
-    Raises LookupError if the private key is missing, SecretMismatch if another server's secret key sealed it.
+    Raises LookupError if this private key is missing, and SecretMismatch if the server cannot decrypt it.
     """
     if (row := await fetch_row(connection, "SELECT sealed FROM audit_keys WHERE vkey = %s", (vkey,))) is not None:
         key = SigningKey(VerifierKey.parse(vkey).name, base64.b64decode(secrets.unseal(row[0])))

@@ -88,7 +88,8 @@ class Erasures:
         """The deletions without effect, as (position, key): the export covers the deletion, but still shows events with
         the destroyed key.
 
-        A file may consist of several exports. An export that was made before the deletion may show these events.
+        A file may consist of several exports. Events in an export that was made before the deletion do not count: the
+        key still existed.
         """
         return {
             (self._destroyed[above], above)

@@ -44,8 +44,8 @@ making lines takes CPU time.
 """
 
 Following = Callable[[int, int], Awaitable[list[int]]]
-"""Function that takes a position and a limit. It returns the next positions to export after this position, in order, at
-most as many as the limit.
+"""Function of a position and a limit. It returns the positions to export that come next after this position, in order:
+at most as many as the limit.
 """
 
 
@@ -53,7 +53,9 @@ class _Row(NamedTuple):
     position: int
     stored: StoredEvent
     key: AESGCM | str | None
-    """Data key of the sealed fields, or a sentence that says why it cannot be used; None if there is none."""
+    """Data key of the sealed fields, or a sentence that says why the key cannot be used. None if the event has no
+    sealed fields, or if their data key was destroyed.
+    """
 
 
 @dataclass
@@ -62,7 +64,8 @@ class Export:
     exports all.
 
     `boundaries` are sizes of checkpoints that the reader already has. The export splits a range of left-out positions
-    at each of these sizes, so that the reader can compare the root there. `ExportHeader` describes the other fields.
+    at each of these sizes, so that the reader can compare the root of the tree of this size with the checkpoint.
+    `ExportHeader` describes the other fields.
     """
 
     pool: AsyncConnectionPool
@@ -76,16 +79,16 @@ class Export:
     asked_at: datetime | None = None
     _keys: list[int] = field(init=False)
     _erased: set[str] = field(init=False, default_factory=set)
-    """Data keys of the exported events that are destroyed. Empty for an export of the whole log, which does not need
-    them.
+    """Names of the destroyed data keys of exported events, and of all keys above these. Only the later erasures of
+    these keys are exported. Empty for an export of the whole log, which contains all later erasures.
     """
 
     def __post_init__(self) -> None:
         self._tree = AuditTree(self.pool)
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Yields the text of the export, some 64 KiB of whole lines or one longer line at a time. Has no more in memory
-        than this, and the stored rows of about 1 MiB.
+        """Yields the text of the export in pieces of whole lines. A piece has about 64 KiB, or is one longer line. Only
+        this piece and about 1 MiB of stored rows are in memory at a time.
         """
         texts: list[bytes] = []
         size = 0
@@ -145,8 +148,8 @@ class Export:
             at = later[-1].position
 
     async def _wanted(self, at: int) -> tuple[list[int], int]:
-        """Returns the next positions to export after position `at`, and the position up to which the list has all of
-        them.
+        """Returns (positions, reached): the next positions to export after position `at`, in order, and the position up
+        to which this list is complete.
         """
         size = self.checkpoint.size
         if self.following is None:

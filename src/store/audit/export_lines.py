@@ -36,8 +36,8 @@ class ExportHeader(msgspec.Struct, frozen=True, omit_defaults=True):
     checkpoint: str
     """The signed note of the checkpoint by which the export is verified."""
     handovers: list[str]
-    """Signed notes of checkpoints, one for each signing key but the first. Each is the first checkpoint that covers the
-    event of the new key; an earlier key signed it.
+    """Signed notes of checkpoints. For each signing key except the first, the list has the first checkpoint that covers
+    the event by which the log announces the key. An earlier key signed this checkpoint.
     """
     keys: list[str]
     """Verifier keys of the log, oldest first."""
@@ -82,11 +82,11 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     commitment: str | None = None
     stored: str | None = None
     withheld: bool = False
-    """True if the sealed fields are left out because their commitment covers credentials, not hashes of them. A reader
-    could not verify it without the credentials.
+    """True if the sealed fields are left out because their commitment covers credentials, not hashes of credentials. A
+    reader could not verify the commitment without the credentials.
     """
     unreadable: str | None = None
-    """Why the row, or only its sealed fields, cannot be read."""
+    """Reason why the row, or only its sealed fields, cannot be read; None if both can be read."""
     leaf: str | None = None
     """Hash that the tree has for this position, in hex."""
 

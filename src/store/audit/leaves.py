@@ -58,7 +58,7 @@ Leaf = EventLeaf | UnreadableLeaf | GapLeaf
 
 
 def row_of(stream: str, version: int, type: str, state: bytes | None) -> StoredEvent:
-    """Returns the columns of a row as a StoredEvent. The table permits NULL in `state`; it becomes empty bytes."""
+    """Returns the columns of a row as a StoredEvent. The table permits a `state` of NULL, which becomes empty bytes."""
     return StoredEvent(stream, version, type, state or b"")
 
 
@@ -81,8 +81,8 @@ def leaf_of(position: int, stored: StoredEvent) -> EventLeaf | UnreadableLeaf:
 
 
 def event_leaf(position: int, stored: StoredEvent, opened: Opened) -> EventLeaf:
-    """Returns the leaf of a stored event. `opened` is the same event, decompressed. Raises UnreadableEvent if its clear
-    fields cannot be written as JSON.
+    """Returns the leaf of a stored event. `opened` is the same event, decompressed. Raises UnreadableEvent if the
+    event's clear fields cannot be written as JSON.
     """
     _, *metadata, _, _, commitment, _ = msgspec.structs.astuple(opened.envelope)
     row = [position, str(stored.originator_id), stored.originator_version, stored.topic]

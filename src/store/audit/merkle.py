@@ -24,7 +24,7 @@ Range = tuple[int, int]
 
 
 class BadProof(Exception):
-    """The proof does not prove its claim."""
+    """The given hashes do not fit the tree: their number is wrong, or a subtree begins at a wrong leaf."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -177,8 +177,8 @@ def in_tile(subtree: Subtree) -> tuple[Subtree, int, int]:
 
 
 def inclusion(index: int, size: int) -> list[Range]:
-    """Returns the ranges of leaves whose hashes prove that leaf `index` is in the tree of `size` leaves. Ordered from
-    the leaf to the root.
+    """Returns the ranges of leaves whose hashes prove that leaf `index` is in the tree of `size` leaves. The ranges are
+    ordered from the leaf to the root.
     """
     assert 0 <= index < size
     first, end = 0, size

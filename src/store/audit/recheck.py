@@ -21,12 +21,12 @@ from store.log.selects import select_after
 from store.postgres.queries import fetch_rows
 
 TILES_AT_ONCE = 10
-"""Number of tiles, of 256 leaves each, that one call checks in some 50 ms. With a call every 10 s, 900,000 events an
-hour are checked.
+"""Largest number of tiles, of 256 leaves each, that one call of `check_next` checks. They take some 50 ms. With a call
+every 10 s, 900,000 events an hour are checked.
 """
 CHECKPOINTS_AT_ONCE = 20
-"""Number of checkpoints that one call checks. It is higher than the number that are signed between two calls, so each
-round reaches its end.
+"""Largest number of checkpoints that one call of `check_next` checks. Fewer checkpoints are signed between two calls,
+so each round of checks reaches its end.
 """
 MAX_NAMED = 10
 """Largest number of positions that an error message names."""
@@ -40,7 +40,7 @@ DESTROY_KEY = (
 RESTORE_KEYS = "restore it in the table stored_events_keys from a backup, or delete what it was for"
 
 KeyAt = Callable[[int], VerifierKey]
-"""Function of a tree's size. Returns the key that signs the next checkpoint after this size."""
+"""Function of a tree's size. It returns the key that must have signed the next checkpoint after this size."""
 
 
 class TreeDamaged(Exception):
@@ -56,10 +56,11 @@ class Recheck:
         self._tree = AuditTree(pool)
 
     async def check_next(self, size: int, key_at: KeyAt) -> None:
-        """Checks the next leaves of a tree of `size` leaves, and its next checkpoints. Raises TreeDamaged.
+        """Checks the next leaves of a tree of `size` leaves, and the next checkpoints of this tree. Raises TreeDamaged
+        if something differs from what was signed.
 
-        Stores how far it has checked, so that any process can continue. After TreeDamaged the next call checks the same
-        part again.
+        Stores how far the checks have come, so that any process can continue. After TreeDamaged the next call checks
+        the same part again.
         """
         state = await fetch_sealing_state(self._pool)
         if state.checked_size > await fetch_last_position(self._pool):
@@ -123,8 +124,8 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Checks that each data key exists and decrypts, or is destroyed if a deletion in the log destroyed it. Raises
-        TreeDamaged.
+        """Checks the data keys with these names. A key must be destroyed if a deletion in the log destroyed it. Any
+        other key must exist and decrypt. Raises TreeDamaged for the first key for which this is not so.
         """
         keys, faults = await self._log.data_keys.load_with_faults(names)
         if faults:

@@ -58,8 +58,8 @@ async def store_round(source: Source, size: int) -> None:
 
 
 async def reset_impossible(source: Source) -> bool:
-    """Restarts the checks if more positions are stored as checked than were ever allocated, which is impossible.
-    Returns True if it did.
+    """Resets the stored progress of the checks if it says that more positions were checked than were ever allocated,
+    which is impossible. The checks then begin again. Returns whether the progress was reset.
     """
     reset = await fetch_row(
         source,

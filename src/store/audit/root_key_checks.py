@@ -24,7 +24,7 @@ class RootKeyRow(NamedTuple):
     last_position: int | None
     is_leaked: bool
     wraps: dict[str, str]
-    """Name of a key that opens the root key -> SHA-256, in hex, of the wrap that it opens."""
+    """Name of a key that opens the root key -> SHA-256, in hex, of the wrap that this key opens."""
 
 
 async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> str | None:
@@ -50,10 +50,10 @@ async def find_ring_damage(source: Source, log: EventLog, secrets: Secrets) -> s
 
 
 async def _find_rotation(source: Source, log: EventLog, secrets: Secrets) -> SecretKeyRotated | None:
-    """Returns the newest `secret_key.rotated` whose MAC the newest root key made. Returns None if there is none, for
-    example while a rotation is not complete.
+    """Returns the newest event `secret_key.rotated` whose MAC the newest root key made. Returns None if there is no
+    such event, for example while a rotation is not complete.
 
-    Ignores an event whose MAC an older root key made: somebody may have got hold of that key.
+    Ignores an event whose MAC an older root key made: somebody may have got hold of the older key.
     """
     written = await fetch_written_positions(source, ROTATIONS.name, lambda _: [secrets.rows_key])
     recorded = (await log.load([ROTATIONS.name]))[ROTATIONS.name]

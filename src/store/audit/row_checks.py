@@ -58,7 +58,7 @@ class RowChecks:
 
 
 async def load_row_checks(source: Source, log: EventLog, secrets: Secrets, clock: Callable[[], datetime]) -> RowChecks:
-    """Loads the events that decide which rows may be sealed. Raises StreamDamaged."""
+    """Loads the events that decide which rows may be sealed. Raises StreamDamaged if one of them cannot be read."""
     recorded = (await log.load([ROWS.name]))[ROWS.name]
     written = await fetch_written_positions(source, ROWS.name, secrets.rows_keys)
     first = await fetch_row(

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 ED25519 = b"\x01"
 DASH = "\N{EM DASH} "
 MAX_NOTE = 100_000
-"""Length in characters of the longest note that is accepted. This server signs only shorter notes."""
+"""Largest number of characters of a note that is accepted. This server signs only shorter notes."""
 
 
 class BadNote(Exception):
@@ -32,7 +32,7 @@ class VerifierKey:
 
     @classmethod
     def parse(cls, vkey: str) -> "VerifierKey":
-        """Returns the verifier key that the line `vkey` contains. Raises BadNote."""
+        """Returns the verifier key that the line `vkey` contains. Raises BadNote if the line is no verifier key."""
         name, _, rest = vkey.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
         key = _unbase64(encoded)
@@ -107,8 +107,8 @@ def open_note(note: str, keys: Iterable[VerifierKey]) -> str:
 
 
 def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
-    """Returns a note's text and its signatures, without verifying them. Each signature is (signer's name, bytes): 4
-    bytes of key id, then the signature itself. Raises BadNote.
+    """Returns a note's text and signatures, without verifying the signatures. Each signature is (signer's name, bytes):
+    the bytes are 4 bytes of key id, then the signature itself. Raises BadNote if `note` is no signed note.
     """
     text, blank, lines = note[:MAX_NOTE].rpartition("\n\n")
     if not blank or not lines.endswith("\n") or len(note) > MAX_NOTE:
@@ -144,7 +144,7 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> "Checkpoint":
-        """Parses the text of a note as a checkpoint. Raises BadNote."""
+        """Parses the text of a note as a checkpoint. Raises BadNote if the text is no checkpoint."""
         origin, *lines = text.removesuffix("\n").split("\n")
         extensions = {name: value for name, _, value in (line.partition(" ") for line in lines[2:])}
         try:

@@ -1,8 +1,10 @@
-"""Verifies an export of the log offline. Needs only the lines of the export: no database, settings or server.
+"""Verifies an export of the log offline. The verifier needs only the lines of the export: no database, settings or
+server.
 
-Builds a Merkle tree from the lines, in the order of their positions. Needs O(log n) memory, and a few bytes per stream
-for the stream's version. Where the tree reaches the size of a checkpoint, its root must be the checkpoint's. If a row
-was changed, the content of its line does not hash to its leaf, so the verifier can name the position.
+It builds a Merkle tree from the lines, in the order of their positions. This takes O(log n) memory, and a few bytes per
+stream for the stream's version. When the tree has the size of a checkpoint, the tree's root must be the checkpoint's
+root. If a row was changed, the content of the row's line does not hash to the line's leaf, so the verifier can name the
+position.
 """
 
 from collections.abc import Iterable
@@ -60,7 +62,9 @@ class Verifier:
         self._compared: list[HeldCheckpoint] = []
         self._at = self._last_covered = 0
         self._tree: Frontier | None = Frontier()
-        """The tree over the lines so far. None once lines are missing, since no root can be computed then."""
+        """The tree over the lines that were read so far. None once lines are missing, since then no root can be
+        computed.
+        """
         self.begins_at = 1
         """The first position that the export covers."""
         self._has_ended = False
@@ -250,10 +254,10 @@ class Verifier:
     # Checkpoints.
 
     def _compare_checkpoints(self) -> None:
-        """Compares the root of the tree with the root of each checkpoint of the tree's size.
+        """Compares the root of the tree with the root of each checkpoint that has the tree's size.
 
-        If a checkpoint agrees and a trusted key signed it, trusts the signing keys that the log has recorded up to
-        here.
+        If a checkpoint agrees and a trusted key signed it, trusts the newest signing key that the log announces up to
+        this size.
         """
         here = [held for held in self._held if held.checkpoint.size == self._at and held not in self._compared]
         if not here or self._tree is None:
@@ -347,7 +351,7 @@ def _describe(line: ExportLine) -> str:
 
 def _frontier(header: ExportHeader) -> Frontier:
     """Returns the tree over the positions before the export, built from the header's hashes. Raises BadProof or
-    ValueError for a wrong header.
+    ValueError if these hashes are not those of a tree of `header.after` leaves.
     """
     if header.after < 0:
         raise ValueError("nothing comes before the first position")
@@ -364,5 +368,7 @@ def _parse_key(vkey: str) -> VerifierKey | None:
 
 
 def checkpoint_of(note: str) -> Checkpoint:
-    """Returns the checkpoint in a signed note, without verifying its signature. Raises BadNote."""
+    """Returns the checkpoint in a signed note, without verifying the signature. Raises BadNote if the note is no
+    checkpoint.
+    """
     return Checkpoint.parse(split_note(note)[0])

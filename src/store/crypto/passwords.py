@@ -18,8 +18,8 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type
 
 T = TypeVar("T")
 MAX_WAITING = 32
-"""Number of passwords that a process hashes at once, including those that wait for a thread. On two processors, the
-last one waits 0.3 s.
+"""Largest number of passwords that are being hashed in a process or wait for a thread. On two processors, the last of
+so many waits 0.3 s.
 """
 _waiting = 0
 MIN_LENGTH = 8
@@ -41,8 +41,8 @@ def find_weakness(password: str) -> str | None:
 
 @cache
 def _commonest() -> frozenset[str]:
-    """Returns, in lower case, the commonest breached passwords that have at least MIN_LENGTH characters: 11,600 of
-    30,000.
+    """Returns, in lower case, the commonest breached passwords that have at least MIN_LENGTH characters (11,600 of
+    30,000), and the passwords in `_GUESSED_HERE`.
     """
     # Loaded for the first new password, since this takes 50 ms. The package's other lists (10 MB) are dropped below.
     from zxcvbn.frequency_lists import FREQUENCY_LISTS
@@ -54,12 +54,15 @@ def _commonest() -> frozenset[str]:
 
 
 async def hash_password(password: str) -> str:
-    """Returns the Argon2 hash as text, with the parameters and the salt. Raises Unavailable."""
+    """Returns the Argon2 hash as text, with the parameters and the salt. Raises Unavailable when MAX_WAITING other
+    passwords are being hashed or wait for a thread.
+    """
     return await _run(_hasher.hash, password)
 
 
 async def verify_password(password_hash: str, password: str) -> bool:
-    """Returns whether the password has this hash. Raises Unavailable.
+    """Returns whether the password has this hash. Raises Unavailable when MAX_WAITING other passwords are being
+    hashed or wait for a thread.
 
     For an unknown user, or a user without a password, pass an empty hash. No password matches the empty hash. The check
     takes as long as any other, so that its duration does not reveal which users exist.

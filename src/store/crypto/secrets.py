@@ -51,8 +51,8 @@ MARK = b"root"
 """Prefix of encrypted data, before the id of its root key in 2 bytes. Data that root key 0 encrypted has neither."""
 HEAD_BYTES = len(MARK) + 2
 LINK_LIFETIME = timedelta(days=7)
-"""Longest time for which a link to set a password is valid. A link still works for as long after the root key that
-signed it was retired.
+"""Longest time for which a link to set a password is valid. Links that a root key signed are accepted for this time
+after the root key was retired.
 """
 SIGNED_LIFETIME = timedelta(hours=1)
 """Time for which signed texts are still accepted after the root key that signed them was retired."""
@@ -86,10 +86,10 @@ class RootKey(Struct, frozen=True, kw_only=True):
         return MARK + self.id.to_bytes(HEAD_BYTES - len(MARK)) if self.id else b""
 
     def accepts_signatures(self, lifetime: timedelta) -> bool:
-        """Returns whether a signature by this root key may still be valid. `lifetime` is the time for which such a
-        signature is valid.
+        """Returns whether signatures by this root key are accepted: until the key is retired, and for `lifetime`
+        afterwards. `lifetime` is the time for which a signature of the kind in question is valid.
 
-        True until the key is retired, and for `lifetime` afterwards. A leaked key is not accepted after it was retired.
+        Signatures by a leaked key or by root key 0 are not accepted after the key was retired.
         """
         if self.retired_at is None:
             return True
@@ -139,8 +139,8 @@ class Secrets:
 
     @classmethod
     def without_ring(cls, secret_key: bytes) -> "Secrets":
-        """Returns the secrets of a database without root keys: one of a release that had none, or one without
-        tables.
+        """Returns the secrets for a database that has no root keys, since an older release wrote it or since its tables
+        are not made yet. The secret key then is root key 0.
         """
         return cls([RootKey(id=0, key=secret_key)])
 
@@ -179,7 +179,7 @@ class Secrets:
         return self._open(purpose, data, context)[1]
 
     def _open(self, purpose: str, data: bytes, context: bytes) -> tuple[bytes, bytes]:
-        """Decrypts `data`. Returns the nonce and the plain text. Raises SecretMismatch."""
+        """Decrypts `data`. Returns the nonce and the plain text. Raises SecretMismatch if `data` does not decrypt."""
         root_id = self.root_of(data)
         if root_id and root_id in self._roots:
             body = data[HEAD_BYTES:]
@@ -194,8 +194,8 @@ class Secrets:
         return data[:NONCE_BYTES], decrypt(self._cipher(0, purpose), data, context)
 
     def _move(self, purpose: str, data: bytes, context: bytes) -> bytes:
-        """Returns `data` encrypted with the newest root key. The new data has the nonce of the old data, so the result
-        is the same for every root key that `data` was encrypted with.
+        """Decrypts `data`, and returns it encrypted with the newest root key. The nonce stays the same, so equal
+        arguments give equal results.
         """
         if self.root_of(data) == self.newest:
             return data
@@ -256,10 +256,11 @@ class Secrets:
         return hmac.digest(self._derive(root_id, SESSIONS), period.encode(), "sha256")
 
     def find_session_key(self, key_id: str | None, lifetime: timedelta) -> bytes | None:
-        """Returns the session key with this id. None stands for the key of tokens without an id, which an older release
-        made.
+        """Returns the key that signed the session tokens with the key id `key_id`. Pass None for tokens of an older
+        release, which have no key id.
 
-        Returns None for an unknown key, and for a key whose root key was retired more than `lifetime` ago.
+        Returns None if the key id is unknown, or if signatures by the session key's root key are no longer accepted.
+        They are accepted for at most `lifetime` after the root key was retired.
         """
         root_id, _, period = (key_id or "").rpartition(".")
         # Compared as text and not parsed as a number, since anybody may send any key id.
@@ -309,8 +310,8 @@ class Secrets:
         return (int(user_id), link_id) if is_ours else None
 
     def new_data_key(self, name: str, parent: AESGCM | None = None) -> tuple[AESGCM, bytes]:
-        """Returns the cipher of a new random data key, and the key wrapped. `parent` is the cipher of the key that
-        wraps it; None for a topmost data key.
+        """Returns the cipher of a new random data key, and this key wrapped. `parent` is the cipher of the key that
+        wraps the data key; None for a topmost data key, which a root key wraps.
         """
         key = os.urandom(KEY_BYTES)
         if parent is None:
@@ -318,7 +319,7 @@ class Secrets:
         return AESGCM(key), encrypt(parent, key, name.encode())
 
     def unwrap(self, name: str, wrapped: bytes, parent: AESGCM | None = None) -> AESGCM:
-        """Returns the cipher of a wrapped data key. Raises SecretMismatch."""
+        """Returns the cipher of a wrapped data key. Raises SecretMismatch if the key does not decrypt."""
         if parent is None:
             return AESGCM(self._decrypt(DATA_KEYS, wrapped, name.encode()))
         return AESGCM(decrypt(parent, wrapped, name.encode()))
