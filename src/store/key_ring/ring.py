@@ -74,9 +74,10 @@ async def load_roots(
     connection: AsyncConnection, secret_keys: Sequence[bytes], opened: Mapping[int, RootKey], newest: int
 ) -> list[RootKey]:
     """Returns the root keys of the ring. `opened` has the root keys that this process has opened before. Opens each
-    other root key with a secret key, or with the root key `newest`.
+    other root key with a secret key, or with the root key whose id is `newest`.
 
-    Never uses an older root key for this: somebody who has got hold of one must not be able to add root keys.
+    Never opens a root key with an older root key than `newest`: somebody who has got hold of an old root key must not
+    be able to add root keys.
 
     If a root key in use does not open, raises SecretMismatch for a wrong secret key, RingDamaged for any other reason.
     """
@@ -120,9 +121,10 @@ async def load_roots(
 
 
 def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
-    """Merges the root keys in `read`, which come from the database, into those in `known`. What this process knows
-    already stays, for example that a root key is retired: the server never undoes this, so a row that says otherwise
-    was changed by somebody else.
+    """Returns the root keys in `known` and `read` together, ordered by id. `read` comes from the database.
+
+    What this process knows already stays, for example that a root key is retired. The server never undoes this, so a
+    row that says otherwise was changed by somebody else.
     """
     roots = dict(known)
     for root in read:
@@ -141,8 +143,9 @@ def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[Ro
 
 
 async def make_ring(connection: AsyncConnection, secret_key: bytes) -> None:
-    """Makes the first root key, unless there is one. In an empty log the first root key is random. In a log that a
-    release without root keys began, it is the secret key, from which that release derived all keys.
+    """Makes the first root key, unless the ring has root keys. If the log is empty, the first root key is random. If a
+    release without root keys began the log, the first root key is the secret key, from which that release derived all
+    keys.
     """
     async with connection.transaction():
         await connection.execute("LOCK TABLE root_keys IN EXCLUSIVE MODE")
@@ -220,8 +223,8 @@ class KeyRing:
 
     @contextlib.contextmanager
     def notified_by(self, listener: Listener) -> Iterator[None]:
-        """Lets `listener` notify the ring as long as this context manager is open, in place of the ring's connection.
-        PostgreSQL wakes each connection that listens, for each notification of any channel.
+        """Lets `listener` notify the ring as long as this context manager is open. Meanwhile the ring's connection does
+        not listen. This saves work, since PostgreSQL wakes every listening connection for each notification.
         """
         with listener.subscribed(ROOT_KEYS, lambda _: self._changed.set()):
             self._listens = False
@@ -306,7 +309,9 @@ class KeyRing:
 
 
 async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
-    """Opens the ring once, and returns the secrets. Raises SecretMismatch and psycopg.OperationalError."""
+    """Opens the ring once, and returns the secrets. Raises SecretMismatch if the secret key does not open the ring,
+    RingDamaged if root keys are missing or damaged, and psycopg.OperationalError.
+    """
     ring = KeyRing(conninfo, [secret_key])
     try:
         await ring.open()
@@ -316,8 +321,8 @@ async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
 
 
 async def fetch_followers_behind(connection: AsyncConnection, stage: int) -> list[int]:
-    """Returns the pids, as in pg_stat_activity, of processes' connections that have not loaded this stage of the ring
-    yet.
+    """Returns the pids (in pg_stat_activity) of the connections of all processes that have not loaded this stage of the
+    ring yet.
     """
     rows = await fetch_rows(
         connection,

@@ -36,7 +36,9 @@ from store.postgres.queries import execute, fetch_row, fetch_rows
 LOCK = "testhide rotation of the secret key"
 BATCH_SIZE = 500
 LOAD_TIMEOUT_S = 60.0
-"""Seconds for which a rotation waits until all processes have loaded a new root key. They need milliseconds."""
+"""Longest time in seconds for which a rotation waits until all processes have loaded a change of the ring. Normally
+this takes milliseconds.
+"""
 POLL_INTERVAL_S = 0.05
 
 SEALED_COLUMNS = """
@@ -50,8 +52,8 @@ rotated.
 """
 
 OnProgress = Callable[[str, int], None]
-"""Callback that shows progress. Gets the name of the values that are being encrypted anew, and the number of those done
-so far.
+"""Callback that shows progress. Its arguments are the name of the values that are being encrypted anew, and the number
+of values encrypted so far.
 """
 
 
@@ -60,8 +62,8 @@ class RotationRefused(Exception):
 
 
 async def add_root(connection: AsyncConnection, secrets: Secrets, secret_keys: Sequence[bytes]) -> bool:
-    """Begins a rotation to the first of `secret_keys`; the others opened the ring before. Returns False if the first
-    key alone opens the ring already.
+    """Begins a rotation to the first key of `secret_keys`. The other keys are older secret keys. Returns False, and
+    does nothing, if the first key is already the only one that opens the ring.
     """
     new = secret_keys[0]
     async with connection.transaction():
@@ -173,8 +175,8 @@ async def _find_columns(connection: AsyncConnection, secrets: Secrets) -> list[E
 async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress: OnProgress) -> dict[str, int]:
     """Encrypts with the newest root key all values that older root keys encrypted, in batches.
 
-    Leaves alone values that do not open: nobody could read them before, either. Returns name of the values -> number of
-    values that do not open.
+    Leaves alone values that do not decrypt: nobody could read them before, either. Returns name of a column
+    (`EncryptedColumn.name`) -> number of values in this column that do not decrypt.
     """
     unreadable: dict[str, int] = {}
     for column in await _find_columns(connection, secrets):
@@ -194,11 +196,11 @@ async def move_values(connection: AsyncConnection, secrets: Secrets, on_progress
 async def _move_batch(
     connection: AsyncConnection, secrets: Secrets, column: EncryptedColumn, left: list[bytes], *, whole_batches: bool
 ) -> int:
-    """Encrypts the next values of a column with the newest root key. Returns how many values it found. Adds values that
-    do not open to `left`.
+    """Encrypts the next values of a column with the newest root key. Returns how many values it found. Adds to `left`
+    the values that do not decrypt.
 
     With `whole_batches`, takes up to BATCH_SIZE rows and skips locked rows. Otherwise takes one row and waits for its
-    lock. So it never waits for a lock while it holds others, which could cause a deadlock.
+    lock. So the transaction never waits for a lock while it holds locks of other rows, which could cause a deadlock.
     """
     head = secrets.roots[secrets.newest].head
     async with connection.transaction():
@@ -227,8 +229,9 @@ async def _move_batch(
 
 
 async def fetch_wrapped_roots(connection: AsyncConnection, secret_key: bytes) -> list[tuple[Any, ...]]:
-    """Returns a tuple for each root key, oldest first: id, time of first use, last position, whether the key leaked,
-    hash. The hash is the SHA-256, in hex, of the root key's wrap by `secret_key`.
+    """Returns (id, time of first use, last position, whether the key is leaked, hash) for each root key that
+    `secret_key` opens, the oldest first. The hash is the SHA-256, in hex, of the root key as encrypted with
+    `secret_key`.
     """
     return await fetch_rows(
         connection,

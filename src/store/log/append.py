@@ -24,10 +24,9 @@ from store.log.append_function import function_name
 from store.postgres.queries import QueryConnection, int_array, text_array
 
 MAX_BATCH_EVENTS = 5_000
+"""Number of events of a batch from which on no more requests are added to the batch."""
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""Size in bytes of a batch's events at which no more requests are added to the batch. MAX_BATCH_EVENTS limits their
-number.
-"""
+"""Size in bytes of a batch: once the events of a batch have this size, no more requests are added to the batch."""
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 """Seconds of pause before each further try to write a batch after the connection broke. If the last try fails, all
 appends of the batch fail.
@@ -131,7 +130,7 @@ class GroupCommit:
         self._batch: list[_Waiting] = []
         """The requests that are being written."""
         self._written = asyncio.Event()
-        """Set when the current batch is written or has failed. Then a new `asyncio.Event` replaces it."""
+        """Set when the current batch is written or has failed. Then a new `asyncio.Event` replaces this one."""
         self._flusher: asyncio.Task[None] | None = None
 
     async def append(self, request: Request) -> list[int]:
@@ -149,7 +148,9 @@ class GroupCommit:
             await self._written.wait()
 
     async def close(self) -> None:
-        """Waits until all requests are written or have failed. If the caller is cancelled meanwhile, the rest fails."""
+        """Waits until all requests are written or have failed. If the caller is cancelled meanwhile, the current batch
+        fails.
+        """
         try:
             if self._flusher is not None:
                 await self._flusher
@@ -214,7 +215,10 @@ class GroupCommit:
                     waiting.fail(error)
 
     async def _write_again(self, batch: list[_Waiting]) -> None:
-        """Writes a batch again after the connection broke, except the requests that were committed before it broke."""
+        """Writes the requests of a batch again after the connection broke, except those that were committed before.
+
+        Raises AppendFailed if no try succeeds.
+        """
         for pause in RECONNECT_PAUSES_S:
             await asyncio.sleep(pause)
             try:

@@ -13,8 +13,9 @@ def function_name(table: str) -> str:
 
 
 def create_statements(schema: str, table: str) -> list[Composed]:
-    """Returns statements that create the append function of an events table, and its tables of data keys and
-    idempotency keys. They can run again: they keep existing tables and replace the function.
+    """Returns statements that create the append function of an events table, and the tables of data keys and
+    idempotency keys that belong to the events table. The statements can run again: they keep existing tables and
+    replace the function.
     """
     names = {
         "schema": Identifier(schema),

@@ -39,7 +39,7 @@ SEALED_COMPRESSED = 2
 defines the flags 4 and 8.
 """
 MIN_COMPRESSED_BYTES = 512
-"""Fields with more bytes than this are compressed. For shorter ones zstd saves too little to be worth the call."""
+"""Number of bytes above which fields are compressed. For shorter fields zstd saves too little to be worth the call."""
 SALT_BYTES = 16
 EXACT_US = 4_000_000_000_000_000
 """Microseconds from 1970 to the year 2096. Up to this time, a `float` of seconds is exact to the microsecond."""
@@ -128,8 +128,8 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_as_stored)
 
 
 class _OfThread(threading.local):
-    """Compressor of the current thread. Each thread has one of its own, since two threads must not use the same one at
-    the same time.
+    """Compressor of the current thread. Each thread has another compressor, since two threads must not use the same
+    compressor at the same time.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ _NO_STAMP = EventMetadata(UNSTAMPED, "")
 
 def canonical(packed: bytes) -> bytes:
     """Returns the fields in `packed` (msgpack) as canonical JSON: compact, keys sorted, bytes as base64. Raises
-    UnreadableEvent.
+    UnreadableEvent if `packed` is no msgpack or JSON has no form for a value.
     """
     return _json(_unpacked(packed))
 
@@ -220,8 +220,8 @@ class Shape:
 
 @cache
 def shape_of(event: type[Event]) -> Shape:
-    """Returns the shape of an event class. Makes it at the first call: a process needs few shapes, and making all takes
-    30 ms.
+    """Returns the shape of an event class. The first call for a class makes the shape: a process needs few shapes, and
+    making the shapes of all classes takes 30 ms.
     """
     return Shape(event)
 
@@ -284,9 +284,10 @@ class EventMapper(Mapper[str]):
 
     def opened(self, stored: StoredEvent | StoredRow, key_of: KeyOf, envelope: Envelope | None = None) -> Opened:
         """Decompresses and decrypts a stored event. `key_of(name)` returns a data key, or None if the key was
-        destroyed. `envelope` is the event's, if the caller has decoded it.
+        destroyed. `envelope` is the decoded envelope of the event; None if the caller has not decoded it.
 
-        Raises UnreadableEvent. Raises SecretMismatch if the sealed fields do not decrypt.
+        Raises UnreadableEvent if the stored bytes are no event. Raises SecretMismatch if the sealed fields do not
+        decrypt.
         """
         envelope = envelope or self.envelope(stored.state)
         return Opened(envelope, *self._open(stored, key_of, envelope))
@@ -294,7 +295,9 @@ class EventMapper(Mapper[str]):
     def _open(
         self, stored: StoredEvent | StoredRow, key_of: KeyOf, envelope: Envelope
     ) -> tuple[bytes, bytes | None, bytes]:
-        """Returns the clear fields, the sealed fields and the salt, as in `Opened`."""
+        """Returns the clear fields, the sealed fields and the salt. Sealed fields are None if there are none or their
+        data key was destroyed; the salt is empty then.
+        """
         clear = _decompressed(envelope.clear) if envelope.flags & COMPRESSED else envelope.clear
         self.opened_bytes += len(clear)
         if not envelope.sealed or (key := key_of(envelope.key_name or "")) is None:
@@ -310,7 +313,9 @@ class EventMapper(Mapper[str]):
     def decode(
         self, stored: StoredEvent | StoredRow, position: int, key_of: KeyOf, envelope: Envelope | None = None
     ) -> Recorded:
-        """Decodes a stored event. Raises UnreadableEvent, SecretMismatch and UnknownEvent."""
+        """Decodes a stored event. Raises UnreadableEvent for damaged bytes, SecretMismatch if the sealed fields do not
+        decrypt, and UnknownEvent for an event that only a newer release knows.
+        """
         envelope = envelope or self.envelope(stored.state)
         clear, sealed, _ = self._open(stored, key_of, envelope)
         try:
@@ -326,8 +331,8 @@ class EventMapper(Mapper[str]):
     def read(
         self, stored: StoredEvent | StoredRow, position: int, key_of: KeyOf, envelope: Envelope | None = None
     ) -> Recorded:
-        """Decodes a stored event. If that is impossible, returns a `Damaged` event in its place. Raises
-        UnknownEvent.
+        """Decodes a stored event. If the event cannot be read, returns a `Damaged` event in its place. Raises
+        UnknownEvent for an event that only a newer release knows.
         """
         try:
             return self.decode(stored, position, key_of, envelope)

@@ -24,12 +24,13 @@ HASHED_URLS = 8
 commitments cover the URLs themselves.
 """
 SEALED = ("sealed_secret", "sealed_url", "sealed_webhook_secret", "sealed_token", "sealed_password", "sealed_env")
-"""Names of sealed fields whose values were encrypted with a root key before the event was encoded. So were the values
-in a configuration's `secrets`.
+"""Names of sealed fields whose values were encrypted with a root key before the event was encoded. The values in the
+`secrets` of a configuration were encrypted in this way, too.
 """
 URL = "url"
 FIELDS = frozenset({"password_hash", "token_hash", URL, *SEALED})
-"""Names of the sealed fields that are credentials. The `secrets` of a `configuration` are credentials, too."""
+"""Names of the sealed fields that are credentials. The values in the `secrets` of a configuration are credentials, too.
+"""
 
 
 def withhold(fields: Any) -> tuple[Any, int]:
@@ -66,7 +67,7 @@ def _sealed_names(event: type[Event]) -> list[str]:
 
 
 def _hash(value: Any) -> dict[str, str]:
-    """Returns the SHA-256 of a credential's JSON. Nobody can guess a credential from it: a credential has at least 128
-    random bits, and a URL that can be guessed contains no secret.
+    """Returns the SHA-256 of a credential's JSON. Nobody can guess a credential from its hash: a credential has at
+    least 128 random bits, and a URL that can be guessed contains no secret.
     """
     return {"sha256": hashlib.sha256(msgspec.json.encode(value)).hexdigest()}

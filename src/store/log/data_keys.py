@@ -18,7 +18,7 @@ from store.log.selects import is_among
 from store.postgres.queries import Source, fetch_rows
 
 MAX_CACHED_KEYS = 5_000
-"""Number of data keys above which a process empties its cache of them. They take 12 MB."""
+"""Number of data keys above which a process empties its cache of data keys. So many keys take 12 MB."""
 KEY_CACHE_LIFETIME_S = 60.0
 """Seconds after which a process empties its cache of data keys. Until then it may still use a key that another process
 has destroyed.
@@ -35,11 +35,11 @@ class DataKeys:
         self._source = source
         self._secrets = secrets
         self._cache: dict[str, AESGCM | None] = {}
-        """Name -> data key, or None for a destroyed key. It is emptied after KEY_CACHE_LIFETIME_S."""
+        """Name -> data key, or None for a destroyed key. The cache is emptied after KEY_CACHE_LIFETIME_S."""
         self._cached_since = time.monotonic()
 
     def on(self, connection: AsyncConnection) -> "DataKeys":
-        """Returns an object that shares this one's cache, and reads over the caller's `connection`."""
+        """Returns a copy that shares the cache of this object, and reads over the caller's `connection`."""
         reader = copy.copy(self)
         reader._source = connection
         return reader
@@ -49,7 +49,7 @@ class DataKeys:
         self._cached_since = time.monotonic()
 
     def remember(self, keys: Mapping[str, AESGCM | None]) -> None:
-        """Adds keys to the cache that the caller has just stored."""
+        """Adds to the cache the keys that the caller has just stored in the database."""
         self._cache.update(keys)
 
     async def load(self, names: Iterable[str]) -> dict[str, AESGCM | None]:
@@ -99,10 +99,11 @@ class DataKeys:
         return keys, faults | {name: IS_MISSING for name in names if name not in keys and name not in faults}
 
     async def lookup(self, names: Collection[str]) -> tuple[dict[str, AESGCM | None], KeyOf]:
-        """Returns two things: the data keys that can be read, and a function that decoding calls for a data key.
+        """Returns (keys, key_of). `keys` maps names to data keys that can be read; a destroyed key is None.
 
-        The first maps names to data keys; None stands for a destroyed key. The function also returns the data key or
-        None, but raises UnreadableEvent for a damaged or missing key. So only events of destroyed keys read as erased.
+        Decoding calls `key_of(name)`. It returns the data key, or None if the key was destroyed. It raises
+        UnreadableEvent for a damaged or missing key, so that only events whose key was destroyed read as erased.
+
         Raises SecretMismatch if the server has the wrong secret key.
         """
         keys, faults = await self.load_with_faults(names)

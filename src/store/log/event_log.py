@@ -32,21 +32,25 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""Size in bytes of the fields of a batch's events at which `read_batch` ends the batch."""
+"""Size in bytes of a batch: `read_batch` ends a batch once the fields of its events have this size together."""
 PIECE_BYTES = 1024 * 1024
-"""Size in bytes of the fields of a piece's events at which the piece ends."""
+"""Size in bytes of a piece of the log that is read at once: a piece ends once the fields of its events have this size
+together.
+"""
 PIECE_EVENTS = 250
-"""Largest number of events in a piece."""
+"""Largest number of positions whose events `read_piece` reads at once."""
 PIECE_EVENTS_OF_STREAMS = 4_000
-"""Largest number of events in a piece that `fold` reads of streams. Most events of these streams are small."""
+"""Largest number of events that `fold` reads at once. It is high, since most events of the streams that are folded are
+small.
+"""
 MAX_ENCODING_S = 0.005
 """Seconds for which an append encodes events in the event loop. The rest of a large report is encoded in a thread, so
 that other requests do not wait.
 """
 
 _encoder = ThreadPoolExecutor(1, "encode-events")
-"""Thread that encodes events. It is a single one, so that encoding takes at most half of the interpreter's time,
-however many appends are large.
+"""Executor whose only thread encodes the events of large appends. With one thread, encoding takes at most half of the
+interpreter's time, however many large appends there are.
 """
 
 
@@ -141,13 +145,15 @@ class EventLog:
         ]
 
     async def load(self, streams: Sequence[str]) -> dict[str, list[Recorded]]:
-        """Returns the events of each stream in order; an empty list for an unknown stream. Raises StreamDamaged. All
-        the events are in memory then: use `fold` for streams that may grow large.
+        """Returns the events of each stream in order; an empty list for an unknown stream. Raises StreamDamaged if an
+        event cannot be read. All events are in memory at once: use `fold` for streams that may grow large.
         """
         return await self.fold(streams, lambda name: [], lambda events, more: [*events, *more])
 
     async def load_states(self, streams: Iterable[Stream[Any]]) -> dict[str, LoadedState[Any]]:
-        """Returns the current state and version of each stream, by name. Raises StreamDamaged."""
+        """Returns the current state and version of each stream, by the stream's name. Raises StreamDamaged if an event
+        cannot be read.
+        """
         categories = {stream.name: stream.category for stream in streams}
 
         def begin(name: str) -> tuple[int, Any, int]:
@@ -163,11 +169,13 @@ class EventLog:
         return {name: LoadedState(name, *values) for name, values in folded.items()}
 
     async def load_at_version(self, stream: Stream[S]) -> LoadedState[S]:
-        """Returns a stream's current state and version, to pass to a command. Raises StreamDamaged."""
+        """Returns a stream's current state and version, to pass to a command. Raises StreamDamaged if an event cannot
+        be read.
+        """
         return (await self.load_states([stream]))[stream.name]
 
     async def load_state(self, stream: Stream[S]) -> S:
-        """Folds all events of a stream to its state. Raises StreamDamaged."""
+        """Returns the state to which all events of a stream fold. Raises StreamDamaged if an event cannot be read."""
         return (await self.load_at_version(stream)).state
 
     async def fold(
@@ -176,8 +184,8 @@ class EventLog:
         """Folds the events of each stream, in order, to a value, and returns stream -> value.
 
         `begin` returns the value of a stream before its first event. `add` returns the value after some more events of
-        the stream. Only one piece of the events is in memory at a time: PIECE_BYTES and at most one event more. Raises
-        StreamDamaged.
+        the stream. Only a part of the events is in memory at a time: PIECE_BYTES, and at most one event more. Raises
+        StreamDamaged if an event cannot be read.
         """
         while True:
             values = {name: begin(name) for name in streams}
@@ -203,11 +211,11 @@ class EventLog:
     async def read(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> list[Recorded]:
-        """Returns the events after position `after`, in order of position, at most `limit`.
+        """Returns at most `limit` events after position `after`, in order of position.
 
         With `names`, returns only events with these names. With `up_to`, returns only events up to this position;
-        otherwise reads up to LAST_POSITION. An event that cannot be read is returned as Damaged. Raises UnknownEvent
-        for an event that a newer release wrote.
+        otherwise up to the last position that was ever allocated. An event that cannot be read is returned as Damaged.
+        Raises UnknownEvent for an event that only a newer release knows.
         """
         rows = await fetch_rows(self._source, *select_after(after, limit, names, up_to))
         return await self._decode(rows)
@@ -215,8 +223,11 @@ class EventLog:
     async def read_batch(
         self, after: int, limit: int, names: Sequence[str] | None = None, up_to: int | None = None
     ) -> Batch:
-        """Reads events as `read` does, and also returns how far the log was read. Stops early after events of
-        MAX_BATCH_BYTES. `up_to` must not be larger than the newest position.
+        """Returns at most `limit` events after position `after`, in order of position, and how far the log was read.
+        The batch ends early once its events have MAX_BATCH_BYTES.
+
+        With `names`, returns only events with these names. With `up_to`, which must not be larger than the newest
+        position, returns only events up to this position. An event that cannot be read is returned as Damaged.
         """
         end = up_to or after
         if up_to is None and names is not None:
@@ -253,8 +264,9 @@ class EventLog:
         return await self._decode(rows)
 
     async def read_piece(self, positions: Sequence[int]) -> Piece:
-        """Returns the events at the first of these positions, in this order, until they have PIECE_BYTES. Leaves out
-        positions without an event. No position may be given twice.
+        """Returns the events at the first positions of the list, in the order of the list. The piece ends once its
+        events have PIECE_BYTES, and after PIECE_EVENTS positions at the latest. Leaves out positions without an event.
+        No position may be given twice.
         """
         wanted = positions[:PIECE_EVENTS]
         rows = await fetch_rows(self._source, *select_at(wanted, PIECE_BYTES))
@@ -271,7 +283,7 @@ class EventLog:
             yield piece
 
     async def read_stream(self, name: str, after: int, limit: int) -> list[Recorded]:
-        """Returns the events of one stream after version `after`, in order, at most `limit`."""
+        """Returns at most `limit` events of one stream: those that follow version `after`, in order."""
         rows = await fetch_rows(
             self._source,
             f"{SELECT} WHERE originator_id = %s AND originator_version > %s ORDER BY originator_version LIMIT %s",
@@ -318,8 +330,9 @@ class EventLog:
         return int(rows[0][0])
 
     async def _read_next(self, rows: list[tuple[Any, ...]], unread: dict[str, int]) -> list[tuple[Any, ...]]:
-        """Returns `rows` if there are any, else the next rows of the streams in `unread`. Stores in `unread` how far
-        these streams were read. Returns no rows at the end of all streams.
+        """Returns `rows` if there are any, else the next rows of a stream in `unread`. Returns no rows at the end of
+        all streams. `unread` maps the names of streams to the versions up to which they were read; this call updates
+        it.
         """
         if rows:
             await asyncio.sleep(0)  # lets others run between two pieces

@@ -44,7 +44,8 @@ SKIPPED = 10_000
 are lost, and may have used them.
 """
 SKIPPED_RESULTS = 1_000 * SKIPPED
-"""Number of ids of results that a restore leaves unused. It is higher, since one report has many results."""
+"""Number of ids of results that a restore leaves unused. It is higher than SKIPPED, since one report has many results.
+"""
 MAX_GAP = 100_000
 """Largest number of adjacent positions that a rollback or a restore leaves without an event."""
 POSITION_SEQUENCE = "public.stored_events_notification_id_seq"
@@ -170,8 +171,8 @@ async def skip_lost_ids(pool: AsyncConnectionPool) -> None:
 
 
 async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
-    """Moves sequences forward to at least the ids in use. `used` maps the name of a sequence to the highest id in
-    use.
+    """Moves sequences of ids forward, so that new ids are higher than the ids in use. `used` maps the name of a
+    sequence to the highest id in use.
     """
     await execute(
         source,
@@ -183,8 +184,8 @@ async def raise_ids(source: Source, used: Mapping[str, int]) -> None:
 
 @cache
 def _select_next(kind: Kind) -> str:
-    """Returns the query that allocates the next id of a kind. It returns the id, and whether the log already has a
-    stream with this id, such as `build-1025`, because the sequence has fallen behind the log.
+    """Returns a query that allocates the next id of a kind. The query returns the id, and whether the log already has a
+    stream with this id, such as `build-1025`. This happens if the sequence has fallen behind the log.
     """
     names = ", ".join(f"'{prefix}-' || number" for prefix in STREAMS.get(kind, ()))
     is_used = f"EXISTS (SELECT FROM stored_events WHERE originator_id IN ({names}))" if names else "false"

@@ -28,8 +28,11 @@ def select_after(
     up_to: int | None = None,
     max_bytes: int | None = None,
 ) -> tuple[str, tuple[object, ...]]:
-    """Returns the query of `EventLog.read` and its parameters. With `max_bytes`, the query returns no further event
-    after events of so many bytes.
+    """Returns the query for at most `limit` events after position `after`, in order of position, and its parameters.
+
+    With `names`, the query returns only events with these names. With `up_to`, it returns only events up to this
+    position; otherwise up to the last position that was ever allocated. With `max_bytes`, it ends after the event with
+    which the stored states have so many bytes together.
     """
     condition = (
         "notification_id > %s AND (%s::text[] IS NULL OR topic = ANY (%s::text[]))"
@@ -44,7 +47,8 @@ def select_after(
 
 def select_streams(names: Sequence[str], limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
     """Returns the query for the events of these streams, ordered by stream and version, and its parameters. The query
-    returns at most `limit` events, and no further event after events of `max_bytes`.
+    returns at most `limit` events. It ends early after the event with which the stored states have `max_bytes`
+    together.
     """
     condition, values = is_among("originator_id", names)
     # PostgreSQL would sort the events of one stream, which the index already orders.
@@ -61,15 +65,16 @@ def is_among(column: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 
 def select_stream(name: str, after: int, limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
     """Returns the query for the events of one stream after version `after`, in order, and its parameters. The query
-    returns at most `limit` events, and no further event after events of `max_bytes`.
+    returns at most `limit` events. It ends early after the event with which the stored states have `max_bytes`
+    together.
     """
     condition = "originator_id = %s AND originator_version > %s"
     return _select_some(condition, VERSION, max_bytes), (name, after, limit)
 
 
 def select_at(positions: Sequence[int], max_bytes: int) -> tuple[str, tuple[object, ...]]:
-    """Returns the query for the events at these positions, in this order, and its parameters. The query returns no
-    further event after events of `max_bytes`.
+    """Returns the query for the events at these positions, in this order, and its parameters. The query ends early
+    after the event with which the stored states have `max_bytes` together.
     """
     size_before = "sum(octet_length(state)) OVER (ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     return (
@@ -86,14 +91,15 @@ class StreamRows(NamedTuple):
 
     rows: list[tuple[Any, ...]]
     unread: dict[str, int]
-    """Name of each stream that may have further events -> version of its last event in `rows`, or 0."""
+    """Name of each stream that may have further events -> version of its last event in `rows`; 0 if `rows` has none."""
 
 
 async def load_streams(
     connection: AsyncConnection, asked: Sequence[Sequence[str]], limit: int, max_bytes: int
 ) -> list[StreamRows]:
-    """Reads the first events of many streams by one query. Each element of `asked` is a list of streams, and gets a
-    StreamRows. The query stops after `limit` events, and after events of `max_bytes`, of all streams together.
+    """Reads the first events of many streams by one query. Each element of `asked` is a list of streams. Returns a
+    StreamRows for each of these lists. The query ends after `limit` events of all streams together, or after the event
+    with which the stored states have `max_bytes` together.
     """
     names = list({stream for streams in asked for stream in streams})
     found = await fetch_rows(connection, *select_streams(names, limit, max_bytes))
