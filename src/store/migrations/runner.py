@@ -4,7 +4,7 @@
 To change a table, append a Migration to MIGRATIONS, and never edit a released one. Processes of the previous release
 still run during and after a migration. So do not remove what they use: drop a column one release after the code that
 used it. Write statements that may run twice, since `store.migrations.lost_tables` runs them again. Add new tables and
-columns to the list there.
+columns to TABLES in that module.
 """
 
 import contextlib

@@ -19,8 +19,8 @@ class _Turn:
 
 
 class CallerTurns:
-    """Lets `concurrent` reads run at once, each for another caller. One caller may have at most `of_caller` reads
-    running or waiting, and all callers together `total`; 0 means no limit. `kind` names the reads in messages.
+    """Lets `concurrent` reads run at once, each of a different caller. One caller may have at most `of_caller` reads
+    running or waiting, and all callers together at most `total`; 0 means no limit. `kind` names the reads in messages.
     """
 
     def __init__(self, concurrent: int, of_caller: int = 0, total: int = 0, kind: str = "reads") -> None:
@@ -37,7 +37,7 @@ class CallerTurns:
     @asynccontextmanager
     async def take(self, caller: str) -> AsyncIterator[None]:
         """Waits until no other read of the caller runs, and fewer than `concurrent` run in all. Raises TooManyRequests
-        if too many are waiting already.
+        if the caller or all callers together have reached their limit of running and waiting reads.
         """
         turn = self._turns.get(caller) or _Turn()
         is_over = self._of_caller and turn.count >= self._of_caller

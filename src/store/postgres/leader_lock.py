@@ -28,10 +28,10 @@ class Leader(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConnection]:
-    """Waits until the lock called `name` is free, takes it, and yields the connection that holds it. Raises
-    psycopg.OperationalError.
+    """Waits until the lock called `name` is free, takes the lock, and yields the connection that holds it. Raises
+    psycopg.OperationalError if the database cannot be reached.
 
-    Polls for the lock, because a statement that waits in PostgreSQL would hold a snapshot, which keeps vacuum from
+    Polls for the lock. A statement that waits for it in PostgreSQL would hold a snapshot, which keeps vacuum from
     removing deleted rows.
     """
     async with await AsyncConnection.connect(
@@ -46,7 +46,7 @@ async def hold_leader_lock(conninfo: str, name: str) -> AsyncIterator[AsyncConne
 
 
 async def fetch_leaders(connection: AsyncConnection, names: Iterable[str]) -> dict[str, Leader]:
-    """Returns lock name -> leader, for those of `names` that somebody holds."""
+    """Returns lock name -> leader. Locks among `names` that nobody holds are missing."""
     rows = await fetch_rows(
         connection,
         "SELECT name, coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"

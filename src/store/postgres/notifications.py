@@ -39,7 +39,7 @@ POLLS = "polls"
 `7:0:…` means that the agent has stopped asking.
 """
 BUILD_LOGS = "build_logs"
-"""Payload: the id of a build with new log lines."""
+"""Payload: the id of a build whose log has new lines."""
 SEALS = "seals"
 """Asks the sealer for a checkpoint over the whole log. No payload."""
 ROOT_KEYS = "root_keys"
@@ -115,8 +115,8 @@ class Listener:
     async def _receive(self, connection: AsyncConnection) -> None:
         """Calls the callbacks with each notification until the connection breaks. Raises psycopg.OperationalError.
 
-        The event loop watches the socket all the time. The generator `notifies` of psycopg would begin and end that for
-        each notification, which takes several times as long.
+        The event loop watches the socket all the time. The generator `notifies` of psycopg would begin and end the
+        watching for each notification, which takes several times as long.
         """
         loop, socket = asyncio.get_running_loop(), connection.pgconn.socket
         lost: asyncio.Future[None] = loop.create_future()

@@ -9,15 +9,15 @@ from store.postgres.caller_turns import CallerTurns
 
 REST = 10.0
 """Length of the pause after a turn, as a multiple of the turn's length: the work gets an eleventh of the time. On busy
-processors both take longer.
+processors a turn takes longer, and so does the pause.
 """
 MAX_REST_S = 0.4
-"""Longest pause after a turn, in seconds. With it, the work goes on even if the processors are busy."""
+"""Longest pause after a turn, in seconds. Without this limit, the work would hardly go on while processors are busy."""
 
 
 class PacedTurns(CallerTurns):
-    """Lets one caller at a time work, and pauses after each turn. If several callers wait, they take turns. A caller
-    who comes after the pause does not wait.
+    """Lets one caller at a time work. After each turn comes a pause in which nobody works. If several callers wait,
+    they take turns. A caller who comes after the pause begins at once.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
-"""Runs one statement, on the caller's connection or on one from a pool. Prepares statements, and transfers rows in
-PostgreSQL's binary format.
+"""Runs one statement, on the caller's connection or on a connection from a pool. Prepares statements, and transfers
+rows in PostgreSQL's binary format.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -14,8 +14,8 @@ Parameters = Sequence[Any] | Mapping[str, Any] | None
 
 
 MAX_KEPT_CURSORS = 100
-"""Number of queries whose cursors a connection keeps. It is also the number of statements that psycopg keeps prepared
-for a connection.
+"""Largest number of queries for which a connection keeps a cursor. psycopg keeps equally many statements prepared for a
+connection.
 """
 
 
@@ -52,7 +52,7 @@ def int_array(values: Iterable[int]) -> str:
 
 
 def text_array(values: Iterable[str | None]) -> str:
-    """Returns an array as text, for a parameter like `%s::text[]`. See `int_array`."""
+    """Returns an array as text, for a parameter like `%s::text[]` of a statement that runs often."""
     return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
 
 
@@ -62,7 +62,7 @@ def _quoted(value: str) -> str:
 
 @asynccontextmanager
 async def connected(source: Source) -> AsyncIterator[AsyncConnection]:
-    """Yields one connection for several statements: the caller's own, or one from the pool."""
+    """Yields one connection for several statements: `source` itself if it is a connection, else one from the pool."""
     if isinstance(source, AsyncConnection):
         yield source
     else:
