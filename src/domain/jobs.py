@@ -64,8 +64,8 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     """
     caches: list[DependencyCache] = []
     needed_secrets: list[str] = []
-    """Names of the secrets that the job needs according to the file in its repository. A build also runs while
-    `secrets` lacks some of them; then its log names the missing ones.
+    """Names of the secrets that the job needs according to the file in its repository. If `secrets` lacks some of these
+    names, builds run without them, and their logs name the missing secrets.
     """
     matrix: Matrix | None = None
     """A start of the job queues one build for each combination of the matrix. None for a job without a matrix; always

@@ -8,7 +8,7 @@ import msgspec
 from domain.core.errors import Forbidden
 
 Capability = Literal["ai_chat", "ai_test_health", "llm_evals", "white_label", "vcenter", "sso"]
-"""Name of a gated feature in the API."""
+"""Name that the API has for a gated feature."""
 CAPABILITIES: tuple[Capability, ...] = get_args(Capability)
 MAX_SEATS = 1_000_000
 """Number of seats of a server without a licence file. It stands for "no limit", which the API cannot express."""

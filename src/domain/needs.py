@@ -81,8 +81,8 @@ def _decide(candidate: Candidate, decided: Mapping[int, Evaluation]) -> Evaluati
 
 
 def find_blocked(deferred: Mapping[int, Sequence[int]], refused: Iterable[int]) -> dict[int, str]:
-    """Returns job id -> reason, for the deferred jobs that can never start: those that need a refused job, directly or
-    through other jobs.
+    """Returns job id -> why the job can never start, for the deferred jobs that need a refused job, directly or through
+    other jobs.
     """
     without_build, blocked = set(refused), dict[int, str]()
     found = True

@@ -81,7 +81,7 @@ def notification_subject(command_id: int) -> str:
 
 
 def completion_notification(command_id: int) -> str:
-    """Returns the payload that wakes the API requests which are waiting for the result of a command."""
+    """Returns the payload of the notification that wakes the API requests which wait for the result of a command."""
     return f"done:{command_id}"
 
 

@@ -12,7 +12,7 @@ Clearable = Literal["pool_id"]
 
 
 BUILD_ACCOUNTS = "build_accounts"
-"""Feature of an agent that runs each build under a user account of its own."""
+"""Name of the feature that an agent has if it runs each build under a separate user account."""
 NO_TOKEN = b"none"
 """Value of `token_hash` for a node that has no token. It is shorter than every real hash, so no token matches it."""
 
@@ -46,7 +46,7 @@ class NodeRegistered(NodeEvent, frozen=True):
 
 
 class NodeTokenRotated(NodeEvent, frozen=True):
-    """The node got a new token. Its agent may still use the old token until it first uses the new one, at most until
+    """The node got a new token. Its agent may use the old token until it has used the new one, but not after
     `old_until`.
     """
 

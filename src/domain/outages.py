@@ -22,7 +22,7 @@ WITHIN = 10
 
 def count_frequent(runs: Sequence[NotableRun]) -> Sequence[NotableRun]:
     """Returns the notable runs of a test case, ordered by number. Frequent outages lose the flag OUTAGE, so that they
-    count; the others keep it, and are left out.
+    count. All other outages keep the flag, and are left out.
     """
     outages = [index for index, run in enumerate(runs) if run.flags & LEFT_OUT == OUTAGE]
     frequent: set[int] = set()

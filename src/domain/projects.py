@@ -47,7 +47,7 @@ class ProjectUpdated(ProjectEvent, frozen=True):
     retention_days: int | None = None
     """Age in days at which finished builds are deleted; 0 for no limit."""
     retention_builds: int | None = None
-    """Number of finished builds that each job keeps: the newest ones. 0 for no limit."""
+    """Number of the newest finished builds of each job that are kept; 0 for no limit."""
     cleared: tuple[Clearable, ...] = ()
 
 

@@ -147,7 +147,7 @@ def possible_entries(node_id: str) -> Iterator[str]:
 
 
 def filter_quarantined(node_ids: Iterable[str], entries: Iterable[str]) -> set[str]:
-    """Returns the node ids that one of the entries quarantines."""
+    """Returns those of the node ids that at least one of the entries quarantines."""
     known = frozenset(entries)
     if not known:
         return set()

@@ -6,7 +6,7 @@ from domain.core.events import Category, Event
 
 
 class ReactionCancelled(Event, frozen=True):
-    """An operator cancelled a reaction to an event. Effects of its earlier tries stay."""
+    """An operator cancelled a reaction to an event. Effects of earlier tries of the reaction stay."""
 
     name: ClassVar[str] = "reaction.cancelled"
     reaction: str

@@ -38,7 +38,9 @@ class Report(msgspec.Struct, frozen=True):
     lost_tests: bool = False
     """Whether the report says that it lacks results of tests."""
     results_from: int = 0
-    """Version of the results stream before this report. The next `blocks` events contain its results."""
+    """Version of the build's results stream before the report was recorded. The next `blocks` events of the stream
+    contain the report's results.
+    """
     blocks: int = 0
 
     @property

@@ -121,8 +121,8 @@ class ResultsRecorded(Event, frozen=True):
     events.
     """
     outages: bytes = b""
-    """One byte a row: 1 if an outage (of the machine, the network or another system) made the last attempt fail, or
-    made all failed attempts fail before it passed; else 0. Empty when all are 0, and in older events.
+    """One byte a row: 1 if an outage (of the machine, the network or another system) made the last attempt fail or, if
+    the last attempt passed, made all failed attempts fail; else 0. Empty when all are 0, and in older events.
     """
 
     @property
@@ -145,11 +145,11 @@ class ResultsReplaced(Event, frozen=True):
     project_id: int
     case_ids: Int32s
     statuses: bytes
-    """One byte a row, as in ResultsRecorded."""
+    """One byte a row: 0 passed, 1 failed."""
     flaky: bytes
     """One byte a row: 1 if the result was flaky (`find_flaky`), else 0."""
     outages: bytes = b""
-    """One byte a row, as in ResultsRecorded."""
+    """One byte a row: 1 for an outage, else 0. Empty if the block has no outages."""
 
     @property
     def stream(self) -> str:

@@ -86,8 +86,8 @@ class RunHistory(msgspec.Struct, frozen=True):
         return None
 
     def find_last_failing(self) -> NotableRun | None:
-        """Returns the newest notable run on a default branch, whether it counts or not. Returns None unless the newest
-        run that counts failed.
+        """Returns None unless the newest run that counts failed. Otherwise returns the newest notable run that does not
+        have the flag OTHER_BRANCH, whether this run counts or not.
         """
         failing = self.find_failing()
         if failing is None:

@@ -79,7 +79,7 @@ Action = Literal["none", "watch", "fix", "quarantine", "investigate"]
 class Assessment(msgspec.Struct, frozen=True):
     flaky_probability: float
     flake_rate: float
-    """Mean of the rate at which the test fails on good code. If the test is not flaky, the rate counts as 0."""
+    """Posterior mean of the rate at which the test fails on good code, which is 0 for a test that is not flaky."""
     flake_rate_low: float
     """Lower end of the interval that contains the flake rate with a probability of 95 %."""
     flake_rate_high: float

@@ -59,8 +59,8 @@ class VcenterConnected(VcenterEvent, frozen=True):
 
 
 class VcenterDisconnected(VcenterEvent, frozen=True):
-    """The server could not sign in to the vCenter. An error that repeats the last one is recorded again only after the
-    server has signed in.
+    """The server could not sign in to the vCenter. An error that equals the last recorded one is recorded again only
+    after the server has signed in.
     """
 
     name: ClassVar[str] = "vcenter.disconnected"

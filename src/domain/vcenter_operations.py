@@ -134,9 +134,9 @@ class VcenterOperation(msgspec.Struct, frozen=True):
     registration_id: str = FIRST_REGISTRATION
     """Id of the cloned machine's current registration, which its registration token contains."""
     registration_until: datetime | None = None
-    """Time until which a renewed registration token is valid; None for the first one."""
+    """Time until which the current registration token is valid; None while it is the first one."""
     token_hash: bytes = b""
-    """Hash of the node token that the registration token was exchanged for; empty until then."""
+    """Hash of the node token that the registration token was exchanged for; empty before the exchange."""
     is_started: bool = False
     """Whether a worker may have asked the vCenter for the change."""
     task_id: str = ""
@@ -201,7 +201,7 @@ def has_succeeded(operation: VcenterOperation) -> bool:
 
 
 def end_notification(operation_id: int) -> str:
-    """Returns the payload that wakes the API requests which wait for the end of an operation."""
+    """Returns the payload of the notification that wakes the API requests which wait for the end of an operation."""
     return f"vcenter-operation:{operation_id}"
 
 

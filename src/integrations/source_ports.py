@@ -95,8 +95,8 @@ class SourceHost(Protocol):
         ...
 
     async def clone_credentials(self) -> CloneCredentials | None:
-        """Returns the credentials with which `git` can fetch the repository; None if it needs none. They may expire
-        within an hour.
+        """Returns the credentials with which `git` can fetch the repository; None if the repository can be fetched
+        without credentials. The credentials may expire within an hour.
         """
         ...
 

@@ -132,7 +132,7 @@ class Vcenters(Protocol):
         ...
 
     def sign_in(self, vcenter: Vcenter) -> AbstractAsyncContextManager[VcenterSession]:
-        """Signs in to the vCenter of an integration; signs out at the end of the block. Entering takes 10 s at most and
-        raises VcenterFailure.
+        """Context manager that signs in to the vCenter of an integration, and signs out at the end of the block.
+        Signing in takes 10 s at most, and raises VcenterFailure.
         """
         ...

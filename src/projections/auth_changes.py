@@ -1,8 +1,8 @@
 """Changes that took rights from a caller and that the read models do not show yet.
 
 Requests are authenticated by read models, which may be behind the log. The queries for credentials therefore also
-return the end of the log, and up to which position the read models show all losses of rights. Only if these differ, the
-log is searched for events that took rights from the caller in between.
+return two positions: the end of the log, and the position up to which the read models show all losses of rights. Only
+if the two differ, the log between them is searched for events that took rights from the caller.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""Labels by which this installation recognizes its containers. They are a module of their own, since the engine's
-adapter and the reader of logs, which are loaded in different processes, both need them.
+"""Labels by which this installation recognizes its containers. They have a separate module, since two modules that are
+loaded in different processes need them: the adapter of the engine, and the reader of logs.
 """
 
 from integrations.docker.hosts import DockerSetup

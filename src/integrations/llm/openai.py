@@ -137,8 +137,8 @@ class OpenAiModel:
         return self._client
 
     async def _call(self, client: "AsyncOpenAI", request: ModelRequest) -> bytes:
-        """Returns the body of the response. Sends the request again without a parameter that the server refuses, which
-        uses no tokens.
+        """Returns the body of the response. If the server refuses a parameter, sends the request again without it. A
+        refused request uses no tokens.
         """
         import httpx2
         import openai

@@ -102,7 +102,9 @@ def read_all(content: Any, top: Any, kind: Any, properties: Sequence[str]) -> It
 
 
 def read_one(content: Any, found: Any, properties: Sequence[str]) -> dict[str, Any]:
-    """Returns an object's values of the given properties. Leaves out properties that the object lacks."""
+    """Returns an object's values of the given properties. Leaves out properties that the object lacks. Raises
+    ManagedObjectNotFound if the vCenter does not return the object.
+    """
     for _, values in _retrieve(content, COLLECTOR.ObjectSpec(obj=found), type(found), properties):
         return values
     raise vmodl.fault.ManagedObjectNotFound(obj=found)
@@ -131,7 +133,9 @@ def _to_vm(vm: Any, properties: dict[str, Any], pools: dict[Any, str]) -> Virtua
 
 
 def must_be_short(text: str) -> str:
-    """Returns a text of a vCenter unchanged, to be stored. Raises ValueError if it is longer than MAX_TEXT_LENGTH."""
+    """Returns an id or a name of a vCenter unchanged. Raises ValueError if it is longer than MAX_TEXT_LENGTH, since the
+    server stores it.
+    """
     if len(text) > MAX_TEXT_LENGTH:
         raise ValueError(f"a text of {len(text)} characters")
     return text

@@ -134,7 +134,7 @@ def _forget(calling: "asyncio.Future[Any]") -> None:
 async def open_session(
     checked: CheckedHost, user: str, password: str, datacenter: str, cluster: str
 ) -> AsyncIterator[PyVmomiSession]:
-    """Signs in, and out at the end of the block. Raises VcenterFailure."""
+    """Context manager that signs in, and signs out at the end of the block. Raises VcenterFailure."""
     session = PyVmomiSession(checked, datacenter, cluster)
     try:
         await session.open(user, password)
