@@ -1,9 +1,9 @@
 """The handler of all commands: loads streams, folds them to states, decides, appends, and retries on a version
 conflict.
 
-`reads` of a command names the streams to read. `then_reads` names further streams, chosen by the states of the first
-ones. `decide` returns the events to append. It is pure: times, ids and randomness are fields of the command. The events
-are appended only if every stream that was read still has the version that `decide` saw.
+`reads` of a command names the streams to read. `then_reads` chooses further streams by the states of these streams.
+`decide` returns the events to append. It is pure: times, ids and randomness are fields of the command. The events are
+appended only if every stream that was read still has the version that `decide` saw.
 """
 
 import asyncio
@@ -33,7 +33,9 @@ from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
 
 MAX_TRIES = 12
-"""Number of tries of a command whose streams others change at the same time. Then it fails with a conflict."""
+"""Number of further tries of a command after another writer has changed its streams during the first try. If all of
+them meet such a change, too, the command fails with Conflict.
+"""
 
 
 class Deletable(Protocol):
@@ -75,8 +77,8 @@ class Command:
         raise NotImplementedError
 
     def event(self, event_type: type[E], /, *states: Any, **more: Any) -> E:
-        """Returns an event of this type. Each field of the event gets the value of this name in `more`; else in the
-        command; else in the last of `states` that has it.
+        """Returns an event of the type `event_type`. The value of each field of the event is looked up by the field's
+        name: first in `more`, then in the fields of the command, then in `states`, the last state first.
         """
         names = [name for name in event_type.__struct_fields__ if name not in Event.__struct_fields__]
         shared = {name: getattr(of, name) for of in (*states, self) for name in names if hasattr(of, name)}

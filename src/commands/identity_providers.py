@@ -53,7 +53,7 @@ class CreateIdentityProvider(Command):
 
 @dataclass(frozen=True)
 class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
+    """Changes the provider's fields to the values that are not None, and sets the fields named in `cleared` to None."""
 
     provider_id: int
     title: str | None = None
@@ -77,8 +77,8 @@ class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
 
 @dataclass(frozen=True)
 class RefreshIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Updates a provider from the metadata at `metadata_url`. Does nothing if the provider has got another URL
-    since.
+    """Updates a provider from the metadata that were read at `metadata_url`. Does nothing if the provider has another
+    metadata URL by now. Raises Conflict if the metadata describe another provider.
     """
 
     provider_id: int

@@ -89,7 +89,7 @@ class ImportJob(CreateJob):
 
 @dataclass(frozen=True)
 class UpdateJob(Command):
-    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
+    """Changes the job's fields to the values that are not None, and sets the fields named in `cleared` to None."""
 
     job_id: int
     title: str | None = None
@@ -126,8 +126,8 @@ class UpdateJob(Command):
 
 @dataclass(frozen=True)
 class ConfigureJob(Command, of=JOB):
-    """Replaces the configuration of a job, except its secrets. A name in `secrets` replaces or adds this secret, or
-    removes it if the value is None. Values of secrets are encrypted.
+    """Replaces the configuration of a job, except its secrets. Each entry of `secrets` adds or replaces the secret of
+    its name, or removes this secret if the value is None. The values of secrets are already encrypted.
     """
 
     job_id: int
@@ -215,8 +215,8 @@ def _must_exist(template_id: int | None, template: Template | None) -> None:
 
 
 def _must_lend(template: Template | None, borrower_id: int | None) -> None:
-    """Raises Forbidden if the template has secrets and another user created it, since builds of the job could print
-    these secrets.
+    """Raises Forbidden if the template has secrets and another user than `borrower_id` created it, since builds of the
+    job could print these secrets. Admins, for whom `borrower_id` is None, may attach any template.
     """
     if template is not None and template.configuration.secrets and borrower_id not in (None, template.creator_id):
         raise Forbidden(

@@ -46,7 +46,9 @@ class CreateKnownIssue(Command):
 
 @dataclass(frozen=True)
 class UpdateKnownIssue(Command, of=KNOWN_ISSUE):
-    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
+    """Changes the known issue's fields to the values that are not None, and sets the fields named in `cleared` to
+    None.
+    """
 
     known_issue_id: int
     title: str | None = None

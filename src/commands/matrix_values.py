@@ -19,10 +19,10 @@ VALUE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 
 
 def check_matrix(matrix: Matrix | None, variables: Collection[str], prefix: str = "", *, is_whole: bool = True) -> None:
-    """Raises Invalid for a matrix that has the right type but does not make sense, such as one with two equal
-    combinations. `variables` are the names of the variables and secrets that the job sets. The errors name each field
-    with `prefix` before it. With `is_whole=False`, values with other mistakes have been left out, so that only names
-    are checked.
+    """Raises Invalid for a matrix that has the right type but does not make sense, such as a matrix with two equal
+    combinations. The error names each wrong field, with `prefix` before its name. `variables` are the names of the
+    variables and secrets that the job sets. With `is_whole=False`, checks only the names of the matrix: the caller has
+    then left out values with other mistakes.
     """
     if matrix is None:
         return

@@ -56,8 +56,8 @@ class RegisterNode(Command):
 
 @dataclass(frozen=True)
 class RotateNodeToken(Command, of=NODE):
-    """Gives a node a new token. Its agent may use the old token until `old_until`. If this is None, the old token is
-    refused at once, and the session of the agent that has it ends.
+    """Gives a node a new token. The node's agent may use the old token until `old_until`. If `old_until` is None, the
+    old token is refused at once, and the session of the agent ends.
     """
 
     node_id: int
@@ -86,9 +86,9 @@ class RetireOldToken(Command, of=NODE):
 class ConnectNode(Command, of=NODE):
     """Connects an agent to its node. Raises Conflict if another agent has the node's session and may still be alive.
 
-    The new agent replaces the node's session in two cases: the agent of that session has been silent for too long
-    (`replaces_dead`), or that session is `replaces_session`, the last one that used the new agent's work folder. Only
-    one agent at a time can use a folder, so in the second case the other agent has ended.
+    The new agent replaces the session of another agent in two cases. In the first, the other agent has been silent for
+    too long (`replaces_dead`). In the second, its session is `replaces_session`, the last session that used the new
+    agent's work folder. Only one agent at a time can use a folder, so the other agent has ended.
     """
 
     node_id: int
@@ -114,8 +114,8 @@ class ConnectNode(Command, of=NODE):
 
 @dataclass(frozen=True)
 class MarkNodeOffline(Command, of=NODE):
-    """Records that the node of this session went offline. Does nothing if another session has connected to the node
-    since.
+    """Records that a node went offline. Does nothing if `session` is no longer the session of the node, because another
+    agent has connected.
     """
 
     node_id: int
@@ -129,8 +129,8 @@ class MarkNodeOffline(Command, of=NODE):
 
 @dataclass(frozen=True)
 class UpdateNode(Command):
-    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None. `claim` is the id
-    of the claim that keeps the new name unique.
+    """Changes the node's fields to the values that are not None, and sets the fields named in `cleared` to None.
+    `claim` is the id of the claim that keeps the new name unique.
     """
 
     node_id: int
@@ -202,7 +202,7 @@ class DeleteNode(Command, of=NODE):
 
 
 def must_be_pool(pool_id: int | None, pool: Pool | None) -> None:
-    """Raises Invalid if a pool is named that does not exist."""
+    """Raises Invalid if there is no pool `pool_id`. None is valid: the node then has no pool."""
     if pool_id is not None and (pool is None or pool.deleted):
         raise Invalid.field("pool_id", f"there is no node pool {pool_id}")
 

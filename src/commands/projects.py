@@ -57,7 +57,7 @@ class CreateProject(Command):
 
 @dataclass(frozen=True)
 class UpdateProject(Command):
-    """Changes the fields that are not None to these values, and sets the fields in `cleared` to None."""
+    """Changes the project's fields to the values that are not None, and sets the fields named in `cleared` to None."""
 
     project_id: int
     title: str | None = None
@@ -129,7 +129,7 @@ class CloseProject(Command, of=PROJECT):
 
 @dataclass(frozen=True)
 class DeleteProject(Command):
-    """Deletes a closed project and its jobs for good, and aborts builds that have not ended.
+    """Deletes a closed project and its jobs for good. The dispatcher then aborts the builds that have not ended.
 
     `job_ids` lists all jobs of the project, as the read model has them. The list is complete, since a closed project
     gets no new jobs.

@@ -40,7 +40,7 @@ class AddToQuarantine(_OfJob):
     expires_at: datetime | None = None
     owner: str | None = None
     skip_known: bool = False
-    """If True, tests that are already in quarantine are left out. If False, such a test raises Conflict."""
+    """If True, leaves out tests that are already in quarantine. If False, `decide` raises Conflict for these tests."""
 
     def decide(self, quarantine: Quarantine, job: Job | None) -> Iterable[Event]:
         job = must_exist(job, f"job {self.job_id}")
@@ -105,8 +105,8 @@ class RecordRecovery(_OfJob):
     """
 
     recovered: Mapping[int, int]
-    """Entry id -> number of builds in which tests of the entry have failed. The number distinguishes one recovery from
-    the next.
+    """Id of each recovered entry -> number of builds in which tests of the entry have failed since it was added. The
+    number identifies the recovery, since it is higher at the next recovery of the entry.
     """
     now: datetime
 

@@ -165,8 +165,8 @@ def _read_pull_request(received: GitHubPullRequestAction) -> HookMessage:
 
 def _is_from_fork(head: GitHubHead, repository: str) -> bool:
     """Returns whether a pull request may come from somebody who cannot write to the repository. At Gitea and Forgejo,
-    people with read access can push to `refs/for/main`; the head of such a pull request is `refs/pull/5/head` of the
-    repository itself, and not a branch.
+    people with read access can open a pull request without a fork, by a push to `refs/for/main`. The head of such a
+    pull request is `refs/pull/5/head` of the repository itself, and not a branch.
     """
     from_here = head.repo is not None and head.repo.full_name.lower() == repository
     return not repository or not from_here or head.ref.startswith("refs/")

@@ -46,7 +46,7 @@ class GitLabMergeRequest(msgspec.Struct):
     target_project_id: int
     last_commit: GitLabCommit
     source: GitLabProject | None = None
-    """Project that the merge request comes from; None if it was deleted."""
+    """Project that the merge request comes from; None if this project was deleted."""
     title: str = ""
     action: str | None = None
     oldrev: str | None = None

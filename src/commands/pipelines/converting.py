@@ -97,8 +97,8 @@ class _Converter:
         self._hints = hints
 
     def convert(self, node: YamlNode, kind: inspect.Type, name: str) -> Any:
-        """Returns the value of a node as builtin types, without the parts in which it finds mistakes. Returns NO_VALUE
-        if the rest does not fit the type. Messages call the value `name`.
+        """Returns the value of a node as builtin types, without the parts that have mistakes. Returns NO_VALUE if the
+        rest does not fit the type `kind`. Adds the mistakes to `faults`; their messages call the value `name`.
         """
         before = len(self.faults)
         value = self._convert(node, kind, name)
@@ -158,7 +158,7 @@ class _Converter:
             has_name = self.convert(key_node, kind.key_type, f"the key `{key[:50]}`") is not NO_VALUE
             found = self.convert(item, kind.value_type, f"`{key[:50]}`")
             if found is NO_VALUE:
-                found = _empty(kind.value_type)  # its name stays, which others may refer to
+                found = _empty(kind.value_type)  # keeps the name, to which other parts of the file may refer
             if has_name and found is not NO_VALUE:
                 value[key] = found
         return value if _has_length(value, kind) else NO_VALUE
@@ -219,7 +219,9 @@ def _has_length(value: Sized, kind: Any) -> bool:
 
 
 def _empty(kind: inspect.Type) -> Any:
-    """Returns the value in place of one with a mistake: an empty text or struct, or NO_VALUE for other types."""
+    """Returns the value that replaces a value with a mistake: an empty text or struct, if the type allows it, and
+    otherwise NO_VALUE.
+    """
     match kind:
         case inspect.Metadata():
             return _empty(kind.type)

@@ -45,7 +45,7 @@ class PlannedJob(msgspec.Struct, frozen=True):
     default_branch: str = "main"
     quarantine_mode: QuarantineMode = "run"
     triggers: Triggers = Triggers()
-    """Triggers without `needs`: the ids of new jobs are not known yet."""
+    """Triggers without `needs`, which lists ids of jobs: the ids of new jobs are not known yet."""
     needs: list[str] = []
     """Names of the jobs that must have passed before this job starts."""
 

@@ -85,9 +85,10 @@ class PipelineDocument:
         return node is None or node not in self.partial
 
     def fault(self, field: str, message: str, *path: str) -> FileFault:
-        """Returns a mistake in a value. `path` has the keys that lead from the root to a part of the file; `field`
-        leads on from there to the value, such as `artifacts[2]`. Its indexes count only the items without mistakes, as
-        the lists of `file` do. If there is no such value, the mistake has the position of the nearest value above it.
+        """Returns a mistake with the position of a value in the file. `path` has the keys from the root to a part of
+        the file. `field` leads from this part to the value, such as `artifacts[2]`. Indexes in `field` count only items
+        without mistakes, since the struct `file` has no others. If the file does not contain the value, the mistake has
+        the position of the nearest value above.
         """
         node = self.root
         for part in path:

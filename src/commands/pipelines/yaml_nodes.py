@@ -1,7 +1,7 @@
 """Reads YAML to a tree of nodes that have their line and column.
 
-Only the parser of PyYAML is used, which needs no loader and creates no objects. Plain scalars keep their text, and the
-type of the field decides what they mean (`converting`): in a field for texts, `3.10` is a version and `no` is a
+Only the parser of PyYAML is used, and not the part that creates objects. Plain scalars keep their text, and later the
+type of the field decides what they mean (`converting.py`): in a field for texts, `3.10` is a version and `no` is a
 country. Aliases, anchors and tags are refused, since a short file with aliases can stand for a huge one.
 """
 

@@ -17,16 +17,16 @@ from store.log.event_log import EventLog
 log = structlog.get_logger()
 
 BATCH_SIZE = 10
-"""Number of events that are read at once. The largest have 10,000 test cases."""
+"""Number of events that are read at once. An event has up to 10,000 test cases."""
 MAX_CASES = 2_000_000
-"""Number of test cases of all projects together above which the least recently used projects are forgotten. A case
-takes 8 bytes.
+"""Largest number of test cases in memory, of all projects together. Above this number, the projects that were used
+longest ago are dropped from memory. A test case takes 8 bytes.
 """
 
 
 class _Catalogue:
-    """Test cases of one project. Instead of the node ids it keeps `hash(node_id)` of each: 64 bits, seeded anew in each
-    process, so that nobody can choose node ids with equal hashes.
+    """Test cases of one project, with `hash(node_id)` instead of each node id. The hashes have 64 bits and another seed
+    in each process, so that nobody can choose node ids with equal hashes.
     """
 
     def __init__(self) -> None:

@@ -114,8 +114,9 @@ def _join(ones: Sequence[int], others: Sequence[int]) -> list[int]:
 
 
 def _traces_of(failures: Sequence[EqualFailures]) -> list[Trace]:
-    """Returns the trace of each failure for the comparison. If a trace has no functions, the template of the message
-    takes its place: then only failures are alike whose messages one statement of a program may have written.
+    """Returns a trace of each failure, for the comparison of traces. If the failure's trace names no functions, the
+    result has the template of the message instead: the message without the words that vary. Such failures are similar
+    only if one statement of a program may have written their messages.
     """
     miner = TemplateMiner()
     functions = [tuple(find_functions(failure.trace)) for failure in failures]

@@ -1,5 +1,5 @@
 """Clusters of a project's failures over many builds: failures that probably have one cause. `commands.reports.causes`
-compares them by their messages and traces. Builds in which tests failed together are not compared.
+compares their messages and traces. Whether tests failed in the same builds does not count here.
 """
 
 from collections.abc import Sequence
@@ -36,11 +36,11 @@ class FailureCluster(msgspec.Struct, frozen=True):
     builds: int
     """Number of builds in which a failure of the cluster occurred."""
     first_seen: datetime
-    """Time of the first of these builds within the look-back window."""
+    """Creation time of the first of the analysed builds in which a failure of the cluster occurred."""
     first_build: int
     last_build: int
     signatures: tuple[str, ...]
-    """Signatures of the failures, that of the newest failure first."""
+    """Signatures of the failures, beginning with the signature of the newest failure."""
     result_ids: tuple[int, ...]
     """Ids of the newest failed results of the cluster, MAX_EXAMPLES at most, in ascending order."""
     tests: tuple[str, ...] = ()
@@ -78,7 +78,7 @@ def find_clusters(builds: Sequence[FailedBuild]) -> list[FailureCluster]:
 
 
 def summarize_clusters(project_id: int, clusters: Sequence[FailureCluster], builds: int) -> Answer:
-    """Returns the clusters as an answer: a claim for each of the largest, with its sources."""
+    """Returns an answer with one claim, and its sources, for each of the MAX_CLAIMS largest clusters."""
     if not clusters:
         text = f"No test failed in the {builds:,} failed builds that were looked at."
         return Answer((AnswerClaim(text, (f"project:{project_id}",)),), confidence=1.0)

@@ -1,9 +1,9 @@
 """Finds tests that passed in one build and failed in another build of the same job on the same commit.
 
-Two results are compared only if they have the same path and the same suite. If a build has several results of a test
-under one path and suite and their outcomes differ, they are not compared with other builds: nothing says which result
-corresponds to which. This happens, for example, when the reports of shards are merged. Failures that an outage caused
-are not compared.
+Two results are compared only if they are from reports with the same path and from suites with the same name. If a build
+has several results of a test under one path and suite and their outcomes differ, these results are not compared with
+other builds: nothing says which result corresponds to which. This happens, for example, when the reports of shards are
+merged. Failures that an outage caused are not compared.
 """
 
 from collections import defaultdict
@@ -18,16 +18,17 @@ OPPOSITE = {PASSED: FAILED, FAILED: PASSED}
 
 
 def find_failed_cases(report: ReportRead, case_ids: Sequence[int]) -> list[int]:
-    """Returns the ids of the test cases that failed in the report, by the attempt that counts. `case_ids` has one id
-    for each of the report's `node_ids`, in the same order.
+    """Returns the ids of the test cases whose result in the report is a failure. Of several attempts at a test, only
+    the one that counts is looked at. `case_ids` has one id for each of the report's `node_ids`, in the same order.
     """
     columns = zip(report.tests, report.statuses, report.finals, strict=True)
     return sorted({case_ids[test] for test, status, final in columns if final and status == FAILED})
 
 
 def find_flips(report: ReportRead, case_ids: Sequence[int], others: Iterable[OtherResult]) -> bytes:
-    """Returns the value of `ResultsRecorded.flips` for all rows of the report, or empty bytes if no row has a flip.
-    `others` must be ordered from the newest build to the oldest.
+    """Returns one byte for each row of the report: FLIPPED if the newest comparable result in `others` is the opposite
+    of the row's result, DIFFERED if only an older one is, and otherwise 0. Returns empty bytes if all are 0. `others`
+    must be ordered from the newest build to the oldest.
     """
     earlier: dict[tuple[str, int], dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     for other in others:

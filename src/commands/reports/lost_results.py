@@ -1,5 +1,5 @@
-"""Tells which results a report lacks: those of a file that cannot be read, of tests that did not run, or of suites that
-could not be loaded.
+"""Finds out whether a report lacks results, because the file cannot be read, tests did not run, or suites could not be
+loaded.
 """
 
 from commands.reports.parser import NO_NAME, Case, Summary

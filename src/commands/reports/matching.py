@@ -1,4 +1,4 @@
-"""Matches the failures of a report with known issues and classification rules. The functions block. Call them in a
+"""Matches the failures of a report with known issues and classification rules. Matching blocks, so it should run in a
 process that reads reports, or in a worker thread.
 """
 
@@ -16,14 +16,15 @@ class MatchRules:
     """Match rules, prepared for matching many failures.
 
     If several rules match a failure, a rule by fail_id wins over one by signature, and a rule by signature over one by
-    pattern. Among rules of one kind, the rule of the oldest known issue wins. Classification rules come after all known
-    issues; of these, the first in their list wins. Statistics come last.
+    pattern. Among rules of one kind, a rule of a known issue wins over a classification rule. Of several known issues
+    the oldest wins, and of several classification rules the first in their list. The statistics of how people have
+    classified failures come last.
     """
 
     def __init__(self, rules: Iterable[MatchRule]) -> None:
         self._exact: dict[tuple[Kind, str], MatchRule] = {}
         self._statistics: dict[str, MatchRule] = {}
-        """Signature -> what the statistics say about failures with it."""
+        """Signature -> rule with the classification that people have mostly given to failures of this signature."""
         self._patterns: list[tuple[Pattern, MatchRule]] = []
         for rule in sorted(rules, key=lambda rule: (rule.rule, rule.known_issue_id)):
             if rule.is_statistical:

@@ -1,8 +1,8 @@
 """Names of tests that contain the address of an object, such as `test_x[<function f at 0x7f3a5c1d2e50>]`.
 
 The address differs from one process to the next, so each build would have new test cases. It is left out of the node
-id: `test_x[<function f at 0x...>]`. Tests of a suite whose node ids are equal after that are numbered in the order of
-the report: `test_x[<function f at 0x...>] #2`.
+id: `test_x[<function f at 0x...>]`. If several tests of a suite then have equal node ids, they are numbered in the
+order of the report: `test_x[<function f at 0x...>] #2`.
 """
 
 import re
@@ -13,7 +13,7 @@ import msgspec
 from commands.reports.parser import Case
 
 REPORTED_NAME = "reported_name"
-"""Property of a failed result with the node id as the report has it."""
+"""Name of the property of a failed result that has the node id with the address, as the report contains it."""
 
 _ADDRESS = re.compile(
     r"(?<= at )0x[0-9A-Fa-f]{6,16}(?=[^<>]{0,200}>)"  # Python: <function f at 0x7f3a5c1d2e50>
@@ -34,7 +34,7 @@ class _SuiteNames:
     names: dict[str, str] = field(default_factory=dict)
     """Node id in the report -> node id without addresses."""
     numbers: dict[str, int] = field(default_factory=dict)
-    """Node id without addresses -> number of the last test that would have it."""
+    """Node id without addresses -> number of the last test that got this node id."""
     taken: set[str] = field(default_factory=set)
 
     def find(self, node_id: str, masked: str) -> str:

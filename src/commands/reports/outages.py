@@ -1,5 +1,6 @@
-"""Finds outages: results of a report that failed because the machine, the network or another system failed. A match
-with a known issue, a classification rule or the statistics decides that; without a match, the words of the message do.
+"""Finds outages: results of a report that failed because the machine, the network or another system failed. If a known
+issue, a classification rule or the statistics match a failure, their classification decides whether it is an outage.
+Otherwise the words of its message decide.
 """
 
 from collections import defaultdict
@@ -9,13 +10,16 @@ from domain.failures.infrastructure_failures import MAX_LENGTH, MAX_TRACE, is_in
 from domain.results import FAILED
 
 MAX_SEARCHED = 1_000_000
-"""Largest number of characters of different messages that are searched in one report, which takes 0.7 s. Failures with
-further messages are not taken for outages.
+"""Largest number of characters of messages that are searched in one report, where equal messages count once. Searching
+so many takes 0.7 s. Failures with further messages are not taken for outages.
 """
 
 
 def find_outages(report: ReportRead) -> bytes:
-    """Returns the value of `ResultsRecorded.outages` for all rows of the report, or empty bytes if it has no outage."""
+    """Returns one byte for each row of the report. It is 1 if an outage made the attempt that counts fail. It is also 1
+    if this attempt passed on a retry, and outages made all earlier failed attempts fail. Otherwise it is 0. Returns
+    empty bytes if all are 0.
+    """
     classified = {match.row: match.classification for match in report.matches}
     searched: dict[tuple[str, str], bool] = {}
     left = MAX_SEARCHED

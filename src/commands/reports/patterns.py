@@ -43,7 +43,9 @@ class Pattern:
         return self._found(text) is not None
 
     def find(self, text: bytes) -> tuple[int, int] | None:
-        """Returns the first and the end byte of the first match; None if the pattern does not match."""
+        """Returns (index of the first byte, index after the last byte) of the first match; None if the pattern does not
+        match.
+        """
         found = self._found(text)
         return None if found is None else found.span()
 
@@ -59,8 +61,8 @@ def any_of(patterns: Sequence[str]) -> Pattern | None:
 
 
 def _unquote(pattern: str) -> str:
-    r"""Returns the pattern with escaped characters in place of each text that `\Q` quotes. Otherwise a `\Q` without its
-    end would also quote the patterns that are joined after this one.
+    r"""Returns the pattern with escaped characters in place of each text that `\Q` quotes. Otherwise a `\Q` without
+    `\E` would also quote the patterns that are joined after this one.
     """
     return _QUOTED.sub(lambda found: found[0] if found[1] is None else re.escape(found[1]), pattern)
 
@@ -71,7 +73,8 @@ def searchable(message: str, trace: str) -> bytes:
 
 
 def must_be_a_pattern(field: str, text: str) -> None:
-    """Raises Invalid for the field `field` if the text is not a valid pattern."""
+    """Raises Invalid for the field `field` if the text is not a valid pattern, is too long or matches the empty text.
+    """
     if len(text) > MAX_PATTERN:
         raise Invalid.field(field, f"must have at most {MAX_PATTERN:,} characters")
     try:

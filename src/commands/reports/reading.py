@@ -1,5 +1,5 @@
-"""Reads a report file into the columns that `RecordReport` stores. Its functions block, so call them in a worker
-thread.
+"""Reads a report file into the columns that `RecordReport` stores. The functions of this module block, so call them in
+a worker thread.
 
 As Python objects, a report of 100,000 tests would take a few hundred megabytes. As arrays it takes about twenty
 megabytes, and only results with texts have an object.
@@ -32,10 +32,10 @@ MAX_UNPACKED = 512 * 1024 * 1024
 """Largest size in bytes of an unpacked report. Agents may send uncompressed reports of the same size."""
 BLOCK_ROWS = 1_000
 BLOCK_TEXT = 2 * 1024 * 1024
-"""Size in bytes of the texts in a block with which the block ends early, so that no single event becomes large."""
+"""Size in bytes of a block's texts at which the block ends early, so that no single event becomes large."""
 MAX_TEXT_BYTES = 64 * 1024 * 1024
-"""Largest size in bytes of the texts that are stored for one report. Beyond this, captured output is left out, but
-messages of failures stay. `size_of` says what a text counts.
+"""Largest size in bytes of the texts that are stored in full for one report, as `size_of` counts. The results after
+that are stored without captured output and stack traces, and with at most 1,000 characters of their messages.
 """
 MAX_RESULTS = 200_000
 """Largest number of results in one report. A compressed file of 4 MB could contain 25 million."""
@@ -89,14 +89,16 @@ class ReportRead:
     text_bytes: int = 0
     """Size of all texts in bytes."""
     matches: list[Match] = field(default_factory=list)
-    """Failures that known issues match, ordered by row."""
+    """Matches of failures with known issues, classification rules and statistics, ordered by row."""
     outages: bytes = b""
-    """Value of `ResultsRecorded.outages` for all rows."""
+    """One byte for each row: 1 if the result is an outage, else 0. Empty if all are 0."""
     cuts: list[int] = field(default_factory=lambda: [0])
     """Index of the first row of each block."""
     warnings: list[str] = field(default_factory=list)
     explained_exit_code: int | None = None
-    """Exit code that the agent's pytest plugin reports (see `domain.builds.ReportRecorded`), or None."""
+    """Exit code that the results explain, as the agent's pytest plugin reports: 0, or 1 for failed tests. UNEXPLAINED
+    if the exit code may have another cause; None if unknown.
+    """
     is_bare_pytest: bool = False
     """Whether pytest wrote the report without the agent's plugin."""
     unloaded: int = 0

@@ -13,8 +13,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     """One attempt at one test.
 
     `status`, `fail_id`, `test_resolution` and `line` are as in the file; pytest counts lines from 0. A failed case with
-    `known_issue` does not fail the build; the module `junit` sets it from `test_resolution`. The parser computes
-    `signature`, for failed cases only (see the module `signature`).
+    `known_issue` does not fail the build; `test_resolution` decides whether a case has `known_issue`. Only failed cases
+    have a `signature`, which the parser computes.
     """
 
     node_id: str
@@ -35,7 +35,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fal
     test_resolution: str = ""
     known_issue: bool = False
     runs_once: bool = False
-    """Whether the runner writes each test only once. Then an earlier case with the same name is another test."""
+    """Whether the runner writes each test only once. Then two cases with one name are two tests, not two attempts."""
     is_folded: bool = False
     """Whether the format itself marks the case as a further attempt, as surefire's <flakyFailure> does."""
     is_suite: bool = False
@@ -117,7 +117,7 @@ class ReportWarning(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """The format of a report and its warnings. Every parse yields exactly one, as its last item."""
+    """The format of a report and its warnings. The parser yields exactly one summary, as its last item."""
 
     dialect: Dialect = ""
     warnings: tuple[ReportWarning, ...] = ()

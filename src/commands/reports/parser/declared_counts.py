@@ -8,9 +8,10 @@ from commands.reports.parser.values import whole_number
 
 
 def total_as_declared(declared: Declared, elements: Counts, folded: Counts) -> Counts:
-    """Returns the counts to compare with the declared ones. `elements` counts each <testcase> once. `folded` counts the
-    other attempts that are written inside a <testcase>. Some reporters, such as surefire, include these attempts in the
-    declared number of tests. For them the sum of both is returned, and for all others `elements`.
+    """Returns the counts to compare with the declared counts. `elements` counts each <testcase> once. `folded` counts
+    the other attempts that are written inside a <testcase>. Some reporters, such as surefire, include these attempts in
+    the declared number of tests. If the declared number shows this, returns the sum of `elements` and `folded`, and
+    otherwise `elements`.
     """
     total = Counts()
     total.include(elements)

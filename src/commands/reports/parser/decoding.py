@@ -1,8 +1,8 @@
 r"""Decodes chunks of bytes in any encoding into windows of text, with only the characters that XML allows.
 
-A file's encoding is the first of these that it has: a byte order mark, first bytes that look like UTF-16, a declared
-encoding that fits the bytes. Without any of them it is UTF-8. A window has about 64 K characters, whatever the size of
-the chunks, so that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\n" (XML 1.0, 2.11).
+The encoding of a file follows from the first of these that the file has: a byte order mark, first bytes that look like
+UTF-16, a declared encoding that fits the bytes. A file with none of them is read as UTF-8. A window has about 64 K
+characters, so that neither one huge chunk nor a million tiny chunks cost more. Line ends become "\n" (XML 1.0, 2.11).
 Characters that XML 1.0 (2.2) forbids are dropped, but in names of tests they are replaced by visible signs. An ANSI
 escape sequence is dropped as a whole, not only its ESC.
 """

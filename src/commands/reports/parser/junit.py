@@ -31,6 +31,9 @@ _PASSED = frozenset(
         *("true", "fixed", "flaky", "xpass", "xpassed", "bpass"),
     }
 )
+"""Values of the attributes `status` and `result` by which a test passed, in lower case. Qt Test marks results of
+blacklisted tests by `b`.
+"""
 _NOT_RUN = frozenset(
     {
         *("notrun", "not run", "not_run", "notexecuted", "not executed", "untested", "todo", "skipped", "skip"),
@@ -38,14 +41,15 @@ _NOT_RUN = frozenset(
         *("xfail", "xfailed", "bfail", "bskip"),
     }
 )
+"""Values of the attributes `status` and `result` by which a test counts as skipped, in lower case."""
 _FAILED = frozenset(
     {
         *("failed", "failure", "fail", "error", "errored", "timeout", "timedout", "timed out", "regression"),
         *("crashed", "crash", "aborted", "broken", "panicked", "interrupted"),
     }
 )
-"""Values of the attributes `status` and `result`, in lower case. Qt Test marks results of blacklisted tests by `b`. Any
-value that is in none of these sets is a failure, too.
+"""Values of the attributes `status` and `result` by which a test failed, in lower case. An unknown value, which is in
+none of the three sets, is a failure, too.
 """
 _KINDS: dict[str, ErrorKind] = {
     "failure": "failure",

@@ -38,8 +38,8 @@ def show_forbidden(code: int) -> str:
 
 
 def show_in_names(window: str) -> str:
-    """Returns the window of text in which visible signs replace the characters that XML forbids, in those attributes
-    that name tests.
+    """Returns the window of text with visible signs in place of characters that XML forbids, but only in attributes
+    whose values may be part of a test's name.
     """
     return _NAME.sub(
         lambda name: _FORBIDDEN.sub(lambda found: show_forbidden(ord(found.group())), name.group()), window

@@ -1,8 +1,8 @@
 """Reads the elements of a report in any format: tracks the current suite, builds cases, counts them, and compares the
 counts with the declared ones.
 
-Any element of a format shows which format it is, not only the root, so a file that lost its beginning can still be
-read.
+The format of a report is recognised by any of its elements, not only by the root. So a file that lost its beginning can
+still be read.
 """
 
 from collections.abc import Iterator
@@ -67,8 +67,8 @@ class _OpenSuite:
         """
         self.properties: list[tuple[str, str]] = []
         self.unloaded = 0
-        """Number of suites that could not be loaded, here and in nested suites: each error that a suite without cases
-        declares stands for one.
+        """Number of suites that could not be loaded, in this suite and in the suites nested in it. Each error that a
+        suite without cases declares stands for one of them.
         """
         self.failed_suites = 0
         """Number of suites that failed as a whole: this suite and the suites nested in it."""

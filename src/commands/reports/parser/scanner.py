@@ -2,7 +2,7 @@
 
 An XML parser must stop at a fault, but this scanner has to go on. libxml2 in recover mode is no help. It reads nothing
 after a text such as `1 < 2`. If an element has lost its end tag, libxml2 puts the next cases inside of that element.
-Its event interface expands internal entities even with that option off. This scanner knows only the five entities of
+Its event interface expands internal entities even if this is switched off. This scanner knows only the five entities of
 XML and skips document type declarations. At a fault it loses only the element that contains the fault. For well-formed
 documents it sends the same events as lxml, as tests show.
 
@@ -271,7 +271,7 @@ class Scanner:
 
     def _unclosed_value(self, buffer: str, at: int, quote: int) -> int:
         """Waits for the closing quote of an attribute value. If the value is too long, keeps its beginning and skips
-        the rest.
+        the rest. Returns -1 if more input is needed, and the end of the buffer if there is no more.
         """
         if self._at_end:
             return len(buffer)
@@ -285,7 +285,9 @@ class Scanner:
         return -1
 
     def _skip(self, window: str) -> str:
-        """Drops the rest of a value that is too long, up to its closing quote. Returns the text after it."""
+        """Drops the rest of an attribute value that is too long, up to its closing quote or to a tag of a report.
+        Returns the text from there on; an empty text if the value goes on.
+        """
         quote = window.find(self._skipping)
         markup = _MARKUP.search(window, 0, quote if quote >= 0 else len(window))
         stop = markup.start() if markup is not None else quote

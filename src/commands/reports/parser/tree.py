@@ -203,7 +203,7 @@ class Element:
         return "".join([self.text(), *(child.all_text() for child in self.children)])
 
     def get(self, *names: str) -> str:
-        """Returns the first of these attributes that is not empty; an empty text if there is none."""
+        """Returns the value of the first attribute in `names` that is not empty; an empty text if there is none."""
         for name in names:
             if value := self.attributes.get(name, ""):
                 return value

@@ -57,8 +57,8 @@ def whole_number(text: str, what: str, notes: Notes) -> int | None:
 
 
 def exception_type(declared: str, message: str, trace: str) -> str:
-    """Returns the exception type of a failure: the declared one, else a type name at the beginning of the message or of
-    the trace, else one at the end of the trace. Returns an empty text if there is none.
+    """Returns the exception type of a failure. This is the declared type, else a type name at the beginning of the
+    message, else at the end of the trace, else at the beginning of the trace. Returns an empty text if there is none.
     """
     if declared and " " not in declared.strip():
         return declared.strip()[:256]
