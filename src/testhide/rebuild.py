@@ -1,8 +1,9 @@
 """Builds read models from the log, switches to them, and prints the progress.
 
 Building `results` takes nearly as long as building all other read models. So a second process (`python -m
-testhide.rebuild`) builds it on a second core, with `artifacts`, so that both processes take about the same time. It
-reads its settings from standard input, and exits when this input ends, at the latest when the first process ends.
+testhide.rebuild`) builds `results` and `artifacts` on a second core; both processes then take about the same time. The
+second process reads its settings from standard input. It exits when this input ends, at the latest when the first
+process ends.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ from testhide.settings import Settings
 PRINT_INTERVAL_S = 1.0
 """Seconds between two lines of progress."""
 MAX_NAMED = 3
-"""Number of read models up to which each line of progress has their names."""
+"""Largest number of read models that each line of progress names. For more, the line has only their number."""
 SECOND_PROCESS = ("results", "artifacts")
 """Names of the read models that the second process builds."""
 
@@ -119,8 +120,8 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
 
 
 async def switch_over(parts: Core, chosen: Sequence[Projection], printer: ProgressPrinter) -> None:
-    """Make the staging tables of these read models live, and print the result. Raises NotReady, LostLeadership and
-    psycopg.Error as `switch` does.
+    """Make the staging tables of these read models live, and print the result. Raises NotReady if that is not possible
+    now, LostLeadership if another process has changed the tables meanwhile, and psycopg.Error.
     """
     done = await switch(parts.conninfo, parts.log, chosen, printer)
     print(f"switched {join_names(chosen)} at position {done.position}; writes waited {done.blocked_s:.2f} s at most")

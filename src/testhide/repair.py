@@ -34,7 +34,9 @@ BATCH_SIZE = 500
 FOLDED = ("kind", "project_id", *delivery_endpoints.FOLDED_COLUMNS)
 """Columns of an endpoint that come from the log."""
 SKIPPING = {reaction.name: reaction.event.name for reaction in REACTIONS if not reaction.repeats_old}
-"""Reaction that goes on at the end of the log if its position was wrong -> type of the events that it skips."""
+"""Name of each reaction that goes on at the end of the log if its position was beyond the end -> type of the events
+that the reaction skips.
+"""
 
 
 class Repaired(NamedTuple):
@@ -45,7 +47,9 @@ class Repaired(NamedTuple):
     endpoints: list[int]
     """Ids of webhooks and channels whose rows for deliveries did not agree with the log."""
     is_sealing_reset: bool
-    """Whether `audit_sealing` was set back, because it named more positions as sealed than were ever used."""
+    """Whether the sealer's progress in checking the sealed log (`audit_sealing`) was reset, because it named more
+    positions than were ever used.
+    """
     moved: dict[str, int]
     """Sequence -> highest position or id in use, for each sequence that was behind that number and is now past it."""
 
@@ -61,7 +65,7 @@ async def repair(settings: Settings) -> Repaired:
 
 async def _move_sequences(parts: Core) -> dict[str, int]:
     """Moves sequences of ids and positions past the numbers in use. Returns sequence -> highest number in use, for each
-    that it moved.
+    sequence that was moved.
     """
     if await fetch_row(parts.pool, "SELECT to_regclass('audit_checkpoints')") == (None,):
         return {}  # a new database, before its migration
@@ -74,8 +78,8 @@ async def _move_sequences(parts: Core) -> dict[str, int]:
 
 
 async def _find_newest(parts: Core) -> int:
-    """Returns the newest position that this server has surely used. This is the position of the log's last row, if the
-    row's MAC is right, or the last position that a checkpoint covers, if that is higher.
+    """Returns the newest position that this server has surely used. This is the last position that a checkpoint covers.
+    If the log's last row is newer and its MAC is right, it is the position of that row.
     """
     tree = AuditTree(parts.pool)
     ((last,),) = await fetch_rows(parts.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")

@@ -49,10 +49,10 @@ class Restored:
     is_as_sealed: bool
     """Whether the log's rows give the root that the newest checkpoint signs; True without a checkpoint."""
     blobs_url: str
-    """URL of the artifacts if they were not checked, otherwise empty."""
+    """URL of the object store with the artifacts, which were not checked; empty if the artifacts are in a folder."""
     artifacts: int
     missing: list[ArtifactStored]
-    """Artifacts whose contents are missing."""
+    """Artifacts whose contents are missing, except those in `deleted`."""
     altered: list[ArtifactStored]
     """Artifacts whose contents differ from those that the log recorded."""
     deleted: list[ArtifactStored]
@@ -122,11 +122,12 @@ def read_backup(backup: Path) -> tuple[Manifest, bytes]:
 
 
 def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restored:
-    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault as `upgrade` and
-    `repair` do.
+    """Check a restored database and its artifacts, and make the database safe to use. Raises Fault if the database
+    cannot be upgraded or repaired.
 
     `deleted` are keys of artifacts, and of folders of artifacts, that were deleted while the backup was made. The
-    restored log does not contain these deletions. So they are recorded in it, for artifacts whose contents are missing.
+    restored log does not contain these deletions. They are appended to it for those artifacts whose contents are
+    missing.
     """
     upgrade(settings)
     repaired = asyncio.run(repair(settings))
@@ -161,8 +162,8 @@ def finish_restore(settings: Settings, deleted: Collection[str] = ()) -> Restore
 
 
 def refuse_running(settings: Settings) -> None:
-    """Raises Fault if processes of a server use the database. Their agents would lose their sessions and run all builds
-    again, and their log would say that it was restored.
+    """Raises Fault if processes of a server use the database. A restore would end the sessions of the server's agents,
+    which would run all builds again, and the server's log would say that it was restored.
     """
     with suppress(psycopg.OperationalError), psycopg.connect(settings.database_url) as connection:
         query = (

@@ -43,7 +43,7 @@ HOW_TO = (
 
 class Rotated(NamedTuple):
     is_done_before: bool
-    """Whether there was nothing to rotate, since only the new key opened the database already."""
+    """Whether there was nothing to rotate, since no key but the new one opened the database."""
     unreadable: dict[str, int]
     """Kind of data -> number of values that neither key opens. They could not be opened before the rotation either."""
 
@@ -70,7 +70,9 @@ async def rotate(settings: Settings, environ: Mapping[str, str], *, leaked: bool
 
 
 async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_progress: OnProgress) -> Rotated:
-    """Rotate to `settings.secret_key`. With `file`, also replace the key in this file by the new one."""
+    """Rotate to `settings.secret_key` or, with `file`, to a new key that replaces the one in this file. Raises Fault if
+    the rotation cannot be completed.
+    """
     keys = settings.secret_keys
     if len(set(keys)) == 1 and file is None:
         raise Fault(f"TESTHIDE_SECRET_KEY and TESTHIDE_OLD_SECRET_KEY are the same. {HOW_TO}", 2)
@@ -109,8 +111,8 @@ async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
-    """Return the new key of an interrupted rotation. If there was none, make a new key, and store it beside `file`,
-    which has the present key. If the interrupted rotation had replaced `file` already, return the key that it has.
+    """Return the new secret key of a rotation. An interrupted rotation has stored its new key beside `file` or, if it
+    had replaced `file` already, in `file`. Without an interrupted rotation, make a new key, and store it beside `file`.
     """
     if key := read_key(file.with_name(NEXT_SECRET_KEY)):
         return key
@@ -121,8 +123,8 @@ async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
 
 
 def _store_key(settings: Settings, keys: Sequence[bytes], file: Path | None) -> None:
-    """Store the new secret key, `keys[0]`, where processes read it at their start: in `file`, or in the settings of a
-    running stack.
+    """Store the new secret key, `keys[0]`, where processes read it at their start: in `file` if it is given, and in the
+    saved settings of a stack if the stack uses this database.
     """
     if file is not None and (fresh := file.with_name(NEXT_SECRET_KEY)).exists():
         fresh.replace(file)

@@ -281,7 +281,10 @@ def not_set(field: str) -> Fault:
 
 
 def find_value(field: str, environ: Mapping[str, str]) -> str:
-    """Return the value that the environment gives for a field, also by a file or a command, or an empty text."""
+    """Return the value that the environment gives for a field: the text of its variable, the contents of the file that
+    its `_FILE` variable names, or the output of the command in its `_COMMAND` variable. Returns an empty text if none
+    of these variables is set. Raises Fault if two are set, if the file cannot be read, or if the command fails.
+    """
     given = [name for name in variables(field) if environ.get(name)]
     if not given:
         return ""
@@ -299,16 +302,15 @@ def find_value(field: str, environ: Mapping[str, str]) -> str:
 
 
 def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None:
-    """Return the key that the environment gives for a field, or None without one. Raises Fault if the text is no
-    key.
+    """Return the key that the environment gives for a field; None if it gives none. Raises Fault if the text is no key.
     """
     value = find_value(field, environ)
     return parse_key(value, variable(field)) if value else None
 
 
 def _run_key_command(command: str, name: str) -> str:
-    """Return the output of a command that prints a secret key. Raises Fault, without the output, if the command
-    fails.
+    """Return the output of a command that prints a secret key. Raises Fault if the command fails. The message of the
+    Fault does not contain the output.
     """
     try:
         done = subprocess.run(

@@ -63,8 +63,8 @@ async def refuse_lost_tables(pool: AsyncConnectionPool) -> None:
 
 
 async def open_ring(ring: KeyRing, pool: AsyncConnectionPool, log: EventLog) -> None:
-    """Open the key ring and follow its changes. Raises Fault if the secret key opens neither the ring nor a data key of
-    this database. This process would write data that other processes cannot read.
+    """Open the key ring and follow its changes. Raises Fault if the ring is damaged or the secret key does not open
+    what is in the database. With a wrong key, this process would write data that other processes cannot read.
     """
     try:
         await ring.open()

@@ -1,5 +1,5 @@
-"""`testhide up`, second half: supervises engines, server processes and agent. Uses only the standard library, to need
-little memory.
+"""The second of two programs of `testhide up`: supervises engines, server processes and agent. Uses only the standard
+library, to need little memory.
 """
 
 import json
@@ -23,15 +23,15 @@ PREPARE_TIMEOUT_S = 24 * 3600.0
 """Seconds that `prepare` may take: a release with new read models builds them from the whole log."""
 SERVER_PROCESSES = ("serve", "project", "dispatch", "work")
 WORK_NICE = 5
-"""Niceness of `work`, which gives it a third of the share of others while the processors are busy. So the server
-answers hooks and users before `work` runs the reactions to their requests.
+"""Niceness of `testhide work`. While the processors are busy, `work` gets a third of the time that each other process
+gets. So the server answers hooks and users before `work` runs the reactions to their requests.
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions of the first half (`testhide.stack.up`). It passes them to the second half as an argument, so they
-    contain no secret.
+    """Decisions of the first program of `testhide up` (`testhide.stack.up`). The second program gets them as an
+    argument, so they contain no secret.
     """
 
     data: str

@@ -40,8 +40,8 @@ class Program:
     def start(
         self, stdout: int | IO[bytes] | None = None, stderr: int | IO[bytes] | None = None
     ) -> subprocess.Popen[bytes]:
-        """Start the program in its own session. So Ctrl-C reaches only the supervisor, which then stops the processes
-        in order.
+        """Start the program in a Unix session of its own. So Ctrl-C reaches only the supervisor, which then stops the
+        processes in order.
         """
         process = subprocess.Popen[bytes](
             self.argv,
@@ -59,8 +59,8 @@ class Program:
 
 
 def lower_priority(pid: int, nice: int) -> None:
-    """Lower the priority of a process that leads its session. Its children inherit it. Does nothing if the process has
-    ended, or its user may not change it.
+    """Lower the priority of a process that leads its Unix session. Children that the process starts later inherit the
+    priority. Does nothing if the process has ended, or if its priority may not be changed.
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid) + nice)
