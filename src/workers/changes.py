@@ -36,7 +36,7 @@ more commits are unknown anyway.
 """
 
 MAX_DETAIL = 300
-"""Largest number of characters of a host's error that a change keeps."""
+"""Largest number of characters of a host's error message that are stored with a change."""
 
 LOOKED_UP_AT_ONCE = 1_000
 """Number of changes that one query looks up in the search for newer changes of a pull request."""
@@ -44,8 +44,8 @@ LOOKED_UP_AT_ONCE = 1_000
 
 @dataclass(frozen=True)
 class ChangeEvaluator:
-    """Evaluates a change of a repository: starts the builds of those jobs of its project that the change triggers.
-    Evaluating the same change again starts no second build.
+    """Evaluates a change of a project's repository: starts the builds of the jobs that the change triggers. Evaluating
+    the same change again starts no second build.
     """
 
     pool: AsyncConnectionPool
@@ -78,7 +78,7 @@ class ChangeEvaluator:
         await self._end_older(received)
 
     async def select(self, events: Sequence[Recorded]) -> list[Recorded]:
-        """Returns the events after which jobs may start that waited: ends of passed builds that a change started. Also
+        """Returns the events after which deferred jobs may start: ends of passed builds that a change started. Also
         returns events that cannot be read, so that they are parked instead of skipped.
         """
         # All at once, so that few queries load their builds.
@@ -89,7 +89,7 @@ class ChangeEvaluator:
         return [one for one in events if not isinstance(one.event, BuildFinished) or next(found) is not None]
 
     async def continue_after(self, finished: BuildFinished) -> None:
-        """Starts each job that waited for the job of this build, which has passed. A job starts only when all other
+        """Starts the deferred jobs that waited for the job of a passed build. A deferred job starts only when all other
         jobs that it needs have passed for the change too. Calling this again starts no second build.
         """
         change_id = await self._find_change(finished)
@@ -124,8 +124,8 @@ class ChangeEvaluator:
         return starter, plan
 
     async def _find_doubt(self, received: ChangeReceived) -> str:
-        """Asks the host whether a pushed branch still contains the commit that was its head before. Returns an empty
-        text if it does; otherwise why the push may have dropped commits, as a sentence.
+        """Asks the host whether a pushed branch still contains the commit that was its head before the push. Returns an
+        empty text if it does; otherwise a sentence that says why the push may have dropped commits.
         """
         change = received.change
         endpoint = await find_project_endpoint(self.event_log, received.project_id)
@@ -188,8 +188,8 @@ class ChangeEvaluator:
                 await self.handler.execute(SupersedeBuild(build.build_id, build.change_id, only_unapproved), caller)
 
     async def _end_older(self, received: ChangeReceived) -> None:
-        """Ends queued builds of a pull request that its newest change makes useless. The newest change may have been
-        evaluated before this change started its builds, so that the evaluation could not end them.
+        """Ends the queued builds that the newest change of the same pull request makes useless. The newest change may
+        have been evaluated before the change `received` started its builds, so that the evaluation could not end them.
         """
         newest = await self._find_newest(received)
         if newest.change_id != received.change_id:
@@ -232,7 +232,7 @@ class ChangeEvaluator:
                 await self.handler.execute(SupersedeBuild(build_id, newest.change_id, only_unapproved=True), caller)
 
     async def _end_closed(self, newest: ChangeReceived) -> None:
-        """Ends the builds of a closed pull request that no node has yet."""
+        """Ends those builds of a closed pull request that are still queued."""
         if newest.change.deleted:
             for build_id, job_id, older in await self._find_queued(newest, only_unapproved=False):
                 await (await self._starter(older)).end_build(build_id, job_id, newest.change_id)

@@ -46,12 +46,14 @@ class DockerOperator:
     secrets: Secrets
     clock: Callable[[], datetime]
     policy: DockerPolicy
-    """Docker hosts and images that may be used. Checked again before a container is created, since they may have
-    changed after a pool was set to use them.
+    """Docker hosts and images that may be used. The policy is checked again before a container is created, since it may
+    have changed after a pool was set to use them.
     """
 
     async def operate(self, agent_id: str) -> None:
-        """Carries out the pending operation of a Docker agent; does nothing if there is none. Raises DockerDelayed."""
+        """Carries out the pending operation of a Docker agent; does nothing if there is none. Raises DockerDelayed if
+        the operation must be tried again.
+        """
         agent = await self.log.load_state(DOCKER_AGENT.at(agent_id))
         if agent is None or agent.deleted or agent.pending is None:
             return
@@ -64,14 +66,14 @@ class DockerOperator:
                 raise DockerDelayed(str(error)) from None
 
     async def observe(self, agent_id: str, container: ContainerState | None) -> None:
-        """Records the state of an agent's container."""
+        """Records the state of an agent's container; None stands for a container that does not exist."""
         await self._execute(ObserveContainer(agent_id, container))
 
     async def check(
         self, host: DockerHost, agent_id: str, agent: DockerAgent | None, listed: ContainerState | None
     ) -> None:
-        """Compares an agent with its container on a host, and mends what differs. `agent` was loaded before `listed`
-        was read, so a missing container is not one that was created meanwhile.
+        """Compares an agent with its container on a host, and mends what differs. The caller must load `agent` before
+        it reads `listed`. Otherwise a container that was created in between would seem to be missing.
         """
         if agent is None or agent.deleted:
             if listed is not None:

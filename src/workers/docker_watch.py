@@ -101,7 +101,9 @@ class DockerWatch:
             await self.sync(name, host)
 
     async def sync(self, name: str, host: DockerHost) -> None:
-        """Compares all containers of a host with the agents. Raises DockerFailure."""
+        """Compares all containers of a host with the agents, and mends what differs. Raises DockerFailure if a call of
+        the host fails.
+        """
         agent_ids = await docker_agents.fetch_of_host(self.pool, name)
         agents = {agent_id: await self.log.load_state(DOCKER_AGENT.at(agent_id)) for agent_id in agent_ids}
         containers = await host.list_all()

@@ -1,7 +1,7 @@
-"""Decides when flakiness emerges in tests, and when it is settled. `workers.flakiness` records it.
+"""Decides when flakiness emerges in tests, and when it is settled. `workers.flakiness` records the decisions.
 
-For each block of results, only tests with a failure, a retry or open flakiness are looked at, and only their notable
-runs are read, whose number is limited. So the cost of a result does not grow with the history of its test.
+For each block of results, only tests with a failure, a retry or open flakiness are looked at. Only their notable runs
+are read, whose number is limited. So the cost of a result does not grow with the history of its test.
 """
 
 from itertools import compress

@@ -1,5 +1,5 @@
-"""Compares what the delivery planner has stored about webhooks and Teams channels with the log. Somebody who changes
-these rows by hand sends messages elsewhere, with another secret, or once more.
+"""Compares the log with the rows that the delivery planner has stored about webhooks and Teams channels. If somebody
+changes these rows by hand, messages go to another address, are signed with another secret, or are sent once more.
 """
 
 from collections.abc import Sequence
@@ -26,8 +26,9 @@ BATCH_SIZE = 500
 async def find_changed_endpoint(
     pool: AsyncConnectionPool, event_log: EventLog, event: EndpointRegistered
 ) -> list[str] | None:
-    """Returns what is changed of an endpoint in `webhook_endpoints`: names of columns, or `row` if it is gone. Returns
-    None if the endpoint is deleted, or if the planner has not read the last event of its stream. Raises StreamDamaged.
+    """Compares the row of an endpoint in `webhook_endpoints` with the endpoint's events. Returns the names of the
+    columns that differ, or `row` if the row is missing. Returns None if the endpoint is deleted, or if the planner has
+    not read the endpoint's last change yet. Raises StreamDamaged if an event cannot be read.
     """
     stored, planned = await fetch_folded(pool, event.endpoint_id, PLANNER)
     category: Category[Any] = WEBHOOK if event.kind == "webhook" else CHANNEL

@@ -85,7 +85,9 @@ class Targets:
             yield from self._targets.get(scope, {}).values()
 
     def apply(self, event: Event) -> None:
-        """Applies an event as `apply` does to the table. An update of an endpoint that was not read changes nothing."""
+        """Applies an event about endpoints to the endpoints in memory. An update of an endpoint that was not added
+        changes nothing.
+        """
         match event:
             case EndpointRegistered():
                 self.add(_new_target(event))

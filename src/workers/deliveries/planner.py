@@ -72,7 +72,7 @@ class DeliveryPlanner:
         # that an endpoint whose types change again and again ends no batch early.
         self._types: set[str] = set()
         self._last_replayed = NO_PROJECT
-        """Project whose replay had the last turn."""
+        """Id of the project whose replay had the last turn."""
         self._cursor = LogCursor(
             self.event_log, self.listener, (), poll_interval_s=POLL_INTERVAL_S, debounce_s=DEBOUNCE_S
         )
@@ -134,8 +134,9 @@ class DeliveryPlanner:
                 await deliveries.notify_due(connection)
 
     async def _plan(self, connection: AsyncConnection, events: Sequence[Recorded], max_planned: float) -> int:
-        """Plans the deliveries of events, to endpoints as they are at each of them. Ends after the event with which
-        there are `max_planned` deliveries. Returns the number of events that it has planned.
+        """Plans the deliveries of events, one event after the other. An event that changes an endpoint takes effect for
+        the events after it. Stops after the event that brings the number of deliveries to `max_planned`. Returns the
+        number of events that were handled.
         """
         projects = {item.position: await self._find_project(item) for item in events if not is_folded(item.event)}
         targets = Targets()

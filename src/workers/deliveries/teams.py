@@ -36,7 +36,7 @@ class TeamsSender:
     secrets: Secrets
     outgoing: Outgoing
     wait_for_position: Callable[[int], Awaitable[bool]]
-    """Waits a short time until the read models show a position. Returns True if they show it by then."""
+    """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
     base_url: str
     """The URL of this server, for the links in cards; empty for cards without links."""
 

@@ -1,14 +1,15 @@
 """Decides which machines node pools get and lose. No input or output.
 
-The demand is found by a trial placement: first of the queued builds on the free slots of all nodes that are online and
-on machines that are starting, then of the builds that are left on machines that the pools may still have. So whatever
-keeps a build from a node, such as a limit of its job, keeps it from asking for a machine.
+The demand is found by a trial placement in two steps. The first step places the queued builds on the free slots of all
+online nodes and on machines that are starting. The second step places the remaining builds on machines that the pools
+may still get. So whatever keeps a build from a node, such as a limit of its job, also keeps it from asking for a
+machine.
 
 A machine is destroyed if it has failed; if it has had its only build; if its pool may not have it any more; or if it
 was idle for the idle time and the pool has more machines than its minimum. It is never destroyed while it has a build.
-A virtual machine that has had its only build is reverted instead, if the pool still has machines like it. A machine
-whose node somebody has put in quarantine is kept, so that they can look at it. A virtual machine is deleted
-by an operation on its vCenter, which may fail: then it is asked for again.
+A virtual machine that has had its only build is reverted instead, if the pool still makes machines like it. A machine
+whose node somebody has put in quarantine is kept, so that they can look at it. A virtual machine is deleted by an
+operation on its vCenter. If the operation fails, the deletion is requested again.
 """
 
 from collections import Counter
@@ -62,7 +63,9 @@ class NewIds:
     """
 
     def make_machines(self, count: int, *, virtual: bool) -> list[MachineRegistration]:
-        """Returns as many machines as there are ids for, at most `count`."""
+        """Returns the ids and registrations of `count` new machines. Returns fewer virtual machines if there are not
+        enough operation ids.
+        """
         if virtual:
             count = min(count, len(self.operation_ids))
         machines = [self.new_registration() for _ in range(count)]
@@ -81,9 +84,11 @@ class NewIds:
 
 class Demand(NamedTuple):
     wanted: Mapping[int, int]
-    """Pool id -> number of machines for which there are builds."""
+    """Pool id -> number of new machines for which there are queued builds."""
     waiting: Mapping[int, int]
-    """Pool id -> number of queued builds that no machine or node is free for."""
+    """Pool id -> number of queued builds that fit the pool's machines, and for which no node or starting machine has a
+    free slot.
+    """
     needed_nodes: frozenset[int]
     """Ids of the nodes that queued builds are placed on."""
 

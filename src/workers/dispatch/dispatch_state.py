@@ -120,8 +120,9 @@ class DispatchState:
     the node from this set.
     """
     damaged: set[str] = field(default_factory=set)
-    """Names of streams with an unreadable event. No build of these jobs is placed, and none on these nodes or in these
-    pools. Running builds go on: none is lost because its job or node is missing here.
+    """Names of streams with an unreadable event. A build is not placed if its job has such a stream. No build is placed
+    on a node, or in a pool, with such a stream. Running builds go on: none is lost because its job or node is missing
+    here.
     """
     _node_of_agent: dict[str, int] = field(default_factory=dict)
     """Id of a Docker agent or virtual machine -> id of its node."""

@@ -50,8 +50,8 @@ log = structlog.get_logger()
 AREAS = (jobs, nodes, pools, autoscaling, docker_agents, vcenter, vcenter_operations)
 SUBSCRIBED_EVENTS = [event.name for area in (builds, *AREAS) for event in area.EVENTS]
 NOTIFY_ON = frozenset(event.name for events in (PLACEMENT_EVENTS, *(area.EVENTS for area in AREAS)) for event in events)
-"""Names of the events that can change which build runs on which node. They wake the dispatcher. It reads the others
-once a second, in case one of them is damaged.
+"""Names of the events that can change which build runs on which node. They wake the dispatcher. It reads the other
+SUBSCRIBED_EVENTS once a second, in case one of them is damaged.
 """
 BATCH_SIZE = 1_000
 """Number of events that are read at once. It is large because a new leader reads the whole log."""
@@ -90,7 +90,7 @@ RECONNECT_DELAY_S = 0.2
 
 
 class SteppedDown(Exception):
-    """Raised when this dispatcher must stop leading, because another one leads or its state in memory is outdated."""
+    """Raised when this dispatcher must stop leading: another dispatcher leads, or the state in memory is outdated."""
 
 
 class Poll(NamedTuple):
@@ -115,10 +115,10 @@ class Dispatcher:
     forgotten_after_s: float = FORGOTTEN_AFTER_S
     _cursor: LogCursor = field(init=False)
     _polls: dict[int, Poll] = field(default_factory=dict)
-    """Node id -> the poll of its agent that was notified last."""
+    """Node id -> the node's latest poll that was notified since the last call of `take_polls`."""
     _counted_polls: dict[int, int] = field(default_factory=dict)
-    """Node id -> `at_us` of the last poll that `take_polls` returned. A poll that was read from the database may also
-    be notified, later. By its time it is recognised, and counts only once.
+    """Node id -> `at_us` of the last poll that `take_polls` returned. A poll that was read from the database may be
+    notified later. Its `at_us` then shows that it was counted already.
     """
     _missed_polls: bool = False
 

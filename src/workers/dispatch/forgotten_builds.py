@@ -17,8 +17,8 @@ FORGOTTEN_AFTER_S = 30.0
 The limit must be longer than it takes to deliver a `run` message and then a heartbeat.
 """
 MIN_HEARTBEATS = 2
-"""Number of heartbeats in a row that have to lack a build before it is lost. One is not enough: it may be older than
-the build, since an agent repeats the same heartbeat until it is answered.
+"""Number of heartbeats in a row that have to lack a build before the build is lost. One heartbeat is not enough: it may
+be older than the build, since an agent repeats a heartbeat until the server answers it.
 """
 
 
@@ -27,7 +27,9 @@ class _Absence(NamedTuple):
 
     since: float
     uptime_s: int
-    """`uptime_s` of the latest heartbeat of the build's session. An older one that comes late does not count."""
+    """Uptime of the machine in the latest heartbeat of the build's session; -1 before the first. A heartbeat with an
+    earlier uptime came late, and does not count.
+    """
     heartbeats: int = 0
     """Number of heartbeats since the absence began."""
 
@@ -36,7 +38,7 @@ class ForgottenBuilds:
     def __init__(self, after_s: float) -> None:
         self._after_s = after_s
         self._absences: dict[tuple[int, int], _Absence] = {}
-        """Id and attempt of each build that had a node at the last look -> its absence."""
+        """(Build id, attempt) -> absence, for each build that had a node at the last call of `find`."""
 
     def find(
         self, active: Iterable[ActiveBuild], running: Mapping[int, RunningBuilds], now: float

@@ -39,7 +39,7 @@ REASON_TRUSTED_POOLS = (
 
 
 def place_builds(state: DispatchState, now: datetime) -> list[tuple[QueuedBuild, int]]:
-    """Returns (build, node id) for each build to start now. Also subtracts these from the open slots in `state`."""
+    """Returns (build, node id) for each build to start now. Subtracts these builds from the open slots in `state`."""
     return list(_Round(state, now).assign())
 
 
