@@ -1,4 +1,4 @@
-"""Explains failed builds: finds the parts of their logs that say why they failed, and records them."""
+"""Explains failed builds: finds and records the parts of their logs that say why the builds failed."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from store.tables.build_logs import BuildLogs, Line
 CALLER = CommandContext("system:explanations")
 MAX_CPU_S = 120.0
 """Largest CPU time for reading one log, in seconds. A log of a million ordinary lines takes some 15 s. If a log takes
-longer, only the lines that were read until then count.
+longer than the limit, only the lines that were read until then count.
 """
 
 
@@ -34,8 +34,8 @@ class BuildExplainer:
     build_logs: BuildLogs
 
     async def explain(self, event: BuildFinished) -> None:
-        """Finds and records the excerpts of the log of the build that the event finished. Records nothing if the build
-        did not fail, is explained or deleted already, or has an empty log.
+        """Finds and records the failure excerpts of the build that the event finished. Records nothing if the build did
+        not fail, is explained or deleted already, or has an empty log.
         """
         build = await self.event_log.load_state(BUILD.at(event.build_id))
         if not isinstance(build, Finished) or build.status != "failed" or build.explained:
@@ -47,7 +47,9 @@ class BuildExplainer:
         await self.handler.execute(ExplainBuild(event.build_id, tuple(excerpts), tuple(lines)), CALLER)
 
     async def _find_noise(self, build_id: int) -> frozenset[int]:
-        """Returns the fingerprints of what looks like a failure in the log of the last passed build of the job."""
+        """Returns the fingerprints of the lines that look like failures in the log of the last passed build of the job.
+        Lines like these explain no failure.
+        """
         passed_id = await builds.find_last_passed(self.pool, build_id)
         passed = None if passed_id is None else await self.event_log.load_state(BUILD.at(passed_id))
         finder = NoiseFinder()

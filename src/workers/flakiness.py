@@ -44,7 +44,9 @@ CALLER = CommandContext("system:flakiness")
 class FlakyVerdict(NamedTuple):
     turned_flaky: bool
     is_new_baseline: bool
-    """Whether the test's counts of this moment become its new flaky baseline."""
+    """Whether the test's present numbers of runs and flaky runs are stored, to be compared with those at its next flaky
+    run.
+    """
 
 
 @dataclass

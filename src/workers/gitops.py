@@ -1,4 +1,4 @@
-"""Syncs the jobs of a project with the file in its repository when a push may have changed that file."""
+"""Syncs a project's jobs with the file `.testhide.yml` of its repository when a push may have changed this file."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Answers inquiries: questions to the assistant, and its jobs."""
+"""Answers inquiries: questions to the assistant, and AI jobs."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ CALLER = CommandContext("system:assistant")
 CANCEL_POLL_INTERVAL_S = 0.5
 """Seconds between two looks whether the inquiry was cancelled."""
 GIVE_UP_AFTER = timedelta(minutes=5)
-"""Age of an inquiry at which it fails if a try fails once more."""
+"""Age of an inquiry from which its next failed try is the last one: the inquiry fails."""
 OVERDUE_AFTER = timedelta(hours=1)
 """Age of an inquiry at which it fails in any case, for example because its worker died in each try."""
 SWEEP_INTERVAL_S = 60.0
@@ -50,7 +50,7 @@ OVERDUE = "The assistant has not answered in an hour. Ask again, or tell the ope
 
 @dataclass(frozen=True)
 class InquiryAnswerer:
-    """Answers inquiries. Answering one again has no effect."""
+    """Answers inquiries. Answering an inquiry again has no effect."""
 
     pool: AsyncConnectionPool
     event_log: EventLog
@@ -59,9 +59,11 @@ class InquiryAnswerer:
     """Waits until the read models have reached a position. Returns False if they do not reach it in time."""
     clock: Callable[[], datetime]
     writer: AnswerWriter
-    """Lets a model answer questions, if there is one."""
+    """Lets the language model, if there is one, answer questions."""
     turns: PacedTurns = field(default_factory=PacedTurns)
-    """Turns of users at answering their questions by rules, so that many questions leave time to other requests."""
+    """Lets users take turns while rules answer their questions, and pauses in between, so that many questions leave
+    time for other requests.
+    """
 
     async def answer(self, event: InquiryAsked) -> None:
         """Answers the inquiry, and records the answer. Stops if the inquiry is cancelled meanwhile, and does nothing if
@@ -86,7 +88,7 @@ class InquiryAnswerer:
                 await self.handler.execute(FailInquiry(inquiry.inquiry_id, FAILURE), CALLER)
 
     async def fail_overdue(self) -> None:
-        """Lets inquiries fail that nobody has answered for OVERDUE_AFTER."""
+        """Records as failed each inquiry that is older than OVERDUE_AFTER and has no answer."""
         for inquiry_id in await inquiries.find_overdue(self.pool, self.clock() - OVERDUE_AFTER, SWEPT_AT_ONCE):
             with contextlib.suppress(Erased):
                 await self.handler.execute(FailInquiry(inquiry_id, OVERDUE), CALLER)
@@ -104,7 +106,7 @@ class InquiryAnswerer:
             await self.handler.execute(done, CALLER)
 
     async def _until_cancelled(self, inquiry: Inquiry, work: Coroutine[Any, Any, T]) -> T | None:
-        """Returns what `work` returns. Cancels it and returns None if the inquiry ends meanwhile."""
+        """Returns what `work` returns. Cancels `work` and returns None if the inquiry ends meanwhile."""
         working = asyncio.create_task(work)
         try:
             while not working.done():
@@ -120,7 +122,7 @@ class InquiryAnswerer:
         return state is None or state.end is not None
 
     async def _reply(self, inquiry: Inquiry, project_id: int) -> AnswerInquiry | None:
-        """Returns the answer to a question, from the evidence of its project; None if it was cancelled."""
+        """Returns the command that records the answer to a question; None if the question was cancelled."""
         async with self.turns.take(f"user:{inquiry.user_id}"):
             question = Question(
                 inquiry.kind,
@@ -152,7 +154,9 @@ class InquiryAnswerer:
         )
 
     async def _fetch_earlier(self, inquiry: Inquiry) -> tuple[tuple[str, str], ...]:
-        """Returns the earlier messages of the conversation about the same project, with the replies."""
+        """Returns (message, reply) of earlier inquiries of the conversation that were answered and are about the same
+        project: the last MAX_EARLIER, the oldest first.
+        """
         this = await inquiries.find(self.pool, inquiry.inquiry_id)
         if this is None or not inquiry.session_id:
             return ()

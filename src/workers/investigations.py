@@ -1,6 +1,6 @@
-"""Investigations: a job that has found something looks at the failure that matters most, asks for more evidence, and
-concludes. Without a model, rules choose the look-ups and word the conclusion. With a model, the model does both, but
-the verdict, its confidence, the numbers and the next step are still those of the rules.
+"""Investigations: an AI job that has found something looks at the failure that matters most, asks for more evidence,
+and concludes. Without a language model, rules choose the look-ups and word the conclusion. With a model, the model does
+both, but the verdict, its confidence, the numbers and the next step are still those of the rules.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Investigator:
     async def conclude(
         self, inquiry_id: str, kind: JobType, project_id: int, found: Findings, take_step: TakeStep
     ) -> AnswerInquiry:
-        """Returns the command that records what a job has found and concluded."""
+        """Returns the command that records what an AI job has found and concluded."""
         question = Question(kind, project_id, message=QUESTIONS[kind], days=DAYS)
         lead = await self._gather_for_lead(project_id, found)
         answer = found.answer if lead is None else add_cause(found.answer, lead)
@@ -88,7 +88,7 @@ class Investigator:
 
 
 def _to_result(answer: Answer, written: Authored, looked: Sequence[LookedUp], chosen: ChosenLookups) -> dict[str, Any]:
-    """Returns the conclusion as the result of a job shows it."""
+    """Returns the conclusion of an AI job as fields of its `result`, which the API shows."""
     result: dict[str, Any] = msgspec.to_builtins(
         {
             "verdict": answer.classification,

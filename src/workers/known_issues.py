@@ -65,7 +65,7 @@ class KnownIssueSearch:
     slice_s: float = SLICE_S
     max_cpu_s: float = MAX_CPU_S
     _efforts: dict[tuple[int, int], SearchEffort] = field(default_factory=dict)
-    """Known issue and edition -> effort of its search, as long as it is not complete."""
+    """(Known issue id, edition) -> effort of the search, for each search that is not complete."""
 
     async def sweep(self) -> None:
         """Continues the search for each known issue whose newest edition is not compared with all older failures.
@@ -81,7 +81,9 @@ class KnownIssueSearch:
                 log.info("known issue not searched", known_issue=known_issue_id, detail=error.detail)
 
     async def _search(self, known_issue_id: int, slice_s: float) -> float:
-        """Continues a search for `slice_s` seconds of CPU time, or one failure at least. Returns the CPU time used."""
+        """Continues a search until it has used `slice_s` seconds of CPU time, but compares at least one failure.
+        Returns the CPU time used.
+        """
         issue = await self.event_log.load_state(KNOWN_ISSUE.at(known_issue_id))
         if issue is None or issue.deleted:
             return 0.0
@@ -120,9 +122,9 @@ class KnownIssueSearch:
 def _compare(
     rules: MatchRules, chunk: Sequence[OlderFailure], slice_s: float
 ) -> tuple[int, list[tuple[int, int]], float]:
-    """Compares the unclassified failures in `chunk` with the rules, for `slice_s` seconds of CPU time, but at least one
-    failure. Returns three values: how many failures of `chunk` were compared, (result id, job id) of each match, and
-    the CPU time used.
+    """Compares the unclassified failures in `chunk` with the rules. Stops after `slice_s` seconds of CPU time, but not
+    before the first failure. Returns three values: how many failures of `chunk` are done, (result id, job id) of each
+    match, and the CPU time used.
     """
     began, compared = time.thread_time(), 0
     found: list[tuple[int, int]] = []

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 CALLER = CommandContext("system:assistant")
 GRACE = timedelta(seconds=60)
-"""Time after the time limit of a call at which its reservation of tokens expires."""
+"""Time from the time limit of a call until the call's reservation of tokens expires."""
 
 
 class Authored(msgspec.Struct, frozen=True):
@@ -73,8 +73,9 @@ class AnswerWriter:
     async def answer(
         self, evidence: Evidence, builtin: Answer, *, inquiry_id: str, model: str | None = None
     ) -> Authored:
-        """Returns the answer of the model to the evidence's question, checked against the evidence, or else `builtin`,
-        the answer of rules and statistics. `model` is one that the policy allows; None for the configured one.
+        """Returns the answer of the model to the question of `evidence`, checked against the evidence. Returns
+        `builtin`, the answer of rules and statistics, if the model gives no usable answer. `model` is the name of a
+        model that the policy allows; None for the configured model.
         """
         if self.language_model is None:
             return Authored(builtin)
@@ -100,7 +101,7 @@ class AnswerWriter:
         self, evidence: Evidence, findings: Answer, offered: Sequence[Lookup], *, inquiry_id: str
     ) -> ChosenLookups:
         """Returns which of the offered look-ups to make: those that the model chooses, or else those that are made
-        without a model. `findings` are what a job has found so far.
+        without a model. `findings` are what an AI job has found so far.
         """
         planned = plan_lookups(offered)
         if self.language_model is None or not offered:
@@ -120,7 +121,7 @@ class AnswerWriter:
         inquiry_id: str,
         model: str | None = None,
     ) -> "_Called[T]":
-        """Sends a prompt, and returns what `check` makes of the reply, or the reason why there is none."""
+        """Sends a prompt, and returns what `check` makes of the reply, or the reason why there is no usable reply."""
         try:
             chosen = self.policy.choose(model)
             reservation = await self._reserve(inquiry_id, chosen, prompt)
@@ -147,7 +148,9 @@ class AnswerWriter:
     async def _ask(
         self, model: LanguageModel, request: ModelRequest, reservation: "_Reservation"
     ) -> tuple[ModelReply, int]:
-        """Returns the model's reply and the number of tokens that it has used, and records this number."""
+        """Sends a request to the model. Returns the reply and the number of tokens that the call has used, and records
+        this number.
+        """
         try:
             reply = await model.complete(request)
         except ModelUnavailable as failed:

@@ -1,7 +1,7 @@
-"""Jobs of the assistant, which analyse a project: audits, clusters of failures, and searches for regressions.
+"""AI jobs, which analyse a project: audits, clusters of failures, and searches for regressions.
 
 Everything is read from the read models, by queries whose number and size are limited, and only from one project. No
-model is asked.
+language model is asked here.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from projections.test_health import CaseHistory
 from store.postgres.queries import connected
 
 DAYS = 30
-"""Look-back window of a job, in days."""
+"""Number of days that an AI job looks back."""
 MAX_BUILDS = 100
 """Largest number of failed builds whose failures are read: the newest ones."""
 MAX_SIGNATURES = 50
@@ -58,8 +58,8 @@ MAX_ENTRIES = 1_000
 MAX_SCANNED = 200
 """Largest number of failing tests that a search for regressions looks at: those that failed last."""
 RECENT_RUNS = 200
-"""Number of a test's last runs, on any branch. A search for regressions reads the tests that failed, or passed on a
-retry, in one of these runs, and looks for failing tests among them.
+"""A search for regressions reads a test only if the test failed, or passed on a retry, in one of this many last runs on
+any branch.
 """
 MAX_RECENTLY_FAILED = 1_000
 """Largest number of tests that a search for regressions reads: those that failed last."""
@@ -74,7 +74,7 @@ class Findings(msgspec.Struct, frozen=True):
     answer: Answer
     evidence: dict[str, Any]
     result: dict[str, Any]
-    """Fields of the `result` in the answer about the job."""
+    """Fields of the `result` that the API shows of the AI job."""
     lead: int | None = None
     """Id of the failed result whose cause matters most; None if no failure was found."""
 

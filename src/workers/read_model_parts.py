@@ -1,5 +1,5 @@
-"""Compares read models that are too large to be folded whole with a part of the log. Compares only values that later
-events never change: what a build belongs to, how it ended, and the names of test cases.
+"""Compares parts of the log with those read models that are too large to be folded whole. Compares only values that
+later events never change: what a build belongs to, how it ended, and the names of test cases.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,8 +19,9 @@ from store.postgres.queries import fetch_rows
 async def find_changed_builds(
     pool: AsyncConnectionPool, event_log: EventLog, events: Sequence[Recorded]
 ) -> dict[int, int]:
-    """Returns the builds that the read model does not show as these events say: with another job, project, group,
-    change or end, or not at all. Leaves out deleted builds. Returns build id -> position of an event about it.
+    """Finds the builds that the read model does not show as `events` say: those with another job, project, group,
+    change or end, and missing ones. Leaves out deleted builds. Returns build id -> position of an event that differs
+    from the read model.
     """
     build_ids = {event.build_id for item in events if isinstance(event := item.event, BuildQueued | BuildFinished)}
     if not build_ids:
@@ -52,8 +53,8 @@ async def find_changed_builds(
 async def find_changed_cases(
     pool: AsyncConnectionPool, event_log: EventLog, events: Sequence[Recorded]
 ) -> dict[int, int]:
-    """Returns the test cases that the read model does not show with the name that these events give them. Leaves out
-    those of deleted projects. Returns case id -> position of its event.
+    """Finds the test cases that the read model does not show with the name that `events` give them. Leaves out test
+    cases of deleted projects. Returns test case id -> position of the event that gives the name.
     """
     different: dict[int, Recorded] = {}
     for recorded in events:

@@ -75,8 +75,9 @@ class Compared:
     rows: tuple[type[Row], ...]
     events: tuple[type[Event], ...]
     not_compared: frozenset[str] = frozenset()
-    """Columns that are not compared: those that count builds or jobs. They do not affect access, and there are far too
-    many events of builds and jobs to read. All other columns are compared, including columns that later releases add.
+    """Columns that are not compared: those that follow from builds and jobs, and the progress of searches for known
+    issues. They do not affect access, and there are far too many events of builds and jobs to read. All other columns
+    are compared, including columns that later releases add.
     """
 
 
@@ -131,8 +132,8 @@ class ReadModelCheck:
 
     async def sweep(self) -> bool:
         """Compares the read models in COMPARED, those in IN_PARTS, and the audit trail with the log. Sets an alarm for
-        each read model that differs, and ends the alarm of each other one. Skips read models that are broken or have
-        parked events. Returns True if any of them differs.
+        each read model that differs, and ends the alarm of each that does not. Skips read models that are broken or
+        have parked events. Returns True if a read model differs.
         """
         async with self.pool.connection() as connection:
             projections = [*(item.projection for item in COMPARED), *(item[0] for item in IN_PARTS), TRAIL]
@@ -168,8 +169,8 @@ class ReadModelCheck:
         return bool(behind)
 
     async def sweep_endpoints(self) -> bool:
-        """Compares what the delivery planner has stored with the log. Sets an alarm if it differs, and ends the alarm
-        if it does not. Returns True in the first case.
+        """Compares the endpoints and replays that the delivery planner has stored with the log. Sets an alarm and
+        returns True if they differ. Otherwise ends the alarm and returns False.
         """
         message = await find_changes(self.pool, self.event_log)
         await set_alarm(self.pool, "endpoints", message)
@@ -215,9 +216,9 @@ class ReadModelCheck:
 
     async def _check_part(self, end: int, names: set[str]) -> dict[str, str | None]:
         """Compares the audit trail, and those read models in IN_PARTS that `names` has, with the next part of the log,
-        up to position `end`. Returns how each differs; None for each that is equal.
+        up to position `end`. Returns read model -> how it differs, or None if it does not.
 
-        If one differs, the next call compares the same part again.
+        If a read model differs, the next call compares the same part again.
         """
         first = self._trail_position if self._trail_position < end else 0
         last = min(first + TRAIL_EVENTS, end)

@@ -59,7 +59,7 @@ class Cause:
 
     @property
     def label(self) -> str:
-        """Label by which the ticket is found. It names the project, since several may share a project of Jira."""
+        """Label by which the ticket is found. It names the project, since several projects may share a Jira project."""
         return f"testhide-{self.project_id}-{self.name}"
 
     @property

@@ -39,8 +39,8 @@ CALLER = CommandContext("system:tickets")
 MAX_FAILURES = 5_000
 """Largest number of failures of a build that are read, in the order of its reports."""
 MAX_TICKETS = 20
-"""Largest number of new causes of one build, or of the builds of one group that fail alike, that each get a ticket at
-one integration. One more ticket names all other causes.
+"""Largest number of tickets that a build creates at one integration, each for one new cause. Builds of one group that
+fail alike create no more than this together. One more ticket names all other causes.
 """
 CLAIM_POLL_S = 10
 """Seconds until a build looks again for a ticket that another build is creating. Most tickets are there after a second
@@ -172,7 +172,9 @@ class _TicketsOfBuild:
         return self.writer.hosts.open(self.integration)
 
     async def write(self) -> None:
-        """Writes the tickets. Raises TicketFailure and TicketBeingCreated; tickets that were written before stay."""
+        """Writes the tickets. Raises TicketFailure if the tracker fails, and TicketBeingCreated if a ticket is claimed
+        already. Tickets that were written before the error stay.
+        """
         new, claimed, created = list[Cause](), list[Cause](), 0
         for cause in self.causes:
             ticket = await self._load(cause.name)
@@ -205,8 +207,8 @@ class _TicketsOfBuild:
         return {**self.build.ids, **ids}
 
     async def _is_new(self, cause: Cause) -> bool:
-        """Returns True if the tests of a cause did not fail for this cause when they last ran in the job, in a build
-        outside the group. So it does not matter which build of a group is handled first.
+        """Returns True if no test of the cause failed for this cause in its last earlier run in the job. Runs in builds
+        of the same group do not count, so that it does not matter which build of the group is handled first.
         """
         queued = self.build.queued
         before = await new_failures.find_failed_before(

@@ -27,9 +27,8 @@ log = structlog.get_logger()
 INTERVAL_S = 10.0
 """Seconds between two sweeps."""
 RETENTION = MappingProxyType({RETIRED: timedelta(0), STAGING: timedelta(hours=1), LIVE: timedelta(days=1)})
-"""Schema -> how long after a deletion its tables are kept, if they lack the deletion. An operator may be about to
-compare staging tables or to switch to them, and processes of an older release may still read its tables during an
-upgrade.
+"""Schema -> how long its tables are kept after a deletion that they lack. An operator may be about to compare staging
+tables or to switch to them, and processes of an older release may still read its tables during an upgrade.
 """
 ERASING = [name for name, event in EVENTS.items() if event.destroys_key]
 

@@ -264,7 +264,9 @@ class VcenterOperator:
             await self._wait_for_task(session, task_id, on_progress)
 
     async def _find_clone(self, operation: VcenterOperation, vm: VirtualMachine) -> VcenterOperation:
-        """Returns the operation that has made the machine. Raises VcenterStateForbids if none on this vCenter has."""
+        """Returns the operation that has made the machine. Raises VcenterStateForbids if no operation on this vCenter
+        has made it.
+        """
         operation_id = find_operation_id(vm.name)
         made_by = None if operation_id is None else await self.event_log.load_state(VCENTER_OPERATION.at(operation_id))
         if made_by is None or (made_by.vm_name, made_by.vcenter_id) != (vm.name, operation.vcenter_id):
@@ -302,8 +304,8 @@ class VcenterOperator:
         await self._complete(operation, session, await session.find_vm(operation.vm_id))
 
     async def _resume(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> bool:
-        """Waits for the task that an earlier try has begun. Returns False if there is none, or if the vCenter has
-        forgotten it.
+        """Waits for the task that an earlier try has begun. Returns False if no earlier try has begun a task, or if the
+        vCenter has forgotten it.
         """
         if not operation.task_id:
             return False
@@ -323,8 +325,8 @@ class VcenterOperator:
         await self.handler.execute(StartVcenterOperation(operation.operation_id, task_id), CALLER)
 
     async def _interrupt(self, operation: VcenterOperation, failure: VcenterFailure) -> None:
-        """Records that an operation failed since the vCenter does not answer. Raises OperationInterrupted instead if
-        the vCenter may have begun it, until MAX_AGE.
+        """Records that an operation failed, since the vCenter does not answer. If the vCenter may have begun the
+        operation and the operation is younger than MAX_AGE, raises OperationInterrupted instead.
         """
         now = await self.event_log.load_state(VCENTER_OPERATION.at(operation.operation_id))
         if now is None or not now.is_started:

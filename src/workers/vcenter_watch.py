@@ -46,7 +46,9 @@ class VcenterWatch:
     operator: VcenterOperator
 
     async def sync_all(self) -> None:
-        """Reads the machines of all vCenters."""
+        """Reads the machines of all vCenters, and requests the deletion of machines that failed operations have left
+        over.
+        """
         for vcenter_id in await vcenter.fetch_ids(self.pool):
             vms = await self.operator.sync(vcenter_id)
             under_way = await vcenter_operations.fetch_running(self.pool)
@@ -65,7 +67,9 @@ class VcenterWatch:
         return len(given_up)
 
     async def _is_left_over(self, vcenter_id: int, vm: VirtualMachine) -> bool:
-        """Returns whether the server has made the machine by an operation that has failed, and no agent is in it."""
+        """Returns whether the machine was made by an operation of this server that has failed, and has no registered
+        agent.
+        """
         operation_id = find_operation_id(vm.name)
         made_by = None if operation_id is None else await self.log.load_state(VCENTER_OPERATION.at(operation_id))
         if made_by is None or (made_by.vm_name, made_by.vcenter_id) != (vm.name, vcenter_id):

@@ -37,8 +37,8 @@ from workers.dispatch.virtual_machines import VirtualMachines
 
 
 class Machine(Protocol):
-    """Fields of a container or a virtual machine that scaling depends on, with the meaning that `DockerAgent` gives
-    them.
+    """Fields of a container or a virtual machine that scaling depends on: its status, the operation that is not carried
+    out yet, why it failed, its node, and the time until which its agent must have registered.
     """
 
     @property

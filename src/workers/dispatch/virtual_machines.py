@@ -25,7 +25,9 @@ BOOT_TIMEOUT = timedelta(minutes=10)
 
 
 class ClonedMachine(NamedTuple):
-    """A virtual machine. The fields mean the same as those of `DockerAgent`."""
+    """A virtual machine: its status, the operation that is not carried out yet, why it failed, its node, and the time
+    until which its agent must have registered.
+    """
 
     status: DockerAgentStatus
     pending: Operation | None

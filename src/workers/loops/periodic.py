@@ -19,7 +19,9 @@ from workers.loops.outages import tolerate_outages
 log = structlog.get_logger()
 
 LOCK_CHECK_INTERVAL_S = 1.0
-"""Seconds between two checks that the leader still has the lock. A leader that lost the lock also waits this long."""
+"""Seconds between two checks that the leader still has the lock. A leader that lost the lock waits this long before it
+tries to lead again.
+"""
 
 
 @dataclass(frozen=True)

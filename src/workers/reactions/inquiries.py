@@ -1,4 +1,6 @@
-"""Reactions that answer inquiries: questions in one queue, and jobs in another, so that nobody waits for a job."""
+"""Reactions that answer inquiries: questions in one queue, and AI jobs in another, so that no question waits for an AI
+job.
+"""
 
 from collections.abc import Sequence
 from functools import partial

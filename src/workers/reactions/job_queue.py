@@ -124,8 +124,8 @@ class JobQueue:
 
 
 async def watch(queues: Sequence[JobQueue]) -> None:
-    """Notifies the queues while one of them has jobs, and while Redis does not answer, so that their workers notice it.
-    Runs for ever.
+    """Notifies the queues while one of them has jobs. Also notifies them while Redis does not answer, so that their
+    workers notice the outage. Runs for ever.
 
     One command looks at all queues. If each worker polled its own, that would take a good part of the CPU time of an
     idle `testhide work`.

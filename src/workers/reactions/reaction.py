@@ -36,8 +36,8 @@ class Tools:
     log: EventLog
     secrets: Secrets
     mailer: Mailer | None = None
-    """Sends the mails. None if no mail server is set up, unless somebody reads the output of the process: then the
-    links are printed there.
+    """Sends the mails. Without a mail server, prints the links of the mails if somebody reads the output of the
+    process, and is None otherwise.
     """
     base_url: str = ""
     """Beginning of the links in mails and commit statuses."""
@@ -101,8 +101,8 @@ QUEUES: tuple[Queue, ...] = get_args(Queue)
 """Names of the queues. Reactions of one queue can delay each other. Reactions of different queues cannot."""
 QUEUES_WITH_TURNS: tuple[Queue, ...] = ("changes", "gitops", "tickets", "explanations", "analyses")
 """Queues in which projects take turns, since the hooks, failing builds or AI jobs of one project can fill them: a
-process runs a few reactions of each project at the same time. The others of the project stay due, and use up no slots
-and no tries.
+process runs a few reactions of each project at the same time. The other reactions of the project stay due, and use up
+no slots and no tries.
 """
 
 

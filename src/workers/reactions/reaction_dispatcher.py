@@ -163,8 +163,8 @@ class ReactionDispatcher:
 
     async def _select(self, reaction: Reaction, events: Sequence[Recorded]) -> dict[int, int | None]:
         """Returns position -> project, for the events for which the reaction has something to do. The project is None
-        if the reaction takes no turns. If this cannot be found out, for example because a project's stream is damaged,
-        returns the positions of all events; then the tries report the error.
+        if the reaction takes no turns. If these events cannot be selected, for example because a project's stream is
+        damaged, returns the positions of all events; then the tries report the error.
         """
         if reaction.select is not None and events:
             try:

@@ -46,7 +46,7 @@ TICKET_MAX_AGE = timedelta(days=1)
 why.
 """
 NOTICE_MAX_AGE = timedelta(days=1)
-"""Age of a `UserPasswordSet` event from which no notice is mailed any more. All tries of a mail end before, after 14
+"""Age of a `UserPasswordSet` event from which no notice is mailed any more. The last try of a mail is earlier, after 14
 hours.
 """
 

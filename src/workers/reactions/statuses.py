@@ -35,8 +35,8 @@ from workers.reactions.host_calls import HostCalls
 log = structlog.get_logger()
 
 MAX_AGE = timedelta(hours=6)
-"""Age of an event at which setting its status is given up, so that a host that is gone for good leaves no parked
-reactions.
+"""Age of an event at which setting the commit status of its build is given up, so that a host that is gone for good
+leaves no parked reactions.
 """
 FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 WAITS_FOR_APPROVAL = "Waiting for approval: the pull request is from a fork"

@@ -75,8 +75,8 @@ class TryRunner:
         await reactions.mark_failed(self._pool, due, text[:MAX_ERROR_LENGTH], pause_s)
 
     async def _work(self, reaction: Reaction, due: Due) -> None:
-        """Runs the reaction and renews its lease meanwhile. Raises LeaseLost, TimeoutError, and any error of the
-        reaction.
+        """Runs the reaction and renews its lease meanwhile. Raises LeaseLost if the lease is lost, TimeoutError if the
+        reaction takes longer than its time limit, and any error of the reaction.
         """
         progress = WorkProgress()
         working = asyncio.create_task(self._react(reaction, due, progress))
