@@ -31,7 +31,7 @@ AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
 """Ranges of age in the statistics: the name of each, and the age in days at which it ends and the next one begins."""
 OLDEST_RANGE = "90+"
 MAX_NAMED = 50
-"""Largest number of node ids without a test that an answer names."""
+"""Largest number of unknown node ids, which no test of the project has, that an answer names."""
 
 # One line, since agents write each node id as a line of the file for the tests.
 NodeId = Annotated[
@@ -71,8 +71,8 @@ class NewEntryAnswer(msgspec.Struct):
 
 class AddedEntry(NewEntryAnswer):
     is_unknown: bool
-    """Whether the project has test results, but no test with this node id or prefix so far. The entry has an effect
-    once there is one.
+    """Whether no test of the project has this node id or prefix so far. The entry has an effect once there is such a
+    test. False if the project has no test results yet.
     """
 
 
@@ -88,8 +88,8 @@ class EntryItem(NewEntryAnswer):
     status_since: datetime
     """Time since when the entry has its status."""
     passed_builds: int
-    """Number of builds in a row in which the entry's tests passed, counted back from the last build that ran them; 10
-    at most.
+    """Number of builds in a row in which the entry's tests passed, counted back from the last build that ran them. At
+    most 10 builds are counted.
     """
 
 
@@ -112,8 +112,8 @@ class Added(msgspec.Struct):
     skipped: int
     """Number of tests that were already in the quarantine."""
     unknown: list[str]
-    """The first 50 of `node_ids` that no test of the project has so far, if the project has test results. Their entries
-    have an effect once there is one.
+    """The first 50 of those `node_ids` that no test of the project has so far. Their entries have an effect once there
+    are such tests. Empty if the project has no test results yet.
     """
 
 
@@ -238,8 +238,8 @@ class QuarantineController(Controller):
 
 
 async def find_unknown(ctx: RequestContext, project_id: int, node_ids: Sequence[str]) -> list[str]:
-    """Returns the node ids that match no test of a project. First gives the read models time to catch up, since a
-    report with these tests may have come a moment ago.
+    """Returns those of `node_ids` that match no test of a project. First gives the read models time to catch up, since
+    a report with these tests may have come a moment ago.
     """
     if unknown := await results_cases.find_unknown(ctx.source, project_id, node_ids):
         with suppress(Unavailable):

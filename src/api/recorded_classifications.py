@@ -1,4 +1,4 @@
-"""Shows why a failure was classified when its report was recorded, and which part of its text decided."""
+"""Shows why a failure was classified when its report was recorded, and which part of the failure's text decided."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ from projections.results import ResultTextRow
 from store.postgres.queries import Source
 
 MAX_MATCHED_TEXT = 500
-"""Largest number of characters that are shown of the part that a pattern matched."""
+"""Largest number of characters that are shown of the text that a pattern matched."""
 
 
 class RecordedClassification(msgspec.Struct):
@@ -21,7 +21,9 @@ class RecordedClassification(msgspec.Struct):
     earlier failures with the same signature in this way.
     """
     confidence: float
-    """Probability that a person would agree, as the statistics estimate it; 1 for known issues and rules."""
+    """Probability that a person would classify the failure in the same way, as the statistics estimate it; 1 for known
+    issues and rules.
+    """
     rule: int | None
     """Number of the classification rule in its list, from 1; null for other sources."""
     rules_version: int | None
@@ -33,7 +35,7 @@ class RecordedClassification(msgspec.Struct):
     start: int
     """Offset of the first byte of `text` in the UTF-8 bytes of the message, a line break and the trace."""
     end: int
-    """Offset of the byte after the last one of `text`."""
+    """Offset of the byte after the part that the pattern matched. `text` may show only the beginning of this part."""
 
 
 async def find_recorded_classification(

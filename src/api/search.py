@@ -34,8 +34,8 @@ class SearchResult(msgspec.Struct):
     project_id: int | None
     """Project of the result; null for a node."""
     result_id: int | None
-    """Id of the newest failed result of a test; null if the test never failed, if the build of that result was deleted,
-    and for other types.
+    """Id of the newest failed result of a test. Null if the test never failed, if the build of that result was deleted,
+    and for the other types.
     """
 
 
@@ -99,7 +99,9 @@ def parse_types(text: str | None) -> list[SearchType]:
 
 
 def to_result(found: FoundDocument, query: SearchQuery, existing: Collection[int]) -> SearchResult:
-    """Returns a result of a search. `existing` are the ids of those failed results whose builds are not deleted."""
+    """Returns a found document as a result of the search. `existing` contains the ids of those failed results whose
+    builds are not deleted.
+    """
     snippet = make_snippet(found.text or found.name, query.words)
     result_id = found.result_id if found.result_id in existing else None
     return SearchResult(found.type, found.id, found.name, snippet, round(found.score, 4), found.project_id, result_id)

@@ -27,9 +27,11 @@ log = structlog.get_logger()
 MAX_RESULTS = 50
 """Largest number of results."""
 RANKED = 100
-"""Number of best passages that are taken from each ranking, by words and by vectors, before the two are joined."""
+"""Number of passages that are taken from the top of each ranking, by words and by vectors, before the two rankings are
+joined.
+"""
 MIN_SIMILARITY = 0.1
-"""Cosine similarity from which on a text counts as similar to the query."""
+"""Lowest cosine similarity with which a text counts as similar to the query."""
 _STOP_WORDS = (
     "a an and any are as at be been but by can did do does for from had has have how i in is it its me my of on or our"
     " so that the their there these this to was we were what when where which who why will with you"
@@ -55,8 +57,8 @@ class SemanticResult(msgspec.Struct):
 class SemanticResults(msgspec.Struct):
     results: list[SemanticResult]
     mode: Literal["hybrid", "text"]
-    """`hybrid` if results were found by their words and by their meaning; `text` if by their words only, since the
-    server has no model or no pgvector.
+    """`hybrid` if results were found by their words and by their meaning. `text` if they were found by their words
+    only, because the server has no pgvector or no model, or the model did not answer.
     """
 
 
@@ -104,7 +106,9 @@ class SemanticSearchController(Controller):
         return SemanticResults(to_results(rankings, words, limit), mode)
 
     async def _embed(self, ctx: RequestContext, text: str) -> list[float] | None:
-        """Returns the vector of a text; None if the server has no model or cannot compare vectors."""
+        """Returns the vector of a text. Returns None if the server has no model or no pgvector, or if the model does
+        not answer.
+        """
         embeddings = ctx.services.embeddings
         if embeddings is None or not await passages.has_pgvector(ctx.source):
             return None
@@ -117,9 +121,11 @@ class SemanticSearchController(Controller):
 
 
 def to_results(rankings: Sequence[Sequence[PassageRank]], words: Sequence[str], limit: int) -> list[SemanticResult]:
-    """Joins two rankings into one: the ranking by words, and the ranking by vectors if there is one. Passages that are
-    equally relevant by their words are in the order of the ranking by vectors. If no passage has a word of the query,
-    the scores are multiplied by the similarity, so that a query of another subject gets low ones.
+    """Returns the first `limit` results of a ranking that joins two others: the ranking by words, and the ranking by
+    vectors if there is one. Passages that are equally relevant by their words are first ordered by similarity.
+
+    If no passage has a word of the query, each score is multiplied by the passage's similarity. So the results for a
+    query about another subject get low scores.
     """
     by_words, *by_vectors = rankings
     similarity = {item.id: item.relevance for ranking in by_vectors for item in ranking}

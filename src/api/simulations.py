@@ -42,18 +42,18 @@ class SimulationRequest(WhatIfRules, frozen=True, forbid_unknown_fields=True):
     project_id: Id | None = None
     """Id of the project to simulate; required for users who are not admins."""
     since: Time | None = None
-    """Earliest time of the simulation: it covers builds that were queued then or later. Left out for all builds."""
+    """Earliest time at which a simulated build was queued; null to simulate all builds."""
 
 
 class SimulationAnswer(msgspec.Struct):
     tests: list[TestDiffers]
-    """Failures that would have another classification: the first 1,000 in the order of the log. `tests_total` counts
+    """The first 1,000 failures, in the order of the log, that would have another classification. `tests_total` counts
     all of them.
     """
     tests_total: int
     """Number of failures that would have been classified otherwise."""
     verdicts: list[VerdictDiffers]
-    """Builds that would have another verdict: the first 1,000. `verdicts_total` counts all of them."""
+    """The first 1,000 builds that would have another verdict. `verdicts_total` counts all of them."""
     verdicts_total: int
     """Number of builds that would have ended with another verdict."""
     replayed: Replayed

@@ -32,12 +32,14 @@ class SplitRequest(msgspec.Struct):
     tests: Names | None = None
     """Node ids of the tests to divide."""
     files: Names | None = None
-    """Files to divide, as the node ids of their tests begin: `tests/test_cart.py`."""
+    """Files to divide, each written as the node ids of its tests begin, such as `tests/test_cart.py`."""
 
 
 class Shard(msgspec.Struct):
     names: list[str]
-    """Tests or files of the shard, in the order of the request; empty if there are fewer of them than shards."""
+    """Tests or files of the shard, in the order of the request. May be empty, for example if the request has more
+    shards than names.
+    """
     expected_s: float | None
     """Seconds that the tests or files of the shard probably take, one after the other; null if no duration is known."""
 
@@ -56,8 +58,8 @@ class SplittingController(Controller):
     @post(status_code=200, guards=[CAN_READ], request_max_body_size=LARGE_BYTES)
     async def split_tests(self, ctx: RequestContext, job_id: int, data: SplitRequest) -> SplitAnswer:
         """Divides tests or files into shards that take about the same time, by the durations in the job's newest
-        builds. Every name is in one shard; names that occur twice count once. Small changes of durations and of the
-        list move few names to another shard.
+        builds. Every name is in one shard; names that occur twice count once. If durations or the list of names change
+        a little, few names move to another shard.
         """
         kind: Literal["tests", "files"] = "files" if data.tests is None else "tests"
         names = data.files if data.tests is None else data.tests

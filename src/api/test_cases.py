@@ -47,14 +47,14 @@ class TestCaseItem(msgspec.Struct):
     """Node id of the test, which is the same in every build."""
     suite: str
     runs: int
-    """Number of runs in the window: of the job, if the list is that of a job. A run has the results of the test in one
-    build.
+    """Number of runs of the test in the window. In the list of a job, only runs in builds of this job count. A run has
+    the results of the test in one build.
     """
     failed_runs: int
     """Number of runs in the window that failed."""
     other_branches: int
-    """Number of failed runs in the window on other branches than the default branch of the job. They count neither as
-    flips nor as the newest run, since the branch may be broken.
+    """Number of failed runs in the window on branches other than the default branch of the job. They count neither as
+    flips nor as the newest run, since such a branch may be broken.
     """
     outages: int
     """Number of runs in the window that failed, or passed on a retry only, because the machine, the network or another
@@ -65,27 +65,29 @@ class TestCaseItem(msgspec.Struct):
     flips: int
     """Number of times that the outcome changed between passed and failed, from one run to the next."""
     failing_streak: int
-    """Number of runs in a row up to the newest one that failed, whatever the reason: also in broken builds and outages.
-    Leaves out other branches.
+    """Number of failed runs in a row, counted back from the newest run. All failures count, also those in broken builds
+    and outages. Runs on other branches are left out.
     """
     failing_since: int | None
-    """Id of the build with which the runs of `failing_streak` began; null if the newest run passed, or if the test may
+    """Id of the build of the first run that `failing_streak` counts; null if the newest run passed, or if the test may
     have begun to fail before the window.
     """
     last_failed_build: int | None
-    """Id of the build of the newest run, if that failed; null if it passed."""
+    """Id of the build of the newest run if this run failed; null if it passed."""
     missed_builds: int
-    """Number of builds of its job since `last_failed_build`, on the default branch and up to 100, in which the failing
-    test did not run: it may have been removed, or is skipped. From 3 on it is not listed as `newly_failing`.
+    """Number of builds of the same job on the default branch since `last_failed_build` in which the failing test did
+    not run; at most 100. The test may have been removed, or is skipped. From 3 on, the test is not listed as
+    `newly_failing`.
     """
     duration_ms: int | None
-    """Duration of the newest result; null if the test was skipped. In the list of a project, the longest of the
-    durations in its jobs.
+    """Duration of the newest result in milliseconds; null if the test was skipped. In the list of a project, the
+    longest of the test's durations in the jobs of the project.
     """
     time_lost_ms: int
-    """Milliseconds that all runs took together that failed or passed on a retry only, estimated from `duration_ms`."""
+    """Total duration in milliseconds of the runs that failed or passed on a retry only, estimated from `duration_ms`.
+    """
     has_failed: bool
-    """Whether the test has ever failed or passed on a retry only, in any build but the broken ones."""
+    """Whether the test has ever failed or passed on a retry only. Broken builds do not count."""
 
 
 class TestCaseList(msgspec.Struct):
@@ -124,10 +126,10 @@ class TestCaseView(msgspec.Struct):
     runs: int
     """Number of all runs of the test, also in builds that were deleted."""
     results: list[CaseRunItem]
-    """The newest results, as far as their builds exist, newest first."""
+    """The newest results of the test whose builds still exist, newest first."""
     notable_runs: list[RunOfNote]
-    """Runs that failed, that passed on a retry only, or that passed on the commit on which the run before failed, the
-    oldest first. Also in builds that were deleted.
+    """Runs among the newest 200 that failed, that passed on a retry only, or that passed on the commit on which the run
+    before failed; the oldest first. Runs in builds that were deleted are included.
     """
 
 
@@ -199,7 +201,9 @@ class TestCaseController(Controller):
         test_case_id: int,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Largest number of results")] = 100,
     ) -> TestCaseView:
-        """Returns a test case with its newest results by commit and branch, and with the runs in which it failed."""
+        """Returns a test case with its newest results, each with its commit and branch, and with the runs in which the
+        test failed.
+        """
         async with ctx.reading() as connection:
             row = await ctx.find_visible(test_health.find_case, "test case", test_case_id)
             found = await test_health.fetch_histories(connection, [test_case_id])
@@ -215,7 +219,9 @@ class TestCaseController(Controller):
 
 
 async def find_project_of(ctx: RequestContext, project_id: int | None, job_id: int | None) -> int:
-    """Returns the project of the job, or else the project. Raises NotFound if the user cannot see it."""
+    """Returns the id of the job's project if `job_id` is given, otherwise `project_id`. Raises NotFound if the user
+    cannot see the job or the project.
+    """
     if job_id is not None:
         return (await find_visible_job(ctx, job_id)).project_id
     assert project_id is not None
@@ -223,7 +229,9 @@ async def find_project_of(ctx: RequestContext, project_id: int | None, job_id: i
 
 
 def parse_position(after: str) -> tuple[int, int]:
-    """Returns the sort key of the last test of a page, from the parameter `after` in the `Link` to the next page."""
+    """Returns the sort key of the last test of the page before, as the parameter `after` contains it. Raises Invalid if
+    `after` is no such key.
+    """
     value, _, case_id = after.partition(":")
     try:
         return int(value), int(case_id)

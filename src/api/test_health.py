@@ -36,13 +36,14 @@ from projections.results_days import day_of
 from projections.test_health import MAX_SUSPECTS, CaseHistory
 
 MIN_ASSESSED = 300
-"""Least number of tests that are assessed to find the worst ones for an answer."""
+"""Smallest number of tests that are assessed in order to find the worst ones for an answer."""
 ASSESSED_SHARE = 3
-"""Number of tests that are assessed for each test in the answer, if that makes more than MIN_ASSESSED in all."""
+"""Number of tests that are assessed for each test in the answer. MIN_ASSESSED applies if that makes fewer tests in all.
+"""
 MAX_BUILDS = 50
 """Largest number of builds that an answer lists for a test."""
 FILL_BATCH = 2_000
-"""Number of tests that one query looks through for healthy tests."""
+"""Number of test cases that one query reads while the server looks for healthy tests."""
 
 ProjectId = Annotated[int, Parameter(ge=1, le=MAX_ID, description="Project to analyze")]
 Days = Annotated[int, Parameter(ge=1, le=365, description="Look-back window: today, in UTC, and the days before it")]
@@ -141,8 +142,8 @@ async def fetch_decisions(
     histories: Mapping[int, RunHistory],
     now: datetime,
 ) -> dict[int, Decisions]:
-    """Returns test id -> decisions of people about the test: its quarantine, and the known issue that explains its
-    failures. Looks for known issues of flaky tests only.
+    """Returns test id -> what people decided about the test: its quarantine, and the known issue that explains its
+    failures. Known issues are looked for only for flaky tests.
     """
     job_ids = await jobs.fetch_ids(connection, project_id)
     entries = await quarantine.fetch_containing(connection, job_ids, {item.name for item in items}, now)
@@ -152,8 +153,9 @@ async def fetch_decisions(
 
 
 def pick_worst(histories: Sequence[tuple[CaseHistory, RunHistory]], limit: int) -> list[tuple[CaseHistory, RunHistory]]:
-    """Returns the `limit` histories that are worth assessing: first those of tests that are failing, then those with
-    the largest share of failing runs. To assess all of them would take too long, a tenth of a millisecond each.
+    """Returns the `limit` histories that are worth assessing: first those of tests that are failing now, then those
+    with the largest share of failing runs. Assessing one history takes a tenth of a millisecond, so assessing all of
+    them would take too long.
     """
 
     def key(pair: tuple[CaseHistory, RunHistory]) -> tuple[bool, float, int]:
@@ -172,8 +174,8 @@ def first_day(days: int) -> int:
 async def find_healthy(
     connection: AsyncConnection, project_id: int, without: set[int], since: int, min_runs: int, limit: int
 ) -> list[CaseHistory]:
-    """Returns up to `limit` test cases that have enough runs since the day `since`, ordered by id. Leaves out those in
-    `without`.
+    """Returns up to `limit` test cases that have at least `min_runs` runs since the day `since`, ordered by id. Leaves
+    out the test cases whose ids are in `without`.
     """
     found: list[CaseHistory] = []
     after = 0

@@ -28,14 +28,16 @@ from domain.test_health import (
 from projections.test_health import CaseHistory, FailureText
 
 MAX_ASSESSED_RUNS = 200
-"""Largest number of runs of a test that are assessed: the newest ones of the days in question."""
+"""Largest number of runs of a test that are assessed: the newest ones in the look-back window."""
 MAX_PATTERNS = 20
 MAX_PATTERN_LENGTH = 300
 MAX_MASKED_LENGTH = 1_000
-"""Number of characters of a message's first line that are read for a pattern."""
+"""Largest number of characters of a message's first line that are read to find a pattern."""
 _TICKET = re.compile(r"(?<![\w/\\.:-])[A-Z][A-Z0-9]{1,9}-\d{1,7}(?![\w/\\-])")
 _TICKET_MARK = "\ue000"
-"""Character in place of a ticket's key while numbers are masked. It is removed from messages before."""
+"""Character that stands for the key of a ticket while numbers are masked. This character is first removed from the
+message itself.
+"""
 
 SENTENCES: Mapping[Action, str] = {
     "none": "Nothing to do",
@@ -68,28 +70,28 @@ class HealthItem(msgspec.Struct):
     flaky_probability: float
     """Probability that the test is flaky."""
     is_flaky: bool
-    """Whether the test counts as flaky: by `flaky_probability`, and unless a known issue explains its failures. Lists
-    of test cases with `only=flaky` also have tests that broke and were mended, which are not flaky.
+    """Whether the test counts as flaky: `flaky_probability` is high, and no known issue explains the failures. Lists of
+    test cases with `only=flaky` also contain tests that broke and were mended, which are not flaky.
     """
     broken_probability: float
     """Probability that the newest run failed because the code is broken."""
     transitions: float
-    """Share of the runs whose outcome differs from that of the run before, or that passed on a retry. The newest runs
+    """Share of the runs that passed on a retry, or whose outcome differs from that of the run before. The newest runs
     count most.
     """
     trend: Trend
     """How the flake rate of the later half of the runs compares with that of the earlier half."""
     risk: Risk
-    """How likely the test fails without a cause in the code, by its `health_score`."""
+    """How likely the test is to fail without a cause in the code, judged by `health_score`."""
     recommended_action: Action
-    """Action that is recommended. `investigate`: look for the change that broke it; `fix`: fix the test, or mend the
+    """Recommended action. `investigate`: look for the change that broke the test; `fix`: fix the test, or mend the
     known issue that explains its failures.
     """
     quarantined_in: list[int]
     """Ids of the jobs in whose quarantine the test is."""
     known_issue_id: int | None
-    """Id of the known issue that explains the newest failures of a flaky test as a bug; null if one of these failures
-    has no known issue, or one that is no bug.
+    """Id of the known issue that explains the newest failures of a flaky test as a bug. Null if one of these failures
+    has no known issue, or has a known issue that is no bug.
     """
     runs: int
     """Number of runs in the window. A run has the results of the test in one build."""
@@ -112,7 +114,8 @@ class HealthList(msgspec.Struct):
     tests: list[HealthItem]
     """Tests in the order of their risk, the worst first."""
     total: int
-    """Number of tests that failed, or passed on a retry only, in the window and have enough runs."""
+    """Number of tests that have enough runs in the window, and failed or passed on a retry only in one of these runs.
+    """
 
 
 class FailurePattern(msgspec.Struct):
@@ -154,19 +157,23 @@ class TestHealthView(HealthItem):
     __test__ = False
 
     failure_patterns: list[str]
-    """Messages of the failures, the most frequent first. `failures` says more about each."""
+    """Messages of the failures, the most frequent first. `failures` has more about each."""
     failures: list[FailurePattern]
-    """Failures of the window, grouped by signature, as far as their builds exist."""
+    """Failures in the window whose builds still exist, grouped by signature."""
     correlated_builds: list[int]
     """Ids of the builds in which the test failed or passed on a retry only, the newest first."""
     recommendation: str
-    """Sentence about what to do, and on which evidence."""
+    """Sentences that say what to do, and on which evidence."""
     evidence: list[RunOfNote]
-    """Runs of the window that the assessment is based on, the oldest first. All others passed."""
+    """Runs that failed, that passed on a retry only, or that passed on the commit on which the run before failed; the
+    oldest first. Only the newest 200 runs of the window are looked at. All others of these runs passed.
+    """
 
 
 def to_item(case: CaseHistory, history: RunHistory) -> HealthItem:
-    """Returns the health of a test by its runs alone, whatever was decided about it."""
+    """Returns the health of a test by its runs alone. Quarantine and known issues are added later, by
+    `apply_decisions`.
+    """
     assessed = history.newest(MAX_ASSESSED_RUNS)
     assessment: Assessment = assess(assessed.to_bytes())
     return to_view(
@@ -232,7 +239,9 @@ def mask_line(message: str) -> str:
 
 
 def find_counting(history: RunHistory) -> set[int]:
-    """Returns the ids of the builds whose failed or retried run of the test counts for its health."""
+    """Returns the ids of the builds in which the test failed or passed on a retry only, and whose run of the test
+    counts for its health.
+    """
     return {run.build_id for run in history.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT}
 
 
@@ -244,8 +253,9 @@ def recommend(
     decisions: Decisions = NO_DECISIONS,
     missed_builds: int = 0,
 ) -> str:
-    """Returns what to do about a test, and on which evidence. `missed_builds` is the number of newer builds of the job
-    in which the failing test did not run.
+    """Returns a text that says what to do about a test, and on which evidence. `counting` are the ids of the builds
+    whose failures count for the health of the test. `missed_builds` is the number of newer builds of the job in which
+    the failing test did not run.
     """
     what = SENTENCES[item.recommended_action]
     if item.recommended_action == "fix" and decisions.known is not None:

@@ -55,27 +55,31 @@ class ReportFile(msgspec.Struct):
 
 
 class CauseView(msgspec.Struct):
-    """Failures of a build that probably have one cause, by their traces or by the builds in which the tests failed."""
+    """Failures of a build that probably have one cause: their stack traces are similar, or their tests have failed
+    together in earlier builds.
+    """
 
     kind: CauseKind
     """`infrastructure` if the message is about the network, the machine or another system, else `test`."""
     tests: int
     """Number of results that failed for this cause."""
     result_ids: list[int]
-    """Ids of the first results that failed for this cause, 20 at most."""
+    """Ids of the first results that failed for this cause; at most 20."""
     signatures: list[str]
     """Signatures of the results that failed for this cause. Equal failures have one signature."""
     message: str
     """Message of the first result that failed for this cause."""
     failed_together: list[int]
-    """Ids of the builds in which tests of this cause failed together, the newest 20; empty if traces show the cause."""
+    """Ids of the newest 20 builds in which tests of this cause failed together; empty if the cause was found by stack
+    traces.
+    """
 
 
 class ReportView(msgspec.Struct):
     """Totals of a build. Each test counts with its last attempt.
 
-    `known_issues` and `quarantined` count failures that do not fail the build: `known_issues` those that the reporter
-    marks as known, and `quarantined` the others whose tests were in quarantine.
+    `known_issues` and `quarantined` count failures that do not fail the build. A failure that the reporter marks as
+    known counts as a known issue. Any other failure of a test in quarantine counts as quarantined.
     """
 
     build_id: int
@@ -87,13 +91,16 @@ class ReportView(msgspec.Struct):
     """Sum of the durations of the tests in seconds. The build may have taken longer or, with parallel tests, less."""
     known_issues: int
     classified_by_rules: int
-    """Number of failures that match a known issue of this server. They do fail the build."""
+    """Number of failures that match a known issue of this server. Unlike those in `known_issues`, they fail the build.
+    """
     quarantined: int
     flaky: int
-    """Number of results that passed only on a retry, or that differ in another build of the job on this commit."""
+    """Number of results that passed only on a retry, or whose outcome differs from that in another build of the job on
+    this commit.
+    """
     causes: list[CauseView]
-    """Causes of the failures, the one with most failures first. Only the first 20,000 failures count, and of these only
-    the ones with the 60 most frequent signatures.
+    """Causes of the failures, the one with most failures first. Considers only the first 20,000 failures, and among
+    these only the failures with the 60 most frequent signatures.
     """
     suites: list[SuiteItem]
     """Totals of each suite."""
@@ -146,10 +153,10 @@ class TestPage(msgspec.Struct):
 class TestDetail(TestItem):
     build_id: int
     first_bad: FirstBad | None
-    """Where the test began to fail; null if it did not fail in this build."""
+    """Build in which the test began to fail; null if it did not fail in this build."""
     matched: RecordedClassification | None
-    """Why the failure was classified when its report was recorded; null if nothing matched. A classification by a
-    person counts nevertheless.
+    """Why the failure was classified when its report was recorded; null if nothing matched. If a person has classified
+    the failure, their classification counts instead.
     """
     trace: str
     """Stack trace or other details of the failure."""
@@ -235,7 +242,7 @@ class TestController(Controller):
         after: After = None,
         all_attempts: Annotated[bool, Parameter(description="Also earlier attempts of repeated tests")] = False,
     ) -> Response[TestPage]:
-        """Returns a page of the results of a build, in the order of its reports. Contains only the last attempt of each
+        """Returns a page of the results of a build, in the order of its reports. Returns only the last attempt of each
         test, unless `all_attempts` is true.
         """
         filters = ResultFilters(

@@ -34,9 +34,9 @@ class TrendItem(msgspec.Struct):
     aborted: int
     """Number of builds that were aborted."""
     pass_rate: float | None
-    """Share of passed builds among those that passed or failed; null if there are none."""
+    """Share of passed builds among the builds that passed or failed; null if none did."""
     duration_s: float | None
-    """Median duration, in seconds, of the builds that passed or failed; null if there are none."""
+    """Median duration, in seconds, of the builds that passed or failed; null if none did."""
     results: int
     """Number of passed and failed test results of the builds."""
     failed_results: int
@@ -45,11 +45,11 @@ class TrendItem(msgspec.Struct):
     """Number of flaky test results of the builds."""
     flake_rate: float | None
     """Share of the results that are flaky: they passed on a retry, or another build of the same commit had the opposite
-    result. This is not the flake rate of a test, which its health estimates. Null if there are no results.
+    result. Null if there are no results. This is not the flake rate of a test, which its health estimates.
     """
     time_to_green_s: float | None
     """Median time, in seconds, from the first failed build of a job, branch and matrix combination to the next build
-    that passed with all tests. Includes the times that ended on this day; null if there are none.
+    that ran all tests and passed. Only times that ended on this day count; null if there are none.
     """
 
 

@@ -79,8 +79,8 @@ class TriageController(Controller):
 
     @post("/classification", status_code=200, guards=[CAN_WRITE])
     async def classify_test(self, ctx: RequestContext, test_id: int, data: NewClassification) -> Classified:
-        """Classifies a failure. A person's classification replaces that of a rule or a model, and is never replaced by
-        one.
+        """Classifies a failure. A person's classification replaces that of a rule or a model. Rules and models never
+        replace a person's classification.
         """
         user = ctx.user
         result = to_recorded(await find_visible_result(ctx, test_id))
