@@ -43,7 +43,7 @@ class NewJiraIntegration(msgspec.Struct):
     """Whether new failures become tickets."""
     issue_type: Name = "Bug"
     testhide_project_id: Id | None = None
-    """Id of the project whose failures become tickets; null for those of all projects."""
+    """Id of the project whose failures become tickets; null if the failures of all projects do."""
     deployment: Deployment | None = None
     """Kind of Jira; by default `cloud` for hosts below `atlassian.net` and `data_center` for others."""
 
@@ -74,7 +74,7 @@ class JiraIntegrationItem(msgspec.Struct):
     """Whether new failures become tickets."""
     issue_type: str
     testhide_project_id: int | None
-    """Id of the project whose failures become tickets; null for those of all projects."""
+    """Id of the project whose failures become tickets; null if the failures of all projects do."""
     deployment: Deployment
     """Kind of Jira."""
     last_error: str | None

@@ -96,7 +96,7 @@ class Bundle(msgspec.Struct, forbid_unknown_fields=True):
     pipeline_template: TemplatePart | None = None
     """Pipeline template that the job uses; null if it uses none."""
     triggers: TriggerPart = msgspec.field(default_factory=TriggerPart)
-    """Triggers of the job; none in bundles of older servers."""
+    """Triggers of the job. Bundles of older servers have none."""
 
 
 class ImportRequest(msgspec.Struct):
@@ -240,7 +240,7 @@ def is_same(part: TemplatePart, template: TemplateView) -> bool:
 
 
 def read(given: dict[str, Any]) -> Bundle:
-    """Parses a bundle. Raises Invalid if its version is unknown or it is not valid."""
+    """Returns the parsed bundle. Raises Invalid if the bundle has an unknown version or is not valid."""
     version = given.get("export_version")
     if version != VERSION:
         raise Invalid.field(

@@ -18,8 +18,8 @@ from domain.core.errors import NotFound, StillRunning
 from domain.node_commands import NODE_COMMAND, NodeCommand, NodeCommandCompleted, completion_notification
 
 ANSWER_GRACE_S = 5.0
-"""Seconds that the server waits for a result after the time limit of a command: the messages to the agent and back take
-time, too.
+"""Seconds for which the server still waits for a result after the time limit of a command has passed: the messages to
+the agent and back take time, too.
 """
 
 
@@ -62,8 +62,9 @@ class NodeCommandController(Controller):
     async def execute_on_node(
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
-        """Runs a shell command on the node, outside of any build, and waits until it ends. If it does not end in time,
-        answers 504; `Location` is then the address at which its result will be. The audit log records the command.
+        """Runs a shell command on the node, outside of any build, and waits until the command ends. If it does not end
+        in time, answers 504; `Location` is then the address at which the result will be. The audit log records the
+        command.
         """
         command_id = await ctx.services.ids.draw("node_commands")
 

@@ -28,8 +28,8 @@ from store.clock import utcnow
 from store.crypto.secrets import new_token, token_hash
 
 OLD_TOKEN_LIFETIME = timedelta(days=1)
-"""Time for which the server still accepts a node's old token after a rotation. It ends earlier if the agent uses the
-new token.
+"""Time for which the server still accepts the old token of a node after the token was rotated. If the agent uses the
+new token earlier, the old token ends then.
 """
 PLATFORMS = ("linux-amd64", "linux-arm64", "windows-amd64")
 
@@ -72,8 +72,8 @@ class RotatedToken(msgspec.Struct):
     agent_token: str
     """New token of the node's agent. Shown only here."""
     old_token_until: datetime | None
-    """Time until which the server accepts the old token, unless the agent uses the new token before; null if the server
-    refuses the old token from now on.
+    """Time until which the server accepts the old token; null if it refuses the old token from now on. If the agent
+    uses the new token earlier, the old token ends then.
     """
 
 
@@ -135,8 +135,8 @@ class NodeController(Controller):
 
     @get("/agent/latest", guards=[CAN_READ])
     async def get_latest_agent(self, ctx: RequestContext) -> LatestAgent:
-        """Returns the version of the newest agent and where to download it. All platforms get the same file, which
-        needs Python 3.9 or newer. It does not run on Windows yet.
+        """Returns the version of the newest agent, and the URLs from which it can be downloaded. All platforms get the
+        same file, which needs Python 3.9 or newer. The agent does not run on Windows yet.
         """
         services = ctx.services
         sha256 = hashlib.sha256(services.agent_bundle).hexdigest()

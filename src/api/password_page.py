@@ -83,7 +83,7 @@ class PasswordPageController(Controller):
 
     @get("/set-password", opt=PUBLIC, media_type="text/html", include_in_schema=False)
     async def show_password_page(self) -> Response[str]:
-        """Returns the page. Its script reads the token from the link's fragment, which browsers do not send to the
-        server.
+        """Returns the page. A script in the page reads the token from the link's fragment, which browsers do not send
+        to the server.
         """
         return Response(PAGE, headers={"Content-Security-Policy": POLICY})

@@ -1,4 +1,4 @@
-"""Sets passwords of accounts: users change theirs, or set one through a link from an invitation or a reset."""
+"""Sets passwords of accounts: users change their password, or set one through a link from an invitation or a reset."""
 
 from datetime import timedelta
 from typing import Annotated, Any
@@ -45,7 +45,7 @@ class ResetRequest(msgspec.Struct):
 
 class ResetRequested(msgspec.Struct):
     detail: str
-    """The same sentence for addresses with and without an account."""
+    """Sentence that does not depend on whether the address has an account."""
 
 
 class NewPassword(msgspec.Struct):
@@ -73,7 +73,8 @@ class PasswordController(Controller):
         self, request: Request[Any, Any, Any], ctx: RequestContext, data: ResetRequest
     ) -> Response[ResetRequested]:
         """Mails the user a link to set a new password. The link works once, within 30 minutes. No mail is sent if
-        nobody has the address, if the account is not active, or if it has no password yet; the answer is the same.
+        nobody has the address, if the account is not active, or if the account has no password yet; the answer does not
+        show this.
 
         Within 5 minutes, 3 links can be requested for one email address, and 20 from one network address.
         """

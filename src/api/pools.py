@@ -26,11 +26,11 @@ class NewPool(msgspec.Struct):
     project_id: Id
     labels: Labels = {}
     max_parallel: Limit | None = None
-    """Largest number of builds that run in the pool at the same time; null for no other limit than that of its
-    nodes.
+    """Largest number of builds that run in the pool at the same time. Null if only the limits of the nodes in the pool
+    apply.
     """
     shared: bool = False
-    """Whether jobs of all projects may use the pool. Only admins may set it."""
+    """Whether jobs of all projects may use the pool. Only admins, and users who may manage nodes, can set this."""
     untrusted: bool = False
 
 
@@ -96,9 +96,8 @@ class PoolController(Controller):
 
     @delete("/{id:int}", guards=[PROJECT_ADMINS])
     async def delete_pool(self, ctx: RequestContext, id: int) -> None:
-        """Deletes a pool. Its nodes stay, without a pool and in quarantine, except those of machines that were spawned
-        for the pool because it is scaled: these are destroyed. Answers 409 while builds are queued or running in the
-        pool.
+        """Deletes a pool. Its nodes stay, without a pool and in quarantine. If the pool is scaled, the machines that
+        were spawned for it are destroyed with their nodes. Answers 409 while builds are queued or running in the pool.
         """
         check_may_change(ctx, await find_visible_pool(ctx, id))
         await check_may_move(ctx, id)
@@ -124,8 +123,8 @@ def check_may_change(ctx: RequestContext, pool: PoolView) -> None:
 
 
 async def check_may_move(ctx: RequestContext, *pool_ids: int | None) -> None:
-    """Raises Forbidden if a node would get into or out of an untrusted pool, and the caller is no admin. `pool_ids` are
-    the ids of the node's pools before and after the change; None stands for no pool.
+    """Raises Forbidden if a change would move a node into or out of an untrusted pool and the caller is no admin.
+    `pool_ids` are the ids of the node's pools before and after the change; None stands for no pool.
     """
     if ctx.user.is_admin:
         return

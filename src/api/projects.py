@@ -40,11 +40,13 @@ class ProjectChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     description: Annotated[str, Meta(max_length=10_000)] | UnsetType = UNSET
     scm_endpoint_id: Id | UnsetType | None = UNSET
-    """Id of the SCM endpoint whose repository is used by jobs that name no repository; null for none."""
+    """Id of the SCM endpoint whose repository is used by those jobs of the project that name no repository; null for
+    none.
+    """
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
     """Days after which finished builds are deleted, unless they are kept forever; 0: never because of their age."""
     retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
-    """Number of newest finished builds of each job that are kept; 0: all."""
+    """Number of finished builds of each job that are kept, the newest ones; 0 keeps all."""
 
 
 class ProjectItem(msgspec.Struct):
@@ -72,16 +74,16 @@ class ProjectDetail(msgspec.Struct):
     """Time at which the last build was queued; null before the first build."""
     created_at: datetime
     webhook_url: str
-    """URL to enter in a hook at the source code host. The host sends its reports about changes there."""
+    """URL to enter in a hook at the source code host. The host sends its reports about changes to this URL."""
     retention_days: int
     """Days after which finished builds are deleted; 0: never because of their age."""
     retention_builds: int
-    """Number of newest finished builds of each job that are kept; 0: all."""
+    """Number of finished builds of each job that are kept, the newest ones; 0 keeps all."""
     artifact_bytes: int
     """Bytes of all artifacts of the project. Each artifact counts as at least 4,096 bytes."""
     artifact_quota: int
-    """Largest number of bytes of artifacts that the project may have. An upload that would exceed it is refused with
-    413.
+    """Largest number of bytes that all artifacts of the project may have together. An upload that would exceed this
+    limit is refused with 413.
     """
 
 
@@ -148,7 +150,7 @@ class ProjectController(Controller):
     @delete("/{project_id:int}", guards=[PROJECT_ADMINS])
     async def delete_project(self, ctx: RequestContext, project_id: int) -> None:
         """Deletes a project for good, with its jobs, their builds and all their data. Aborts queued and running builds.
-        Answers 409 while builds of other projects are queued or running in its node pools.
+        Answers 409 while builds of other projects are queued or running in node pools of this project.
         """
         async with ctx.reading() as connection:
             await find_visible_project(ctx, project_id)
@@ -170,7 +172,9 @@ class ProjectController(Controller):
 
 
 async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectRow:
-    """Returns the project. Raises NotFound if the user cannot see it, and Forbidden if the user's access is too low."""
+    """Returns the project. Raises NotFound if the user cannot see the project, and Forbidden if the user's access is
+    lower than the route requires.
+    """
     await ctx.must_access(project_id)
     return await ctx.find(projects.find, "project", project_id)
 

@@ -43,8 +43,8 @@ class RegistrationController(Controller):
 
     @post("/register", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, Conflict)})
     async def register_machine(self, ctx: RequestContext, data: Registration) -> RegisteredMachine:
-        """Registers a machine, which the server has spawned, as a node. The registration token works once: a repeated
-        request gets the same answer if it has the same `agent_token`, and 401 if it has another one.
+        """Registers a machine, which the server has spawned, as a node. The registration token works once. A repeated
+        request gets the same answer if it has the same `agent_token`; with another `agent_token`, it gets 401.
         """
         services = ctx.services
         found = read_registration_token(services.secrets, data.registration_token)

@@ -53,8 +53,8 @@ class NewScmEndpoint(msgspec.Struct):
     project_id: Id
     repo: Repo
     token: Token | None
-    """Token that can read the repository and set statuses of commits. For a GitHub App, its private key as PEM. It may
-    be null only for the type `git`.
+    """Token that can read the repository and set statuses of commits. For a GitHub App, the private key of the app as
+    PEM. Only for the type `git`, the token may be null.
     """
     host: Host | None = None
     app_id: Id | None = None
@@ -67,12 +67,12 @@ class ScmEndpointChanges(msgspec.Struct):
     name: Name | UnsetType = UNSET
     repo: Repo | UnsetType = UNSET
     token: Token | UnsetType = UNSET
-    """New token. It is also required if the endpoint moves to another server, since the stored token is not sent
-    there.
+    """New token. It is also required if the endpoint moves to another server, since the stored token is not sent to
+    that server.
     """
     host: Annotated[str, Meta(max_length=1_000)] | UnsetType | None = UNSET
-    """Base URL of a self-hosted server; null for the public host. An empty text is accepted only if GET returns one for
-    this endpoint.
+    """Base URL of a self-hosted server; null for the public host. An empty text is accepted only if GET returns an
+    empty `host` for this endpoint.
     """
 
 
@@ -132,7 +132,7 @@ class ScmController(Controller):
 
     @post(guards=[PROJECT_ADMINS])
     async def create_scm_endpoint(self, ctx: RequestContext, data: NewScmEndpoint) -> ScmEndpointItem:
-        """Creates an SCM endpoint. If its project uses none yet, the project uses the new one from now on."""
+        """Creates an SCM endpoint. If the project uses no SCM endpoint yet, it uses this one from now on."""
         await find_visible_project(ctx, data.project_id)
         host = _enter_host(data.type, data.host)
         errors: list[FieldError] = []
@@ -263,8 +263,8 @@ async def open_source(ctx: RequestContext, scm_endpoint_id: int) -> SourceHost:
 
 @contextmanager
 def reported_failures() -> Iterator[None]:
-    """Turns a SourceFailure in the block into an error that the API can answer: OutsideTimeout, Unavailable or
-    OutsideFailure.
+    """Context manager that turns a SourceFailure in the block into an error for the answer: OutsideTimeout, Unavailable
+    or OutsideFailure.
     """
     try:
         yield

@@ -53,8 +53,8 @@ SIGN_IN_CODE_LIFETIME = timedelta(minutes=1)
 PATH = "/api/v3/sso"
 FORM = "application/x-www-form-urlencoded"
 OWN_PATH = re.compile(r"/(?![/\\])[\x21-\x5b\x5d-\x7e]*")
-"""Pattern of a path on this server. It excludes `//` and `/\\` at the beginning, since browsers take such a path for
-another server, and tabs and newlines, since browsers skip them.
+"""Pattern of a path on this server. It excludes paths that begin with `//` or `/\\`, which browsers take for another
+server. It also excludes tabs and newlines, which browsers skip.
 """
 ROLES: Sequence[Role] = ("admin", "developer", "viewer")
 """Roles, from the highest to the lowest."""
@@ -101,8 +101,8 @@ class SsoController(Controller):
         opt={**PUBLIC, MAX_BODY: 2 * MAX_RESPONSE, "problems": (Unauthenticated, Forbidden, Conflict, Unavailable)},
     )
     async def sign_in_with_saml(self, ctx: RequestContext, data: SamlLogin) -> OpenedSession:
-        """Opens a session for the person that an identity provider's assertion is about. The assertion must be signed
-        and meant for this server. It works once, within 5 minutes after it was issued.
+        """Opens a session for the person whom an identity provider's assertion names. The assertion must be signed and
+        meant for this server. It works once, within 5 minutes after it was issued.
         """
         async with counting_attempts(ctx.request, ctx.services):
             provider, assertion = await verify(ctx, data.saml_response, "")
@@ -169,7 +169,7 @@ class SsoController(Controller):
     async def exchange_sign_in_code(
         self, ctx: RequestContext, request: Request[Any, Any, Any], data: SignInCode
     ) -> OpenedSession:
-        """Returns a session for the code that a sign-in ended with. The request must have the cookie of the browser
+        """Returns a session for the code with which a sign-in ended. The request must have the cookie of the browser
         that signed in.
         """
         refused = Unauthenticated("The code is not valid (any more): begin the sign-in again.")
@@ -233,8 +233,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
     """Returns the id of the user that an assertion is about. Registers or links the user at their first sign-in, if the
     provider's settings allow that.
 
-    Raises Forbidden if the settings do not allow it, or if the user may not sign in. Raises Conflict if the NameID or
-    the email address is taken.
+    Raises Forbidden if the user has no linked account and the settings do not allow one, or if the user may not sign
+    in. Raises Conflict if the NameID or the email address is taken.
     """
     identity = identity_claim(ctx.services.secrets, provider.provider_id, assertion.name_id)
     role = find_role(provider, assertion.attributes)
@@ -271,8 +271,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
 
 
 def find_role(provider: IdentityProvider, attributes: Mapping[str, Sequence[str]]) -> Role | None:
-    """Returns the highest role that `provider.roles` gives to a value of the role attribute. If it gives none, returns
-    the provider's default role, which may be None.
+    """Returns the highest role that `provider.roles` gives to a value of the role attribute. If no value has a role
+    there, returns the provider's default role, which may be None.
     """
     found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
     highest: Role | None = next((role for role in ROLES if role in found), None)
@@ -331,8 +331,8 @@ def browser_cookie(request_id: str, base_url: str) -> str:
 
 
 def is_bound(request: Request[Any, Any, Any], name: str, base_url: str) -> bool:
-    """Returns whether the request has a cookie with this name whose value is the request id that the name was made
-    from.
+    """Returns whether the HTTP request has a cookie with this name, and the value of the cookie is the id of the SAML
+    request that the name was made from.
     """
     return name in request.cookies and has_cookie(request, request.cookies[name], base_url)
 

@@ -39,16 +39,18 @@ from projections import triggers
 from projections.time_travel.historical_reads import TRIGGER_HISTORY
 
 MAX_PATHS = 3_000
-"""Largest number of changed paths in a PossibleChange. Source code hosts list no more paths of a change either."""
+"""Largest number of changed paths in a PossibleChange. Source code hosts do not list more paths for a change."""
 
 
 class NewJobTriggers(NewTriggers):
-    """Triggers of a job, and the jobs that must have passed before it starts. Triggers that are left out are off."""
+    """Triggers of a job, and the jobs that must have passed before the job starts. Triggers that are left out are off.
+    """
 
     needs: Annotated[list[Id], Meta(max_length=MAX_NEEDS)] = []
     """Ids of other jobs of the project, the needed jobs. A change starts the job only if it also starts the needed
-    jobs, and only after they have passed for the change. Without `branches`, `tags`, `pull_requests` and
-    `fork_pull_requests`, every change that is not of a fork starts the job after the needed jobs.
+    jobs, and only after they have passed for the change. If the job has none of the triggers `branches`, `tags`,
+    `pull_requests` and `fork_pull_requests`, it starts after the needed jobs for every change that does not come from a
+    fork.
     """
 
 
@@ -62,8 +64,8 @@ class PossibleChange(msgspec.Struct):
     kind: ChangeKind = "push"
     """Kind of the change: `push`, `tag` or `pull_request`."""
     branch: Ref | None = None
-    """Changed branch or tag, or its full name as in `git-notify`. For a pull request, the branch that contains its
-    commits.
+    """Changed branch or tag, by its short name or by its full name (`refs/heads/main`). For a pull request, the branch
+    that contains its commits.
     """
     commit_sha: Commit | None = None
     paths: Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=MAX_PATHS)] | None = (

@@ -49,8 +49,8 @@ class NewUser(msgspec.Struct):
     first_name: PersonName = ""
     last_name: PersonName = ""
     project_ids: Projects | UnsetType = UNSET
-    """Ids of the projects that the user becomes a member of: with read access if they are a viewer, otherwise with
-    write access.
+    """Ids of the projects that the user becomes a member of. Viewers get read access to them, and all other users write
+    access.
     """
     memberships: Memberships | UnsetType = UNSET
     """Projects that the user becomes a member of, with the access to each. An alternative to `project_ids`."""
@@ -59,7 +59,7 @@ class NewUser(msgspec.Struct):
 class UserChanges(msgspec.Struct):
     role: Role | UnsetType = UNSET
     active: bool | UnsetType = UNSET
-    """Whether the user may sign in. False also ends their sessions and API tokens for good."""
+    """Whether the user may sign in. A change to false also ends their sessions and API tokens for good."""
     can_manage_nodes: bool | UnsetType = UNSET
     first_name: PersonName | UnsetType = UNSET
     last_name: PersonName | UnsetType = UNSET
@@ -100,8 +100,8 @@ class Invitation(msgspec.Struct):
     expires_at: datetime
     """Time at which the invitation expires."""
     invitation_url: str | None
-    """Link with which the invited person sets a password. Only this answer shows it. Give it to nobody else. Null if
-    the server sends mails: then the link is in the mail.
+    """Link with which the invited person sets a password. Only this answer shows the link; give it to nobody else. Null
+    if the server sends mails: then the link is in the mail.
     """
 
 
@@ -186,8 +186,8 @@ class UserController(Controller):
 
     @post("/{user_id:int}/invite", opt=SHOWN_ONCE, guards=[admins_only("invite users")])
     async def invite_user(self, ctx: RequestContext, user_id: int) -> Invitation:
-        """Invites a user again who has not set a password yet. The link of the earlier invitation is no longer
-        valid.
+        """Sends a new invitation to a user who has not set a password yet. The link of the earlier invitation is no
+        longer valid.
         """
         command = IssuePasswordLink(user_id, "invitation", new_token(""), utcnow() + INVITATION_LIFETIME)
         receipt = await ctx(command)

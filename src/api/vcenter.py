@@ -38,7 +38,7 @@ class NewVcenter(msgspec.Struct):
     the password.
     """
     cluster: ObjectName | None = None
-    """Name of the cluster for new machines; null for the one that their template is in."""
+    """Name of the cluster for new machines; null for the cluster that their template is in."""
 
 
 class VcenterChanges(msgspec.Struct):
@@ -56,7 +56,7 @@ class VcenterChanges(msgspec.Struct):
     insecure: bool | UnsetType = UNSET
     """Whether the certificate of the vCenter is not checked. Changing it to true needs the `password` again."""
     cluster: ObjectName | UnsetType | None = UNSET
-    """Name of the cluster for new machines; null for the one that their template is in."""
+    """Name of the cluster for new machines; null for the cluster that their template is in."""
 
 
 class VcenterItem(msgspec.Struct):
@@ -67,7 +67,7 @@ class VcenterItem(msgspec.Struct):
     datacenter: str
     """Name of the datacenter whose virtual machines the server uses."""
     cluster: str | None
-    """Name of the cluster for new machines; null for the one that their template is in."""
+    """Name of the cluster for new machines; null for the cluster that their template is in."""
     insecure: bool
     """Whether the certificate of the vCenter is not checked."""
     username: str | None

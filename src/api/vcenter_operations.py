@@ -1,5 +1,5 @@
-"""Operations on vCenters. A worker carries them out; each request and its end are events, so they outlive a restart of
-the server or the worker.
+"""Operations on vCenters, which a worker carries out. Each request and the end of its operation are events, so they
+outlive a restart of the server or the worker.
 """
 
 import secrets
@@ -75,8 +75,8 @@ class PowerChange(msgspec.Struct):
     vm_id: MachineId
     """Id that the vCenter has for the virtual machine, such as `vm-1042`."""
     action: PowerAction
-    """The change. `reboot` asks the operating system; if VMware Tools do not run in the machine, the machine is
-    reset.
+    """Action to take. `reboot` asks the operating system to reboot. If VMware Tools do not run in the machine, the
+    machine is reset instead.
     """
 
 
@@ -84,7 +84,7 @@ class ChangedPower(msgspec.Struct):
     vm_id: str
     """Id that the vCenter has for the virtual machine."""
     action: PowerAction
-    """The change that was made."""
+    """Action that was taken."""
     status: PowerState
     """Power state of the virtual machine now."""
 
@@ -145,7 +145,9 @@ class VcenterOperationItem(msgspec.Struct):
 
 class VcenterOperationProgress(VcenterOperationItem):
     progress: str | None
-    """How much of the operation is done, such as `40 %`; null if the vCenter has not said so, or when it has ended."""
+    """How much of the operation is done, such as `40 %`. Null if the vCenter has not reported any progress, or if the
+    operation has ended.
+    """
 
 
 class VcenterOperationController(Controller):
@@ -198,8 +200,9 @@ class VcenterOperationController(Controller):
 
     @post("/vms", guards=[NODE_MANAGERS], opt=PROBLEMS)
     async def clone_vm(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, data: NewVm) -> ClonedVm:
-        """Clones a virtual machine, takes a snapshot of the new one, and powers it on. The machine finds the server's
-        URL and a registration token, which works once, in its `guestinfo`, so that its agent can register as a node.
+        """Clones a virtual machine or template, takes a snapshot of the new machine, and powers it on. The new machine
+        finds the server's URL and a registration token, which works once, in its `guestinfo`. With them, its agent
+        registers as a node.
         """
         if data.pool_id is not None:
             await check_may_move(ctx, data.pool_id)
@@ -214,9 +217,9 @@ class VcenterOperationController(Controller):
     async def revert_vm(
         self, request: Request[User, Any, Any], ctx: RequestContext, id: int, vm_id: VmId
     ) -> RevertedVm:
-        """Reverts a virtual machine that the server has made to the snapshot before it was first powered on, and powers
-        it on. The machine gets a new registration token in its `guestinfo`, with which its agent registers again, as
-        the same node. A build that runs on it is queued again.
+        """Reverts a virtual machine to the snapshot that was taken before it was first powered on, and powers it on.
+        The server must have made the machine. The machine gets a new registration token in its `guestinfo`, with which
+        its agent registers again, as the same node. A build that runs on the machine is queued again.
         """
         end = must_be_completed(await carry_out(request, ctx, id, "revert", vm_id=vm_id))
         assert end.power_state is not None
@@ -224,7 +227,7 @@ class VcenterOperationController(Controller):
 
     @delete("/vms/{vm_id:str}", guards=[NODE_MANAGERS], opt=PROBLEMS)
     async def delete_vm(self, request: Request[User, Any, Any], ctx: RequestContext, id: int, vm_id: VmId) -> None:
-        """Deletes a virtual machine that the server has made, with its disks and its node. Powers it off before."""
+        """Powers off a virtual machine that the server has made, and deletes it with its disks and its node."""
         must_be_completed(await carry_out(request, ctx, id, "delete", vm_id=vm_id))
 
     @get("/operations", guards=[CAN_READ])
@@ -250,8 +253,8 @@ class VcenterOperationController(Controller):
 async def carry_out(
     request: Request[User, Any, Any], ctx: RequestContext, vcenter_id: int, kind: Kind, **fields: Any
 ) -> OperationEnd:
-    """Requests an operation and returns its end. Raises StillRunning if it takes too long for a request. `fields` are
-    further fields of the command.
+    """Requests an operation, waits for its end and returns the end. Raises StillRunning if the operation takes longer
+    than ANSWER_TIMEOUT_S. `fields` are further fields of the command.
     """
     operation_id = await ctx.services.ids.draw("vcenter_operations")
 
@@ -278,7 +281,9 @@ async def carry_out(
 
 
 def must_be_completed(end: OperationEnd) -> VcenterOperationCompleted:
-    """Raises the rejection that fits the failure of an operation."""
+    """Returns the end of an operation if the operation was completed. If it failed, raises the rejection that fits the
+    failure.
+    """
     if isinstance(end, VcenterOperationFailed):
         match end.failure:
             case "missing":

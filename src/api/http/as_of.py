@@ -67,8 +67,8 @@ def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
 
 
 def _read_id(request: Request[Any, Any, Any], parameter: str) -> int | None:
-    """Returns the value of the path or query parameter `parameter` as an id. Returns None if it is not a valid id; the
-    handler then refuses the request.
+    """Returns the value of the path or query parameter `parameter` as an id. Returns None if the value is no valid id;
+    the handler then refuses the request.
     """
     given = str(request.path_params.get(parameter, request.query_params.get(parameter, "")))
     return int(given) if given.isascii() and given.isdigit() and 0 < len(given) < 17 and int(given) <= MAX_ID else None

@@ -33,7 +33,7 @@ HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 MAX_KEY_LENGTH = 255
 LOST_AFTER_S = 60
-"""Seconds after which a request without a response counts as lost, since its process must have died.
+"""Seconds after which a request without a response counts as lost, since the process that handled it must have died.
 `store/tables/idempotent_responses.py` says for how long responses are stored.
 """
 SHOWN_ONCE = {"shown_once": True}

@@ -1,5 +1,5 @@
-"""Checks query strings against the parameters of handlers, and ignores no parameter. An error names every wrong
-parameter, its value and the possible values.
+"""Checks query strings against the parameters of handlers. Refuses every parameter that a handler does not have. An
+error names all wrong parameters, their values and the possible values.
 """
 
 import re

@@ -81,7 +81,8 @@ class Services:
     past: HistoricalConnections
     build_logs: BuildLogs
     mask_secrets: Callable[[Sequence[str], Sequence[str]], list[str]]
-    """Function of secrets and lines that returns the lines with `***` in place of each secret, as agents mask them."""
+    """Function that takes secrets and lines. Returns the lines with `***` in place of each secret, as agents mask them.
+    """
     idempotent_responses: IdempotentResponses
     gauges: AgentGauges
     blobs: Blobs

@@ -2,7 +2,8 @@
 
 An agent has one open poll. A new poll ends the previous one at once, since an agent polls anew when its number of free
 slots changes. A poll whose connection is closed, or whose session has ended, gets no message. Each message has a
-`receipt`, a text that the agent sends with its next poll. Otherwise the server sends the message again.
+`receipt`, a text that the agent sends with its next poll. If it sends another receipt, the message was lost, and the
+server sends the message again.
 """
 
 import asyncio
