@@ -64,7 +64,7 @@ async def find_changes(pool: AsyncConnectionPool, event_log: EventLog) -> str | 
     """
     _, planned = await fetch_folded(pool, 0, PLANNER)
     if planned > await event_log.read_head():
-        return None  # the log lacks events that the planner has read, maybe those of endpoints; others say so
+        return None  # the log lacks events that the planner has read; the planner itself reports this
     changed: list[str] = []
     # Read before the log, which then has the events of all these rows.
     made_up = await fetch_ids(pool)
