@@ -90,8 +90,8 @@ def container_logs(settings: Settings, secrets: Secrets) -> "ContainerLogs":
 
 
 def installation_of(secrets: Secrets) -> str:
-    """Return the id of this installation, by which it recognizes its containers. It is the same for all processes of
-    the installation, and stays the same after a rotation of the secret key.
+    """Return the id of this installation, by which the server recognizes its containers. All processes of the
+    installation have the same id, and a rotation of the secret key does not change it.
     """
     return secrets.claim("installation", "docker")
 
@@ -124,8 +124,8 @@ def model_policy(settings: Settings) -> "ModelPolicy":
 
 
 def language_model(settings: Settings) -> "LanguageModel | None":
-    """Return the language model of the settings; None if rules and statistics answer. Raises Fault if its library is
-    not installed.
+    """Return the language model of the settings; None if rules and statistics answer. Raises Fault if the library that
+    calls the model is not installed.
     """
     if settings.ai_provider == "builtin":
         return None
@@ -139,7 +139,7 @@ def language_model(settings: Settings) -> "LanguageModel | None":
 
 
 def embeddings(settings: Settings) -> "Embeddings | None":
-    """Return the model for semantic search; None if it is not installed or switched off."""
+    """Return the model for semantic search; None if no model is installed or semantic search is switched off."""
     from integrations.embeddings.wordllama import WordLlamaEmbeddings, is_installed
 
     return WordLlamaEmbeddings() if settings.semantic_search and is_installed() else None

@@ -1,4 +1,4 @@
-"""Compares the server's other stored data with the events in the log: `testhide audit verify --contents`.
+"""Compares stored data that are not in the log with the events in the log: `testhide audit verify --contents`.
 
 The data are build logs, artifacts, and the endpoints of webhooks and Teams channels.
 """

@@ -138,8 +138,8 @@ async def _find_deleted(log: EventLog, after: int) -> list[str]:
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder. When the block ends, rename it to `target`; if the block fails, remove it. Raises Fault
-    if `target` exists.
+    """Yield a temporary folder. When the block ends, rename the folder to `target`; if the block fails, remove the
+    folder. Raises Fault if `target` exists.
 
     Also removes temporary folders of backups that were killed, since they contain a copy of the database and perhaps
     the secret key.

@@ -16,14 +16,14 @@ _POLLED_US = "(extract(epoch FROM agent_gauges.polled_at) * 1000000)::bigint"
 
 
 class RunningBuilds(msgspec.Struct, frozen=True):
-    """Builds that a heartbeat named. They are stored in one column with the `uptime_s` of the heartbeat. In a column of
-    its own, `uptime_s` could be overwritten by a process of an earlier release, which does not store the builds.
+    """Builds that a heartbeat named, with the session and the uptime of the heartbeat. All are stored in one column, so
+    that they always come from the same heartbeat: a process of an earlier release writes the other columns only.
     """
 
     session: str
     uptime_s: int
-    """The machine's uptime in the heartbeat. If heartbeats of a session arrive in the wrong order, it shows which is
-    the later one.
+    """The machine's uptime in seconds, as the heartbeat says. If heartbeats of a session arrive in the wrong order, the
+    uptime shows which heartbeat is the later one.
     """
     builds: frozenset[tuple[int, int]]
     """Id and attempt of each build."""
@@ -43,8 +43,8 @@ class Gauge(msgspec.Struct, frozen=True):
     silent_s: float
     """Seconds since the agent's last call, by the database's clock."""
     seen_us: int
-    """`seen_at` in microseconds since 1970. The notification of a poll has the same number, until the agent's next
-    call.
+    """`seen_at` in microseconds since 1970. The notification of a poll (channel POLLS) contains this number, too. If
+    both are equal, the agent has made no call since the poll.
     """
     running: RunningBuilds | None
     """Builds that the last heartbeat named. This heartbeat may be from an earlier session."""

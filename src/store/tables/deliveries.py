@@ -33,8 +33,8 @@ DELIVERIES_CHANNEL = "webhooks"
 
 
 NO_PROJECT = 0
-"""Number in place of a project id for endpoints that are notified of all projects. No project has this id. These
-endpoints take turns with projects.
+"""Number in place of a project id for endpoints that are notified of all projects. No project has this id. When
+projects take turns, these endpoints together count as one more project.
 """
 
 
@@ -63,7 +63,7 @@ class LeasedDelivery:
     item: int
     replay: bool
     tries: int
-    """Number of attempts before this one. A request to deliver again sets it back to 0."""
+    """Number of attempts before this one. If a user requests the delivery again, the number starts again at 0."""
     url: str | None
     """URL of a webhook. None for a Teams channel, for which `sealed_secret` is None, too."""
     sealed_secret: bytes | None
@@ -180,12 +180,12 @@ async def lease(
     each: int,
     free: int,
 ) -> list[LeasedDelivery]:
-    """Leases due deliveries to a sender that can take up to `free` more.
+    """Leases at most `free` due deliveries to a sender.
 
     At one endpoint the sender gets at most `each` deliveries, including those it is working on. Each project with due
-    deliveries gets at most an equal share of `free`, and one share stays unused. A project that the sender has `free`
-    or more deliveries of gets none. Projects with the fewest deliveries under way come first. Call again while `is_cut`
-    says that there may be more.
+    deliveries gets at most an equal share of `free`, and one share stays unused. A project gets none if the sender is
+    working on `free` or more of its deliveries. Projects with the fewest deliveries under way come first. Call again
+    while `is_cut` says that there may be more.
 
     `running` maps an endpoint id to the number of deliveries that the sender is working on there. `of_project` maps a
     project id to the number of its deliveries that the sender is working on. A lease ends at `until`, or earlier when

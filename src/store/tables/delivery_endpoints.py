@@ -15,8 +15,8 @@ from domain.endpoints import EndpointKind
 from store.postgres.queries import Source, fetch_row, fetch_rows
 
 FOLDED_COLUMNS = ("url", "events", "sealed_secret", "active")
-"""Columns that an update of an endpoint may change. `url` is empty for a Teams channel: the sender reads its URL from
-the log.
+"""Columns that an update of an endpoint may change. `url` is NULL for a Teams channel: the sender reads the channel's
+URL from the log.
 """
 
 DEPENDENT_TABLES = ("webhook_deliveries", "webhook_attempts", "webhook_replays")
@@ -44,7 +44,7 @@ class HealthChange(NamedTuple):
 
 
 async def fetch_targets(connection: AsyncConnection, project_ids: Collection[int]) -> list[DeliveryTarget]:
-    """Returns the endpoints of these projects, and those of all projects."""
+    """Returns the endpoints of these projects, and the endpoints that are notified of all projects."""
     query = (
         "SELECT id, kind, project_id, events, active FROM webhook_endpoints"
         " WHERE project_id IS NULL OR project_id = ANY (%s) ORDER BY id"
@@ -68,7 +68,8 @@ async def fetch_ids_of_project(connection: AsyncConnection, project_id: int) -> 
 
 
 async def lock_endpoints(connection: AsyncConnection, endpoint_ids: Collection[int]) -> None:
-    """Locks endpoints until the transaction ends. Whoever locks several endpoints does so in the order of their ids."""
+    """Locks endpoints until the transaction ends, in the order of their ids, so that two transactions cannot deadlock.
+    """
     await connection.execute(
         "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
         (sorted(endpoint_ids),),
@@ -104,7 +105,7 @@ async def add_endpoint(
 
 
 async def update_endpoint(connection: AsyncConnection, endpoint_id: int, changes: Mapping[str, Any]) -> None:
-    """Stores the values in `changes` that `webhook_endpoints` has a column for. Ignores the others."""
+    """Stores the values in `changes` whose names are in FOLDED_COLUMNS. Ignores the other values."""
     changed = {column: changes[column] for column in FOLDED_COLUMNS if column in changes}
     if changed:
         columns = ", ".join(f"{column} = %({column})s" for column in changed)

@@ -55,8 +55,9 @@ async def fetch_pending(connection: AsyncConnection, planner: str, names: list[s
 
 
 async def fetch_last_planned(connection: AsyncConnection, head: int, oldest: datetime) -> int:
-    """Returns the position up to which all deliveries are known to be planned, `head` at most; 0 if there is no such
-    position. Events before `oldest` count as planned, since their deliveries may have been deleted.
+    """Returns the position up to which all deliveries are known to be planned; 0 if there is no such position. A
+    position beyond `head` is returned as `head`. Deliveries of events before `oldest` count as planned, since they may
+    have been deleted.
     """
     row = await fetch_row(
         connection,
@@ -88,8 +89,8 @@ async def add_replay(connection: AsyncConnection, name: str, endpoint_id: int, a
 
 
 async def count_replays(source: Source, endpoint_id: int) -> tuple[int, int]:
-    """Returns (count, position): the number of an endpoint's incomplete replays that the planner has read the requests
-    of, and the planner's position.
+    """Returns (count, position): the number of an endpoint's incomplete replays whose requests the planner has read,
+    and the planner's position in the log.
     """
     row = await fetch_row(
         source,
@@ -103,7 +104,7 @@ async def count_replays(source: Source, endpoint_id: int) -> tuple[int, int]:
 
 async def lock_replay(connection: AsyncConnection, max_open: int, last_project: int) -> DeliveryReplay | None:
     """Returns the next replay to work on, locked until the transaction ends. Returns None if there is none. Projects
-    take turns: it is a replay of the project after `last_project`, by id.
+    take turns: the replay belongs to the first project with an id above `last_project`, or else to the first of all.
 
     Skips a replay while its endpoint has `max_open` or more unfinished deliveries of replays.
     """

@@ -73,7 +73,9 @@ class IdempotentResponses:
         await execute(self._pool, query, (sealed, made, scope))
 
     async def delete_expired(self, scope: bytes | None = None) -> None:
-        """Deletes keys and responses whose time of storage is over. With `scope`, deletes only those of this scope."""
+        """Deletes keys and responses that have been stored for their retention time. With `scope`, only those of this
+        scope.
+        """
         for statement, age in (
             ("DELETE FROM stored_events_once WHERE", RETENTION),
             ("UPDATE stored_events_once SET answer = NULL WHERE made IS NOT NULL AND", SECRET_RETENTION),

@@ -19,8 +19,8 @@ HELD = 2**53 - 1
 repair`. No log grows past this number, and every JSON parser can read it.
 """
 MIN_SKIP = 200
-"""Least number of positions without an event for a worker at which its stored position is moved past them. Moving it
-more often would cost more writes than it saves.
+"""Number of positions without an event for a worker above which the worker's stored position is moved past them. To
+move it more often would cost more writes than it saves reads.
 """
 
 
@@ -74,7 +74,7 @@ async def ensure_positions(connection: AsyncConnection, names: Sequence[str], *,
 async def find_behind(source: Source, events: Mapping[str, str], min_skip: int) -> list[str]:
     """Returns the workers that have an event to read. `events` maps each worker to the name of the events it reads.
 
-    Moves the positions of the other workers to the end of the log, where this skips more than `min_skip` positions.
+    Moves the position of each other worker to the end of the log if this skips more than `min_skip` positions.
     """
     rows = await fetch_rows(
         source,

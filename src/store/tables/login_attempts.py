@@ -61,7 +61,7 @@ class LoginAttempts:
         )
 
     async def _delete_expired(self) -> None:
-        """Deletes up to ten expired rows. One attempt adds fewer, so the table does not grow even if all attempts
+        """Deletes up to ten expired rows. One attempt adds fewer rows, so the table does not grow even if all attempts
         fail.
         """
         await execute(

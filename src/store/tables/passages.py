@@ -16,7 +16,7 @@ from store.postgres.queries import Source, execute, fetch_row, fetch_rows
 PassageType = Literal["build", "test", "log"]
 PASSAGE_TYPES: tuple[PassageType, ...] = get_args(PassageType)
 MAX_PASSAGES = 20_000
-"""Number of passages of each type that a project keeps: the newest ones."""
+"""Largest number of passages of each type that are stored for a project. Older passages are deleted."""
 TERMS = "array_to_tsvector(string_to_array(words, ' '))"
 """SQL expression for the words of a passage. The table has an index on it."""
 
@@ -25,7 +25,7 @@ class Passage(msgspec.Struct, frozen=True):
     project_id: int
     type: PassageType
     digest: bytes
-    """Hash of the text without its numbers, times and paths. All texts of the group have the same one."""
+    """Hash of the text without its numbers, times and paths. All texts of the group have the same hash."""
     subject_id: int
     """Id of the test case or build of the newest text of the group."""
     result_id: int | None
@@ -175,8 +175,10 @@ async def find_by_vector(
     min_similarity: float,
     limit: int,
 ) -> list[PassageRank]:
-    """Returns the passages of a project whose vectors are most similar to `vector`. Compares it with all passages of
-    the project. Leaves out passages without a word that the model knows, since their vector is zero. Needs pgvector.
+    """Returns at most `limit` passages of a project, those whose vectors are most similar to `vector`, the most similar
+    first. Leaves out passages with a similarity below `min_similarity`, and passages without a word that the model
+    knows, since their vector is zero. Compares `vector` with all passages of the project. The database must have the
+    extension pgvector.
     """
     query = (
         f"SELECT {_COLUMNS}, similarity FROM (SELECT {_COLUMNS},"

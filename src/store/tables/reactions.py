@@ -22,8 +22,8 @@ A lease is never shorter than the pause after a failed try. So a reaction that c
 rarely.
 """
 PROJECT_SLOTS = 2
-"""Number of reactions of one project that a process runs at once, among those that take turns. It is a tenth of the
-process's slots, so that a project with many due reactions leaves room for the others.
+"""Largest number of reactions of one project that a process runs at once, among the reactions that take turns. It is a
+tenth of the process's slots, so that a project with many due reactions leaves room for other projects.
 """
 MAX_SHOWN = 5
 """Largest number of errors, and of progress reports, that the status of a reaction shows."""
@@ -107,8 +107,9 @@ async def park(connection: AsyncConnection, name: str, position: int, error: str
 
 
 async def fetch_due(source: Source, names: Sequence[str], limit: int, *, late_s: float = 0) -> list[Due]:
-    """Returns the next tries of the reactions `names`, longest due first. Leaves out tries that have been due for less
-    than `late_s` seconds. Returns at most PROJECT_SLOTS tries of each project, apart from reactions that take no turns.
+    """Returns at most `limit` due tries of the reactions `names`, those due longest first. Leaves out tries that have
+    been due for less than `late_s` seconds. Of reactions that take turns, returns at most PROJECT_SLOTS tries of each
+    project.
     """
     rows = await fetch_rows(
         source,
@@ -132,7 +133,7 @@ async def find_names_of_due(source: Source) -> set[str]:
 
 
 async def fetch_next_of_project(source: Source, names: Sequence[str], project_id: int) -> list[Due]:
-    """Returns the next PROJECT_SLOTS tries of a project's reactions with these names, longest due first."""
+    """Returns at most PROJECT_SLOTS due tries of a project's reactions with these names, those due longest first."""
     rows = await fetch_rows(
         source,
         "SELECT reaction, position, tries + 1 FROM due_reactions"
@@ -168,7 +169,7 @@ async def count_due(source: Source, name: str, project_id: int, limit: int) -> i
 
 
 async def lease(source: Source, due: Due, retries: RetryPolicy) -> Lease | None:
-    """Leases a try to the caller. Returns None if another worker has leased it, or if it is not due any more.
+    """Leases a try to the caller. Returns None if another worker has leased the try, or if it is not due any more.
 
     If the caller crashes, the next try becomes due at the end of the lease. The lease grows with the failed tries only,
     not with those that had to wait for an outside system.
@@ -200,7 +201,7 @@ async def renew(source: Source, due: Due, progress: str | None) -> bool:
 
 
 async def lease_due(connection: AsyncConnection, names: Sequence[str], limit: int) -> list[Due]:
-    """Leases up to `limit` tries of the reactions `names` to the caller, as `lease` does."""
+    """Leases up to `limit` due tries of the reactions `names` to the caller. Returns the leased tries."""
     due = await fetch_due(connection, names, limit)
     return [one for one in due if await lease(connection, one, DEFAULT_RETRIES)]
 
@@ -256,7 +257,7 @@ async def fetch_overdue(connection: AsyncConnection, overdue_s: float) -> dict[s
 
 
 async def fetch_progress(connection: AsyncConnection) -> list[str]:
-    """Returns the progress of due reactions, lowest positions first, at most MAX_SHOWN."""
+    """Returns the last progress reports of due reactions, in the order of position: at most MAX_SHOWN reports."""
     rows = await fetch_rows(
         connection,
         "SELECT format('%%s at position %%s: %%s', reaction, position, progress) FROM due_reactions"

@@ -19,7 +19,7 @@ from store.postgres.queries import execute, fetch_row, fetch_rows
 PREFIX = "caches/"
 """Beginning of the keys of all blobs of caches."""
 LEAST_BYTES = 4096
-"""Number of bytes that each cache counts at least towards a quota, since its row and its file take room, too."""
+"""Least number of bytes that a cache counts towards a quota, since the row and the file of a cache take room, too."""
 
 
 class CacheName(NamedTuple):

@@ -1,7 +1,7 @@
 """Records SAML assertions, requests and sign-in codes that were used, so that none can be used again. These are not
 events.
 
-Each value is forgotten after RETENTION_S seconds, so it must have expired by then.
+A used value is forgotten after RETENTION_S seconds. Callers must make sure that a value expires earlier.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from store.postgres.queries import execute, fetch_row
 
 RETENTION_S = 24 * 3600
-"""Seconds for which a used value is remembered. Every value expires earlier than that."""
+"""Seconds for which a used value is remembered. Every value expires earlier."""
 
 
 class UsedOnce:

@@ -42,8 +42,8 @@ app = App(name="audit", help="Verify that nobody altered the log; manage signing
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""
 NOT_PROVED = 3
-"""Exit code of `verify` if contents are missing, and the only explanation is a deletion that the export has after its
-checkpoint, where anybody can have written it.
+"""Exit code of `verify` if contents are missing, and only deletions after the export's checkpoint explain this. The
+checkpoint does not cover these deletions, so anybody may have written them into the export.
 """
 MAX_PUT_BACK = 10_000
 """Largest number of rows that one command puts back."""
@@ -252,8 +252,8 @@ async def verify_contents(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def _source(name: str) -> Iterator[str]:
-    """Yield a connection string: `name` itself if it is a URL, otherwise that of the database in the data folder
-    `name`.
+    """Yield the connection string of the database in the data folder `name`. If there is no folder `name`, yield `name`
+    itself, which then is the URL of a database.
     """
     if Path(name).is_dir():
         with settings_of(Path(name), {}) as settings:

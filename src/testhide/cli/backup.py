@@ -19,7 +19,7 @@ from testhide.settings import Settings
 from testhide.stack.offline import data_folder, settings_of
 
 MAX_PRINTED = 50
-"""Largest number of missing artifacts that are printed, and of altered ones. The rest is counted."""
+"""Largest number of artifacts that are printed as missing, as altered, and as deleted. The rest is counted."""
 
 
 def backup(folder: Path, *, data: DataFolder = None) -> int:
@@ -69,7 +69,7 @@ def after_restore(*, data: DataFolder = None) -> int:
 
 
 def repair(*, data: DataFolder = None) -> int:
-    """Create the tables that the database has lost, and say what was lost with them. Set back positions of workers that
+    """Create the tables that the database has lost, and say what was lost with them. Set back workers' positions that
     are beyond the end of the log, and move sequences past the numbers that are in use. The stack may run or not.
     """
 

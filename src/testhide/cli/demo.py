@@ -48,7 +48,7 @@ jobs:
     triggers: {{branches: [main]}}
 """
 BUILDS = 3
-"""Builds of one commit: enough for the flaky test of the example to pass and to fail."""
+"""Number of builds of the commit: enough for the flaky test of the example to pass and to fail."""
 REQUEST_TIMEOUT_S = 120
 """Longest pause within an answer, in seconds. Only a build's live log may be silent for long."""
 PUSH_TIMEOUT_S = 30

@@ -1,4 +1,4 @@
-"""`testhide evals`: runs evaluations without a server, for example in a CI job of one's own."""
+"""`testhide evals`: runs evaluations without a server, for example in a CI job."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,8 +26,8 @@ def run(
     against: Annotated[Path | None, Parameter(help="Result of an earlier run to compare with.")] = None,
     json: Annotated[Path | None, Parameter(help="File to write the result to.")] = None,
 ) -> int:
-    """Run the cases of a suite against the rules of the server, and print those that fail. Ends with 1 if a case fails
-    that passed in the result given by --against, and with 2 if a file cannot be read or written.
+    """Run the cases of a suite against the rules of the server, and print the cases that fail. Ends with 1 if a case
+    fails that passed in the result given by --against, and with 2 if a file cannot be read or written.
 
     Parameters
     ----------

@@ -32,8 +32,9 @@ def run_on_stack(
 
 
 def on_stack(verb: Callable[..., Coroutine[Any, Any, int]], run: Runner = asyncio.run) -> Callable[..., int]:
-    """Turn a coroutine function into a command of the command line. The command has the option `--data`. It passes the
-    function the Core of that stack as its first argument.
+    """Turn a coroutine function into a command of the command line. The command has the option `--data`, the data
+    folder of a stack. It calls the function with the Core of this stack (`testhide.processes.Core`) as the first
+    argument.
     """
 
     @functools.wraps(verb)
