@@ -30,14 +30,14 @@ from domain.nodes import NODE
 from store.tables.build_logs import Line
 
 HEARTBEAT_INTERVAL_S = 10
-"""Seconds between two heartbeats of an agent. The server tells each agent when it connects."""
+"""Seconds between two heartbeats of an agent. Each agent gets this number when it connects."""
 REPLACEABLE_AFTER_S = 15
-"""Seconds after an agent's last request from which another agent with the same token may replace it. Until then the
-server refuses the other agent, unless its `replaces` proves that the first agent is dead. The node stays online for
-longer: `OFFLINE_AFTER_S` in `workers/dispatch/dispatcher.py`.
+"""Seconds since the last request of an agent after which another agent with the same token may replace the agent.
+Before that, the server refuses the other agent, unless its `replaces` proves that the first agent is dead. The node
+stays online for longer: `OFFLINE_AFTER_S` in `workers/dispatch/dispatcher.py`.
 """
 MAX_REPORT_BYTES = 512 * 1024 * 1024
-"""Largest size of a report in bytes, as it is sent."""
+"""Largest size in bytes of a report file as it is sent, compressed or not."""
 MAX_OUTPUT = 512 * 1024
 """Largest number of characters of the `stdout`, and of the `stderr`, of a command. Agents send the last 256 KiB of
 each.
@@ -135,7 +135,7 @@ class FinishedReport(msgspec.Struct):
 
 class CompletedCommand(msgspec.Struct):
     exit_code: Annotated[int, Meta(ge=-(2**31), le=2**32)] | None = None
-    """Exit code of the command; null when it was killed at its time limit."""
+    """Exit code of the command; null if the command was killed, for example at its time limit."""
     stdout: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
     stderr: Annotated[str, Meta(max_length=MAX_OUTPUT)] = ""
     truncated: bool = False
@@ -235,8 +235,8 @@ class AgentController(Controller):
     async def report_build_started(
         self, ctx: RequestContext, build_id: int, attempt: Attempt, data: Started
     ) -> dict[str, str]:
-        """Marks a build as running on the node. If another build of its group tests another commit, answers 409 instead
-        and queues the build again.
+        """Marks a build as running on the node. If other builds of its group test another commit, answers 409 instead,
+        and queues the build again or, after the last attempt, ends it as failed.
         """
         receipt = await ctx(AcknowledgeBuild(build_id, ctx.node_id, attempt, data.commit_sha))
         if any(isinstance(recorded.event, BuildRequeued | BuildFinished) for recorded in receipt.events):

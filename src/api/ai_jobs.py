@@ -23,16 +23,15 @@ from projections import inquiries
 from projections.inquiries import InquiryRow, InquiryStatus
 
 MAX_OPEN_JOBS = 20
-"""Number of jobs of a user that may be queued or running."""
+"""Largest number of AI jobs of one user that are queued or running at the same time."""
 RETRY_AFTER_S = 10
 """Seconds after which a user with too many jobs may try again."""
 ESTIMATES_S: Mapping[JobType, int] = {"project_audit": 10, "failure_cluster": 10, "regression_scan": 15}
-"""Kind of job -> seconds that it takes at most in a project with 20 million results, if no other job waits and no model
-is asked.
+"""Kind of job -> largest number of seconds that the job takes in a project with 20 million results, if no other job
+waits and no language model is asked.
 """
 MODEL_S = 8
-"""Seconds that a job takes longer if a model is asked, which happens twice. Each call is estimated as in evaluations.
-"""
+"""Seconds that a job takes longer if a language model is asked: it is asked twice, and a call takes about 4 s."""
 STREAM_TIMEOUT_S = 600.0
 """Seconds for which a stream shows the progress of a job. The job goes on after that."""
 
@@ -48,7 +47,7 @@ class NewAiJob(msgspec.Struct):
 
 class StartedAiJob(msgspec.Struct):
     job_id: str
-    """Id of the job. Only its owner can use it."""
+    """Id of the job. Only the user who has started the job can use it."""
     status: InquiryStatus
     estimated_seconds: int
     """Seconds that the job probably takes."""

@@ -162,8 +162,8 @@ async def before_request(request: Request[Any, Any, Any]) -> Response[None] | No
 
 
 class ApiRouter(Router):
-    """The router of one application. Litestar would copy it with all its routes to register it, which takes half of the
-    time that it takes to make the application.
+    """Router that Litestar cannot copy. Litestar copies every router that it registers, with all routes. For a router
+    with all operations, the copy would take half of the time in which an application is made.
     """
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ApiRouter":
@@ -172,8 +172,8 @@ class ApiRouter(Router):
 
 class Application(Litestar):
     services: AbstractAsyncContextManager[Services]
-    """Context manager that makes the services. It must be set before the server starts: it is entered at the start, and
-    left when the server stops.
+    """Context manager that makes the services. It must be set before the server starts. The application enters it at
+    the start, and leaves it when the server stops.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -220,7 +220,7 @@ def create_app(services: AbstractAsyncContextManager[Services], version: str) ->
 
 
 def make_app(version: str) -> Application:
-    """Returns an application without services."""
+    """Returns an application whose `services` are not set yet."""
     app = Application(
         route_handlers=[
             ApiRouter("/api/v3", route_handlers=list(CONTROLLERS)),

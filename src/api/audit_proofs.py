@@ -67,7 +67,7 @@ class InclusionProof(msgspec.Struct):
     """Index of the leaf in the tree, from 0."""
     size: int
     leaf_data: str
-    """Data of the leaf, computed from the event as it is stored now. Its hash must equal `leaf`."""
+    """Data of the leaf, computed from the event as it is stored now. The hash of this data must equal `leaf`."""
     leaf: str
     """Hash of the leaf in the tree, in hexadecimal digits."""
     hashes: list[str]
@@ -125,8 +125,8 @@ class AuditLogController(Controller):
 
     @get("/proof/{position:int}", guards=[CAN_AUDIT])
     async def prove_inclusion(self, ctx: RequestContext, position: int, size: Size = None) -> InclusionProof:
-        """Returns a proof that the event at `position` is in the tree of the checkpoint of `size`, by default the
-        newest checkpoint.
+        """Returns a proof that the event at `position` is in the audit tree of a checkpoint: the checkpoint with the
+        given `size` or, without `size`, the newest one.
         """
         async with ctx.reading() as connection:
             await check_event_access(ctx, position, f"event at position {position}")
@@ -157,8 +157,8 @@ class AuditLogController(Controller):
         first: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the earlier checkpoint")],
         second: Annotated[int, Parameter(ge=1, le=MAX_ID, description="Size of the later checkpoint")],
     ) -> ConsistencyProof:
-        """Returns a proof that nothing was changed between two checkpoints, and events were only appended: the log of
-        the earlier checkpoint is the beginning of the log of the later one.
+        """Returns a proof that events were only appended between two checkpoints, and none was changed: the log of the
+        earlier checkpoint is the beginning of the log of the later checkpoint.
         """
         await find_readable_projects(ctx, None)
         if second < first:
@@ -183,9 +183,9 @@ class AuditLogController(Controller):
         """Returns the log up to a checkpoint as NDJSON, which `testhide audit verify` can check. Only admins can export
         the whole log.
 
-        Without `size`, the export goes up to the newest checkpoint. The server first waits, for 5 s at most, until a
-        checkpoint covers all present events. A user may have two exports open at each process, and all users together
-        eight.
+        Without `size`, the export goes up to the newest checkpoint. The server first waits, for at most 5 s, until a
+        checkpoint covers all present events. Each process of the server sends at most two exports to one user at the
+        same time, and at most eight to all users together.
         """
         streams: Streams = ctx.request.app.state.streams
         asked_at, head = utcnow(), await ctx.services.log.read_head()

@@ -36,11 +36,12 @@ from store.tables.token_uses import fetch_last_token_uses
 
 MAX_FAILED_SIGN_INS = 10
 """Largest number of failed attempts to sign in to one account from one address within
-`login_attempts.ATTEMPT_WINDOW_S`. After more, the address is locked out for the rest of this time.
+`login_attempts.ATTEMPT_WINDOW_S`. Further attempts are refused for the rest of this time.
 """
 MAX_FAILED_SIGN_INS_OF_ADDRESS = 50
 """Largest number of failed attempts from one address to sign in to any account within
-`login_attempts.ATTEMPT_WINDOW_S`. It is higher because a whole office may share one address.
+`login_attempts.ATTEMPT_WINDOW_S`. This limit is higher than that for one account, because a whole office may share one
+address.
 """
 MAX_FAILED_SIGN_INS_AT_ACCOUNT = 100
 """Largest number of failed attempts to sign in to one account within `login_attempts.ATTEMPT_WINDOW_S`, all addresses
@@ -158,7 +159,7 @@ class CreatedApiToken(msgspec.Struct):
     id: int
     name: str
     secret: str
-    """The token itself. Shown only here."""
+    """The token itself, which no other answer shows."""
     created_at: datetime
     scopes: list[Scope]
     """Scopes that limit the token to a part of its user's rights; without scopes there is no limit."""

@@ -20,7 +20,7 @@ from projections import autoscaling
 from projections.autoscaling import AutoscalingView
 
 MAX_MACHINES = 1_000
-"""Largest maximum of a pool."""
+"""Largest number of machines that the `maximum` of a pool can allow."""
 DEFAULT_IDLE_S = 300
 """Seconds without a build after which a machine is destroyed, if the request does not set `idle_seconds`."""
 
@@ -41,7 +41,7 @@ class VcenterMachines(msgspec.Struct):
     vcenter_id: Id
     """Id of the vCenter integration."""
     template_id: MachineId
-    """Id that the vCenter has for the template, or for the virtual machine, that is cloned."""
+    """Id, in the vCenter, of the template or virtual machine that is cloned."""
 
 
 class NewAutoscaling(msgspec.Struct):
@@ -69,10 +69,12 @@ class AutoscalingController(Controller):
 
     @put("/{id:int}/autoscaling", guards=[PROJECT_ADMINS])
     async def set_autoscaling(self, ctx: RequestContext, id: int, data: NewAutoscaling) -> AutoscalingView:
-        """Sets how a pool is scaled. Machines are spawned while builds wait that could run in the pool and for which no
-        node is free, and destroyed when they are idle. Replaces all settings: a field that is left out gets its default
-        again. A lowered `maximum` destroys machines as soon as they have no build, and a new `idle_seconds` holds for
-        all machines; `docker`, `vcenter` and `single_use` are for machines that are spawned from now on.
+        """Sets how a pool is scaled. Machines are spawned while builds that could run in the pool wait for a free node,
+        and destroyed when they are idle.
+
+        Replaces all settings: a field that is left out gets its default again. If `maximum` is lowered, machines are
+        destroyed as soon as they have no build. A new `idle_seconds` holds for all machines. `docker`, `vcenter` and
+        `single_use` hold only for machines that are spawned from now on.
         """
         await _check_may_scale(ctx, id)
         await _check(ctx, data)

@@ -93,10 +93,10 @@ class BuildActionController(Controller):
 
     @post("/approve", status_code=200, guards=[CAN_WRITE])
     async def approve_build(self, ctx: RequestContext, build_id: int, data: Approval | None = None) -> ApprovedBuild:
-        """Approves a build of a pull request from a fork, so that it runs. The build gets no secrets, and runs on nodes
-        of pools with `untrusted`. Read the changes first, since the build runs the commands of whoever wrote them, and
-        send the `commit_sha` that you have read. Approves the other builds of the build's group too, since they are of
-        the same commit.
+        """Approves a build of a pull request from a fork, so that it runs. The build gets no secrets, and runs only on
+        nodes of pools whose `untrusted` is true. Read the changes first, since the build runs the commands of whoever
+        wrote them, and send the `commit_sha` that you have read. Approves the other builds of the build's group too,
+        since they test the same commit.
         """
         row = await find_visible_build(ctx, build_id)
         others = [] if row.group_id is None else await build_groups.fetch_unfinished(ctx.source, row.group_id)
@@ -138,7 +138,8 @@ class BuildActionController(Controller):
     @delete(status_code=204, guards=[PROJECT_ADMINS])
     async def delete_build(self, ctx: RequestContext, build_id: int) -> None:
         """Deletes a finished build for good, with its results, artifacts and log. Answers 409 if the status of its
-        build group would become better without it: first restart the build, or delete the group's better builds.
+        build group would become better without this build. In that case, first restart the build, or delete the builds
+        of the group that have a better status.
         """
         row = await find_visible_build(ctx, build_id)
         counting = [] if row.group_id is None else await build_groups.fetch_counting(ctx.source, row.group_id)

@@ -19,7 +19,7 @@ from projections.builds import BuildRow
 
 class BuildGroup(msgspec.Struct):
     id: int
-    """Id of the first build that was queued."""
+    """Id of the group. It is the id of the build that was queued first."""
     job_id: int
     project_id: int
     status: VisibleStatus
@@ -35,7 +35,7 @@ class BuildGroup(msgspec.Struct):
 
 class GroupRestart(msgspec.Struct):
     failed_only: bool = False
-    """Whether to restart only the builds that failed or were aborted, instead of all."""
+    """Whether to restart only the builds that failed or were aborted, instead of all builds."""
 
 
 class BuildGroupController(Controller):

@@ -73,8 +73,8 @@ CommitFilter = Annotated[
 class NewBuild(msgspec.Struct):
     job_id: Id
     branch: Ref | None = None
-    """Branch, tag or ref of git; the job's default branch if none is given. `refs/heads/main` is taken as `main`, and
-    for an external build so is `origin/main`.
+    """Branch, tag or ref of git; the job's default branch if none is given. `refs/heads/main` means `main`. For an
+    external build, `origin/main` also means `main`.
     """
     commit_sha: Commit | None = None
     env: Variables = {}
@@ -185,7 +185,7 @@ class BuildController(Controller):
         as_of: AsOf = None,
     ) -> Response[BuildPage]:
         """Returns a page of builds, the newest first. The header `Link: rel="next"` leads to the page of older builds.
-        Reading such a page takes the same time however old its builds are.
+        Reading a page by its link takes the same time however old its builds are.
 
         With `as_of`, returns builds as they were at that moment: `status=queued` then selects the builds that were
         queued at that moment.
@@ -292,9 +292,9 @@ class BuildController(Controller):
 async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[AsyncConnection, BuildRow]]:
     """Yields a connection and the build, which was read on that connection.
 
-    If the read models lack the build, it may have been started a moment ago: then first waits until the read models
-    have caught up. Raises Unavailable if this wait takes too long. Raises NotFound if the build does not exist or the
-    user cannot see it, and Forbidden if the user's access is too low.
+    If the read models lack the build, first waits until they have caught up with the log, since the build may have been
+    started a moment ago. Raises Unavailable if this wait takes too long. Raises NotFound if the build does not exist or
+    the user cannot see it, and Forbidden if the user's access is too low.
     """
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(ctx.reading())
@@ -311,7 +311,9 @@ async def read_build(ctx: RequestContext, build_id: int) -> AsyncIterator[tuple[
 
 
 def find_projects_with_past(user: User) -> list[int] | None:
-    """Returns the projects whose past the user may read; None for all. Raises Forbidden if there is none."""
+    """Returns the ids of the projects whose past the user may read; None for all projects. Raises Forbidden if the user
+    may read the past of no project.
+    """
     if user.is_admin:
         return None
     projects = [project for project in user.projects or () if user.may("admin", project)]
@@ -350,13 +352,15 @@ async def read_past_page(
 
 
 async def check_build(ctx: RequestContext, build_id: int) -> None:
-    """Raises the same errors as `read_build`, for handlers that need nothing from the build's row."""
+    """Raises NotFound if the build does not exist or the user cannot see it, and Forbidden if the user's access is too
+    low. Raises Unavailable if the build is missing while the read models are behind the log.
+    """
     await ctx.must_access(await ctx.find(builds.find_project, "build", build_id), f"build {build_id}")
 
 
 async def find_visible_build(ctx: RequestContext, build_id: int) -> BuildRow:
-    """Returns the build, for handlers that read nothing else on the connection. Raises the same errors as
-    `read_build`.
+    """Returns the build. Raises NotFound if it does not exist or the user cannot see it, and Forbidden if the user's
+    access is too low. Raises Unavailable if the build is missing while the read models are behind the log.
     """
     async with read_build(ctx, build_id) as (_, row):
         return row

@@ -50,8 +50,9 @@ class CacheController(Controller):
             bool, Parameter(description="Look in the scope of the job's default branch instead of the build's own")
         ] = False,
     ) -> Stream:
-        """Returns the archive of a cache that a build of the same job, trust, pool and branch has saved or, with
-        `fallback`, a build of the job's default branch. Its SHA-256 is the ETag. Answers with 404 if there is none.
+        """Returns the archive of a cache that an earlier build of the same job, pool and cache scope has saved. With
+        `fallback`, the scope is that of the job's default branch. The ETag is the SHA-256 of the archive. Answers 404
+        if the server has no such cache.
         """
         caches, blobs = ctx.services.caches, ctx.services.blobs
         queued, scopes = await _find_running(ctx, build_id, attempt)
@@ -82,8 +83,8 @@ class CacheController(Controller):
         attempt: Attempt,
         sha256: Annotated[str, Parameter(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of the archive")],
     ) -> None:
-        """Stores an archive, which is the body, for later builds of the same job, trust, pool and branch. Replaces an
-        earlier archive of this name.
+        """Stores the body, an archive, as a cache for later builds of the same job, pool and cache scope. Replaces an
+        earlier archive of the same name.
         """
         services = ctx.services
         queued, scopes = await _find_running(ctx, build_id, attempt)
@@ -118,8 +119,8 @@ class CacheController(Controller):
 
 
 async def _find_running(ctx: RequestContext, build_id: int, attempt: int) -> tuple[BuildQueued, CacheScopes]:
-    """Returns the build and the scopes of its caches, if the agent's node runs this attempt of it. Raises Conflict or
-    NotFound otherwise, and NotFound if its job was deleted.
+    """Returns the build and the scopes of its caches. Raises Conflict or NotFound if the agent's node does not run this
+    attempt of the build, and NotFound if the build's job was deleted.
     """
     queued = must_hold(await ctx.services.log.load_state(BUILD.at(build_id)), build_id, ctx.node_id, attempt).queued
     job = await ctx.services.log.load_state(JOB.at(queued.job_id))

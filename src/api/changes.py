@@ -46,8 +46,8 @@ class ChangeView(msgspec.Struct):
     received_at: datetime
     """Time at which the change was reported."""
     paths_unknown: str
-    """Reason why the changed paths are not all known, as a sentence; empty if they are known, or if no globs of paths
-    decide, as for tags. While they are unknown, the globs of paths in triggers count as matching.
+    """Reason why the changed paths are not all known, as a sentence; empty if all are known, or if they do not matter,
+    as for tags. If some paths are not known, the globs of paths in triggers count as matching.
     """
     jobs: list[ChangeJob]
     """Jobs that the change has started, jobs that wait for other jobs, and jobs that do not start because of a job that
@@ -61,8 +61,8 @@ class RepositoryChangeController(Controller):
 
     @get("/{change_id:int}", guards=[CAN_READ])
     async def get_change(self, ctx: RequestContext, change_id: int) -> ChangeView:
-        """Returns a change that a hook or `git-notify` reported, and the builds that it has started so far. If a job
-        needs other jobs, `why` names the build that it waits for, or the build that failed.
+        """Returns a change that a hook or `git-notify` reported, and the builds that the change has started so far. If
+        a job needs other jobs, `why` names the build that the job waits for, or the build that failed.
         """
         received = await ctx.log.load_state(CHANGE.at(change_id))
         if received is None:
@@ -95,7 +95,9 @@ class RepositoryChangeController(Controller):
 
 
 def describe_unknown_paths(change: RepositoryChange) -> str:
-    """Returns the reason why the paths of a change are unknown; empty if they are known or decide nothing."""
+    """Returns the reason why not all paths of a change are known, as a sentence; empty if all are known, or if they do
+    not matter, as for tags.
+    """
     if change.paths is not None or change.deleted or change.kind == "tag":
         return ""
     if change.paths_unknown:

@@ -51,8 +51,8 @@ ANSWER_TIMEOUT_S = 90.0
 answered with 504, and the answer can be read later.
 """
 _SESSION = re.compile(rb'"session_id": ?"([^"]+)"')
-"""Pattern that finds the id of the conversation in an answer as JSON. It matches nothing inside a text, since quotes in
-texts are escaped.
+"""Pattern that finds the id of the conversation in the JSON of an answer. It matches nothing inside a JSON string,
+since quotes in strings are escaped.
 """
 PROBLEMS = {"problems": (NotFound, StillRunning, TooManyRequests, Unavailable)}
 
@@ -88,13 +88,15 @@ class ChatReply(msgspec.Struct):
     provider: str
     """Author of the answer: `builtin` for rules and statistics, otherwise the kind of the model's server."""
     fell_back: str
-    """A sentence that says why rules answered instead of the model; empty if the model did, or if there is none."""
+    """A sentence that says why rules answered instead of the model; empty if the model answered, or if there is no
+    model.
+    """
 
 
 class ChatAnswer(ChatReply):
     status: InquiryStatus
     error: str
-    """A sentence that says why there is no answer; empty if there is one, or if it is not there yet."""
+    """A sentence that says why the question got no answer; empty if it has an answer, or still waits for one."""
 
 
 class ChatController(Controller):
@@ -127,8 +129,8 @@ class ChatController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, data: ChatMessage
     ) -> LiveStream:
         """Answers a question, as `POST /ai/chat` does, by server-sent events: `{"token": "..."}` for each word of the
-        reply, then `[DONE]`. The last message before has an empty token, the `session_id` and the `sources`. If there
-        is no answer, sends `{"type": "error", "data": "..."}` instead.
+        reply, then a message with an empty token, the `session_id` and the `sources`, then `[DONE]`. If there is no
+        answer, sends `{"type": "error", "data": "..."}` instead.
         """
         streams: Streams = request.app.state.streams
         streams.clients.admit(ctx.user)
@@ -159,8 +161,11 @@ class ChatController(Controller):
 
 @asynccontextmanager
 async def asked_question(ctx: RequestContext, data: ChatMessage) -> AsyncIterator[AskInquiry]:
-    """Context manager that asks a question, and yields the command with which it has asked. The block waits for the
-    answer. Raises what `counted_question`, `refuse_beyond_limits`, `make_question` and `checked_replay` raise.
+    """Context manager that asks a question, and yields the command that has asked it. The question counts as open in
+    this process until the block ends.
+
+    Raises TooManyRequests if the caller has too many unanswered questions, and Unavailable if all users together have
+    too many. Raises NotFound if the caller cannot see the build, the test or the conversation.
     """
     async with checked_replay(ctx), counted_question(ctx):
         async with take_turn(ctx.request, ctx.services.question_turns):
@@ -172,10 +177,12 @@ async def asked_question(ctx: RequestContext, data: ChatMessage) -> AsyncIterato
 
 @asynccontextmanager
 async def checked_replay(ctx: RequestContext) -> AsyncIterator[None]:
-    """Context manager around the first command of a question. If an earlier request with the same `Idempotency-Key` has
-    been answered, raises NotFound if the caller cannot see the projects of its conversation any more. The present
-    request cannot show this: the subject that a message names is looked for only in the projects that the caller can
-    read now.
+    """Context manager around the command that asks a question. Checks the stored answer if an earlier request with the
+    same `Idempotency-Key` has been answered: raises NotFound if the caller can no longer see all projects of the
+    conversation in that answer.
+
+    The present request does not show which projects these are. The subject that its message names is looked for only in
+    projects that the caller can read now.
     """
     try:
         yield
@@ -209,8 +216,8 @@ async def make_question(ctx: RequestContext, data: ChatMessage) -> AskInquiry:
 
 
 async def find_conversation(ctx: RequestContext, session_id: str) -> InquiryRow:
-    """Returns the newest question of the caller's conversation. Raises NotFound if the conversation belongs to another
-    user.
+    """Returns the newest question of the caller's conversation. Raises NotFound if there is no such conversation, or if
+    it belongs to another user.
     """
     row = await ctx.find_row(lambda source: inquiries.find_newest_of_session(source, session_id))
     if row is None or row.user_id != ctx.user.user_id:
@@ -221,9 +228,11 @@ async def find_conversation(ctx: RequestContext, session_id: str) -> InquiryRow:
 async def find_subject(
     ctx: RequestContext, data: ChatMessage, earlier: InquiryRow | None
 ) -> tuple[ChatSubject | None, int | None]:
-    """Returns what a question is about, and the result of a test if it is about one. In this order: what the request
-    says, what the message names, what the conversation was about, the only project that the caller can read, and the
-    only one with a test that the message names.
+    """Returns two values: the subject of a question, and the id of the test result that the question is about. Each is
+    None if there is none.
+
+    Takes the first subject that there is: the one in the request's fields, the one that the message names, that of the
+    conversation so far, the only project that the caller can read, the only project with a test that the message names.
     """
     if data.test_id is not None:
         result = await find_visible_result(ctx, data.test_id)

@@ -22,8 +22,8 @@ class NewClassificationRules(msgspec.Struct):
     rules: Annotated[list[ClassificationRule], Meta(max_length=MAX_RULES)]
     """All rules: the list replaces the present one. An empty list switches the rules off."""
     version: Annotated[int, Meta(ge=0, le=2**53)] | None = None
-    """Version on which the change is based. If the rules have another version by now, the answer is 409. Left out, the
-    rules are replaced in any case.
+    """Version on which the change is based. If the rules have another version by now, the answer is 409. If `version`
+    is left out, the rules are replaced in any case.
     """
 
 
