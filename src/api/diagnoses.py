@@ -1,5 +1,5 @@
-"""Diagnoses and summaries of builds, and insights into projects: answers of the assistant to questions with one form.
-docs/assistant.md says how they are found.
+"""Diagnoses and summaries of builds, and insights into projects: answers of the assistant to fixed questions.
+docs/assistant.md says how these answers are found.
 """
 
 import asyncio
@@ -37,18 +37,20 @@ from store.clock import utcnow
 
 ID_PREFIX = "diag-"
 ANSWER_TIMEOUT_S = 60.0
-"""Seconds that a request waits for the diagnosis of a model."""
+"""Seconds that a request waits for a diagnosis by a language model."""
 NO_ANSWER = "The model has not answered in time, so rules and statistics have answered."
 MAX_OPEN_QUESTIONS = 100
-"""Number of questions of a user, in chats and for diagnoses, that may be unanswered."""
+"""Largest number of unanswered questions of one user, in chats and for diagnoses, if no language model answers."""
 MAX_OPEN_FOR_MODEL = 5
-"""Number of open questions of a user if a model answers. Each takes one of 20 slots of a worker for up to a minute."""
+"""Largest number of unanswered questions of one user if a language model answers. Each question takes one of 20 slots
+of a worker for up to a minute.
+"""
 MAX_OPEN_IN_ALL = 300
-"""Number of questions of all users that may be unanswered. A further question would probably get no answer while its
-request waits.
+"""Largest number of unanswered questions of all users together. A further question would probably get no answer while
+its request waits.
 """
 RETRY_AFTER_S = 10
-"""Seconds after which a user may try again if they or all users have too many questions."""
+"""Seconds after which a user may ask again if too many questions are unanswered."""
 MAX_TESTS = 100
 """Largest number of failed tests that a diagnosis looks at."""
 
@@ -94,7 +96,7 @@ class DiagnosisView(msgspec.Struct):
     root_cause: str
     """The most likely cause of the failures, in one sentence."""
     confidence: float
-    """From 0 to 1: how likely the root cause and the classification are right. Never 1."""
+    """Probability that the root cause and the classification are right: from 0 to 1, but never 1."""
     suggested_fix: str
     """What may mend the cause; empty if nothing is known."""
     affected_tests: int
@@ -110,7 +112,9 @@ class DiagnosisView(msgspec.Struct):
     provider: str
     """Author of the diagnosis: `builtin` for rules and statistics, otherwise the kind of the model's server."""
     fell_back: str
-    """A sentence that says why rules answered instead of the model; empty if the model did, or if there is none."""
+    """A sentence that says why rules answered instead of the model; empty if the model answered, or if there is no
+    model.
+    """
 
 
 class SummaryView(msgspec.Struct):
@@ -131,9 +135,9 @@ class FlakyTestItem(msgspec.Struct):
     test_id: int
     """Id of the test case."""
     runs: int
-    """Number of runs in the window, without those of broken builds."""
+    """Number of runs in the look-back window of `period_days`, without those of broken builds."""
     failed_runs: int
-    """Number of runs in the window that failed, or passed on a retry only."""
+    """Number of runs in the look-back window that failed, or passed on a retry only."""
 
 
 class Insights(msgspec.Struct):
@@ -164,12 +168,12 @@ class DiagnosisController(Controller):
     async def diagnose_build(
         self, request: Request[User, Any, Any], ctx: RequestContext, data: DiagnosisRequest
     ) -> DiagnosisView:
-        """Returns the most likely cause of a build's failure, how sure that is, and what to do about it, with the
-        sources that support the answer. The diagnosis is recorded in the audit trail, together with the evidence; if
-        the caller asks again and nothing has changed, it is not recorded again.
+        """Returns the most likely cause of a build's failure, the probability that this is right, and what to do about
+        it, with the sources that support the answer. The diagnosis is recorded in the audit trail, together with the
+        evidence. If the caller asks again and nothing has changed, it is not recorded again.
 
-        Answers 409 if the build has not ended, or if it passed. If a model is configured, a worker asks it for the
-        words of the diagnosis. If it does not answer within a minute, the answer is that of rules and statistics.
+        Answers 409 if the build has not ended, or if it passed. If a model is configured, a worker asks the model for
+        the words of the diagnosis. If the model does not answer within a minute, rules and statistics answer instead.
         """
         build = await find_visible_build(ctx, data.build_id)
         must_have_failed(build)
@@ -241,8 +245,9 @@ class DiagnosisController(Controller):
 
 @asynccontextmanager
 async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
-    """Context manager around a request that asks a worker. Raises TooManyRequests if this process already handles too
-    many questions of the caller, and Unavailable if it handles too many of all users.
+    """Context manager around a request whose question a worker answers. Counts the question as open in this process
+    until the block ends. Raises TooManyRequests if too many questions of the caller are open in this process, and
+    Unavailable if too many questions of all users are.
     """
     user_id, questions = ctx.user.user_id, ctx.services.questions
     questions[user_id] += 1
@@ -256,8 +261,8 @@ async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
 
 
 async def refuse_beyond_limits(ctx: RequestContext) -> None:
-    """Raises TooManyRequests if the caller has too many unanswered questions in the read model, and Unavailable if all
-    users together have too many.
+    """Raises TooManyRequests if the read model shows too many unanswered questions of the caller, and Unavailable if it
+    shows too many of all users together.
     """
     unanswered = await inquiries.count_open_by_user(ctx.source, ("chat", "diagnosis"))
     refuse_too_many(ctx, unanswered.get(ctx.user.user_id, 0), sum(unanswered.values()))
@@ -288,10 +293,10 @@ async def find_answer(ctx: RequestContext, question: Question) -> tuple[Evidence
 
 
 def name_diagnosis(ctx: RequestContext, evidence: Evidence, found: Answer, hour: str = "") -> str:
-    """Returns the id of a diagnosis. The id is the same if a user asks again and nothing has changed, so that an
-    unchanged diagnosis is recorded once. The id does not reveal the evidence, since it stays after the evidence is
-    erased. `hour` is the present hour for a question that is asked again because a model gave no answer, otherwise
-    empty.
+    """Returns the id of a diagnosis. If a user asks again and nothing has changed, the id is the same, so that an
+    unchanged diagnosis is recorded once. The id is a hash that does not reveal the evidence: it is kept after the
+    evidence is erased. `hour` is the present hour if the question is asked again because the model gave no answer;
+    otherwise it is empty.
     """
     contents = msgspec.json.encode((ctx.user.user_id, ctx.services.model_policy.model, evidence, found, hour))
     return ctx.services.secrets.claim(ID_PREFIX.removesuffix("-"), hashlib.sha256(contents).hexdigest())
@@ -331,7 +336,7 @@ def to_diagnosis(build_id: int, found: Answer, provider: str, fell_back: str) ->
 
 
 def must_have_failed(build: BuildRow) -> None:
-    """Raises Conflict if there is no failure to explain."""
+    """Raises Conflict if the build has not ended or has passed, so that there is no failure to explain."""
     if build.status in ("queued", "running"):
         raise Conflict(f"Build {build.id} has not ended yet; it can be diagnosed when it has failed.")
     if build.status == "passed":

@@ -32,7 +32,7 @@ from store.clock import utcnow
 DEFAULT_TAIL = 200
 """Number of lines of a log if the request does not say how many it wants."""
 MAX_TAIL = 10_000
-"""Largest number of lines of a log."""
+"""Largest number of lines of a log that a request can ask for."""
 MAX_ENV = 100
 """Largest number of environment variables of a container."""
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -59,7 +59,7 @@ class NewDockerAgent(msgspec.Struct):
     pool_id: Id | None = None
     """Node pool that the agent's node joins; null for no pool."""
     env: Annotated[dict[str, Annotated[str, Meta(max_length=32_768)]], Meta(max_length=MAX_ENV)] = {}
-    """Environment variables of the container. Write-only."""
+    """Environment variables of the container. No answer shows them."""
     memory_mb: MemoryMb | None = None
     cpus: Cpus | None = None
 
@@ -140,9 +140,9 @@ class DockerAgentController(Controller):
         tail: Annotated[int, Parameter(ge=1, le=MAX_TAIL, description="Number of lines, the last ones")] = DEFAULT_TAIL,
         stream: Annotated[bool, Parameter(description="Send later lines, too, as server-sent events")] = False,
     ) -> Response[DockerAgentLog]:
-        """Returns the last lines of what the agent has printed, each with its time. The logs of its builds are not
+        """Returns the last lines that the agent has printed, each with its time. Lines of the logs of builds are not
         among them. With `stream`, sends server-sent events instead: `{"type": "log", "data": "..."}` for each line,
-        then `{"type": "done"}`. An EventSource that comes back after `done` is answered by 204, and stops.
+        then `{"type": "done"}`. An EventSource that reconnects after `done` gets the answer 204, and stops.
         """
         agent = await find_docker_agent(ctx, id)
         logs = ctx.services.container_logs
@@ -179,8 +179,8 @@ class DockerAgentController(Controller):
     async def stop_docker_agent(
         self, request: Request[User, Any, Any], ctx: RequestContext, id: str
     ) -> DockerAgentState:
-        """Stops the container of a Docker agent, and waits until it has ended. It takes no more builds; a build that
-        does not end within 15 s is queued again. The container can be started again.
+        """Stops the container of a Docker agent, and waits until it has ended. The agent takes no more builds. A build
+        that does not end within 15 s is queued again. The container can be started again.
         """
         agent = await operate(request, ctx, StopDockerAgent(id), "stop")
         if agent.status != "stopped":
@@ -189,8 +189,9 @@ class DockerAgentController(Controller):
 
     @delete("/{id:str}", opt={"problems": (OutsideFailure, StillRunning)}, guards=[NODE_MANAGERS])
     async def destroy_docker_agent(self, request: Request[User, Any, Any], ctx: RequestContext, id: str) -> None:
-        """Removes the container of a Docker agent with its files, and deletes its node. A build that runs in it is
-        aborted. If the Docker host does not answer, answers 502, and goes on trying to remove the container.
+        """Removes the container of a Docker agent with its files, and deletes the agent's node. A build that runs in
+        the container is aborted. If the Docker host does not answer, the answer is 502, and the server goes on trying
+        to remove the container.
         """
         agent = await operate(request, ctx, DestroyDockerAgent(id), "destroy")
         if not agent.deleted:

@@ -29,9 +29,10 @@ async def operate(
     command: StartDockerAgent | StopDockerAgent | DestroyDockerAgent,
     *operations: Operation,
 ) -> DockerAgent:
-    """Executes a command that requests an operation. Returns the state of the agent once none of `operations` is
-    pending any more, or once a try has failed that a worker will repeat. Raises StillRunning after WAIT_TIMEOUT_S, and
-    what the command raises.
+    """Executes a command that requests an operation, and waits. Returns the state of the agent as soon as none of
+    `operations` is pending any more, or as soon as a try has failed, even if a worker will try again.
+
+    Raises StillRunning after WAIT_TIMEOUT_S. Raises the errors by which the command is refused.
     """
     agent_id = command.agent_id
     changed = asyncio.Event()
@@ -44,7 +45,7 @@ async def operate(
     with ctx.services.listener.subscribed(EVENTS, on_events):
         requested = (await ctx(command)).existing(DOCKER_AGENT.at(agent_id))
         if isinstance(command, DestroyDockerAgent) and requested.node_id is not None and not requested.deleted:
-            # The worker does so, too. This aborts its build even while no worker runs.
+            # The worker deletes the node, too. Deleting it here aborts its build even while no worker runs.
             await ctx.prepare(DeleteNode(requested.node_id))
         deadline = asyncio.get_running_loop().time() + WAIT_TIMEOUT_S
         async with watching_disconnect(request, changed) as is_gone:

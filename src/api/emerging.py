@@ -45,7 +45,7 @@ class EmergingTest(msgspec.Struct):
     baseline_runs: int
     """Number of runs before the last `window` runs."""
     recent_runs: int
-    """Number of the last runs that count: `window`, without those of broken builds."""
+    """Number of runs among the last `window` runs, without those of broken builds."""
     recent_failing: int
     """Number of the `recent_runs` that failed or passed on a retry only."""
     flaky_probability: float
@@ -55,8 +55,8 @@ class EmergingTest(msgspec.Struct):
     than flakiness.
     """
     detected: bool
-    """Whether the server has noticed a lasting rise, which is unlikely to be an accident, and recorded it. Never within
-    the first 100 runs of a test, since its usual rate is not known yet.
+    """Whether the server has recorded a rise, since it lasts and is unlikely to be an accident. No rise is recorded
+    within the first 100 runs of a test, since the usual rate of the test is not known yet.
     """
     detected_at: datetime | None
     """Time when the rise was recorded; null if it was not."""
@@ -116,7 +116,7 @@ class EmergingController(Controller):
         window: Annotated[int, Parameter(ge=1, le=200, description="Recent build count to compare against")] = 10,
     ) -> EmergingList:
         """Returns the tests of a project that failed more often in their last `window` runs than before. Leaves out
-        tests that have no runs before these, since there is nothing to compare with.
+        tests without earlier runs, since there is nothing to compare with.
         """
         await find_visible_project(ctx, project_id)  # before the turn, so that nobody waits for one in vain
         async with take_turn(ctx.request, ctx.services.analysis_turns), ctx.reading() as connection:
@@ -166,8 +166,9 @@ def sort_key(item: EmergingTest) -> tuple[bool, bool, float, int]:
 
 
 def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> EmergingTest | None:
-    """Compares the last `window` runs of a test with those before. Returns None if there are none before, or if none of
-    the last ones failed. `detected` is the recorded rise, which may have begun before these runs.
+    """Compares the last `window` runs of a test with all earlier runs. Returns None if there are no earlier runs, or if
+    none of the last `window` runs failed or passed on a retry only. `detected` is the recorded rise, which may have
+    begun before the last `window` runs; None if no rise is recorded.
     """
     history = case.history.without_unknown()
     recent, baseline = history.newest(window), history.before_newest(window)
@@ -196,8 +197,8 @@ def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> Em
 
 
 def find_first_failing(history: RunHistory, recent: RunHistory) -> int:
-    """Returns the id of the build with which an unrecorded rise began: the first failing build that is evidence for the
-    rise. That build may be older than the recent runs.
+    """Returns the id of the build with which a rise began that is not recorded: the first failing build that is
+    evidence for the rise. It may be older than the runs in `recent`.
     """
     return follow(history).first_build_id or next(
         run.build_id for run in recent.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT

@@ -46,7 +46,9 @@ async def find_accessible(ctx: RequestContext, row_type: type[R], endpoint_id: i
 
 
 def check_scheme(field: str, url: str) -> None:
-    """Raises Invalid for a URL that the server would never call, whoever asks. `must_be_callable` checks the rest."""
+    """Raises Invalid unless the URL begins with https:// or http://. Whether the server may call the URL is for
+    `must_be_callable` to check.
+    """
     if not url.lower().startswith(("https://", "http://")):
         raise Invalid.field(field, "must begin with https://")
 
@@ -64,8 +66,8 @@ async def must_be_callable(ctx: RequestContext, url: str, field: str) -> None:
 
 
 async def find_with_stats(ctx: RequestContext, row_type: type[R], endpoint_id: int) -> tuple[R, DeliveryStats]:
-    """Returns the row of an endpoint and the statistics of its deliveries. Raises the same errors as
-    `find_accessible`.
+    """Returns the row of an endpoint and the statistics of its deliveries. Raises NotFound if the user cannot see the
+    endpoint, and Forbidden if the user's access is lower than the route requires.
     """
     async with ctx.reading() as connection:
         row = await find_accessible(ctx, row_type, endpoint_id)

@@ -70,7 +70,7 @@ class CaseResult(msgspec.Struct):
     passed: bool
     """Whether the answer was right."""
     tokens: int
-    """Tokens that a language model used for the answer."""
+    """Number of tokens that a language model used for the answer."""
 
 
 class EvalDetails(msgspec.Struct):
@@ -90,16 +90,16 @@ class EvalDetails(msgspec.Struct):
     results: list[CaseResult]
     """All cases that are graded, in the order in which they ran."""
     tokens: int
-    """Tokens that a language model used for all answers."""
+    """Number of tokens that a language model used for all answers."""
     error: str
-    """A sentence that says why the status is `failed`; empty if it is not."""
+    """A sentence that says why the evaluation failed; empty unless the status is `failed`."""
     created_at: datetime
     started_at: datetime | None
-    """Time at which a worker began; null before."""
+    """Time at which a worker began to run the evaluation; null until then."""
     ended_at: datetime | None
-    """Time at which the evaluation ended; null before."""
+    """Time at which the evaluation ended; null until then."""
     duration_s: int
-    """Seconds from the start of a worker to the end; 0 before the end."""
+    """Seconds from `started_at` to `ended_at`; 0 until the evaluation has ended."""
 
 
 class NewEval(msgspec.Struct):
@@ -128,13 +128,15 @@ class Regressions(msgspec.Struct):
     current: str
     """Id of the evaluation that is compared with `baseline`."""
     score_delta: float
-    """Share of cases that pass now, minus the share that passed before; of the cases that both evaluations have."""
+    """Share of cases that passed in `current`, minus the share that passed in `baseline`. Only cases that both
+    evaluations have count.
+    """
     cases_compared: int
     """Number of cases that both evaluations have."""
     regressions: list[ChangedCase]
-    """Cases that passed before and fail now."""
+    """Cases that passed in `baseline` and failed in `current`."""
     improvements: list[ChangedCase]
-    """Cases that failed before and pass now."""
+    """Cases that failed in `baseline` and passed in `current`."""
 
 
 class EvalController(Controller):
@@ -190,8 +192,8 @@ class EvalController(Controller):
             ),
         ] = None,
     ) -> Regressions:
-        """Compares two complete evaluations, by default the last two of one suite, and returns the cases that passed
-        before and fail now. Only cases that both have count.
+        """Compares two complete evaluations, by default the last two of one suite. Returns the cases that passed in the
+        earlier evaluation and failed in the later one, and the reverse. Only cases that both evaluations have count.
         """
         baseline, current = await self._find_pair(ctx, baseline_id, current_id)
         found = compare(baseline.graded.values(), current.graded.values())

@@ -1,4 +1,4 @@
-"""Build and commit with which a test began to fail, in the answer about a failed result."""
+"""Part of the answer about a failed result: the build and the commit with which the test began to fail."""
 
 from typing import Literal
 
@@ -25,11 +25,11 @@ class FirstBad(msgspec.Struct):
     cause: Literal["commit", "same_commit", "unknown"]
     """`commit`: a commit after `last_good_commit`, up to `commit_sha`, broke the test. `same_commit`: the test passed
     and failed on the same commit, so no commit broke it. `unknown`: a build or commit is not known, the failure is an
-    outage, or the test keeps failing here and has passed with `commit_sha` on another branch.
+    outage, or the test keeps failing on this branch although it has passed with `commit_sha` on another branch.
     """
     passed_in_build_id: int | None
-    """Another build of the job on `commit_sha` in which the test passed, on any branch. Null if `last_good_commit` is
-    the same commit, or if there is none.
+    """Id of another build of the job, on any branch, in which the test passed with `commit_sha`. Null if there is no
+    such build, or if `last_good_commit` is the same commit as `commit_sha`.
     """
 
 

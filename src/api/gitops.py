@@ -76,7 +76,7 @@ class SyncStatus(msgspec.Struct):
     synced_at: datetime | None
     """Time of the last successful sync; null before the first."""
     problem: str | None
-    """Error of the latest sync, which a push started; null if the latest sync succeeded. A sync that fails changes
+    """Error of the last sync that a push started; null if this sync or a later one succeeded. A sync that fails changes
     nothing.
     """
     failed_at: datetime | None
@@ -177,7 +177,7 @@ async def prepare(
     are too far behind.
     """
     pool = ctx.services.pool
-    # A job that the read models do not show yet would get a second one of its name.
+    # If the read models do not show a job yet, the sync would create a second job with the same name.
     if not await ctx.wait_for_head():
         raise Unavailable("Which jobs the project has is not up to date; try again.")
     try:

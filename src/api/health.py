@@ -83,9 +83,9 @@ class Readiness(msgspec.Struct):
     lagging: list[LaggingModel]
     """Read models that had not reached the end of the log after 2 s."""
     sealed: int | None
-    """Position up to which checkpoints cover the log; null before the first one."""
+    """Position up to which checkpoints cover the log; null before the first checkpoint."""
     sealed_age_s: int | None
-    """Seconds since the newest checkpoint was signed; null before the first one."""
+    """Seconds since the newest checkpoint was signed; null before the first checkpoint."""
     progress: list[str]
     """Progress of the first five reactions that take long, such as the deletion of a job with many artifacts."""
 
@@ -278,8 +278,8 @@ class ReactionController(Controller):
 
     @get("", guards=[CAN_READ])
     async def list_reactions(self, ctx: RequestContext) -> Sequence[ReactionStatus]:
-        """Returns the status of every kind of reaction: the position up to which the log was read for it, and how many
-        of its reactions are due or parked. Only admins see the texts of errors.
+        """Returns the status of every kind of reaction: the position up to which the log was read for this kind, and
+        the numbers of due and of parked reactions. Only admins see the texts of errors.
         """
         return without_errors(await reactions.fetch_statuses(ctx.source), ctx.user)
 

@@ -46,7 +46,7 @@ MAX_PAYLOAD = 5 * 1024**2
 MAX_CHANGES = 200
 """Largest number of branches and tags in one push."""
 MAX_PROJECTS = 20
-"""Largest number of projects with the same repository whose webhook secrets are tried."""
+"""Largest number of projects with the same repository whose webhook secrets are tried for one message."""
 ACTOR = "system:hook"
 RECEIVED_BEFORE = "This message was received before, so it starts nothing more."
 NOT_SIGNED = "The message is not signed with the webhook secret of the project, or there is no such project."
@@ -155,7 +155,10 @@ class ProjectHookController(Controller):
     async def receive_project_hook(
         self, ctx: RequestContext, request: Request[Any, Any, Any], project_id: int
     ) -> Response[HookAnswer]:
-        """Receives the message of a hook for this project, as `/api/v3/gitops/webhook` does."""
+        """Receives the message of a hook of GitHub, GitLab or Bitbucket, signed with the webhook secret of the project
+        in the path. Answers 202 to a message that reports no change. If the host sends a message again, nothing starts,
+        and the answer says so.
+        """
         return await receive(ctx, request, project_id)
 
 
@@ -261,7 +264,8 @@ async def find_signer(
     ctx: RequestContext, headers: Mapping[str, str], body: bytes, project_id: int | None
 ) -> LoadedState[Project]:
     """Returns the project whose webhook secret signed the message. Without `project_id`, tries at most MAX_PROJECTS
-    projects that build the repository named in the message. Raises Unauthenticated if none of their secrets signed it.
+    projects that build the repository named in the message. Raises Unauthenticated if the message is not signed with
+    the secret of one of these projects.
     """
     if project_id is not None:
         project_ids = [project_id]
@@ -333,8 +337,8 @@ def describe_unwanted(change: RepositoryChange, is_refused: bool) -> str:
 
 
 def describe_changes(numbered: Sequence[tuple[int, RepositoryChange]], syncing: RepositoryChange | None) -> str:
-    """Returns what the server does because of these changes. Each change comes with its id. `syncing` is the change
-    that makes the server read the project's jobs again.
+    """Returns a sentence that says what the server does because of the changes in `numbered`, each of which comes with
+    its id. `syncing` is the change that makes the server read the project's jobs again; None if there is none.
     """
     (first_id, first), *more = numbered
     if not (first.deleted and more) and (reason := find_skip_reason(first)) is not None:

@@ -1,5 +1,6 @@
 """Examples of request bodies and answers for the API description. `examples.json` contains them by operation id, under
-`request` and `response`. They come from the public API reference; `complete` adds the fields that only this server has.
+`request` and `response`. The examples come from the public API reference. `complete` adds the fields that only this
+server has.
 """
 
 import json
@@ -38,8 +39,8 @@ def complete(example: Any, schema: Schema, schemas: Schemas) -> Any:
 
 
 def _choose(example: Any, schema: Schema, schemas: Schemas) -> Schema:
-    """Returns the alternative in `anyOf` that fits the example best, or the schema itself if it has no `anyOf`. Follows
-    a reference to the schema that it names.
+    """Returns the alternative in `anyOf` that fits the example best, or the schema itself if it has no `anyOf`. Instead
+    of a reference, returns the schema to which the reference leads.
     """
     found = [schemas.resolve(item) for item in schema.get("anyOf", [schema])]
     if isinstance(example, dict):

@@ -54,7 +54,7 @@ class OperationForm:
 
     @property
     def answer_types(self) -> list[Any]:
-        """Types of the operation's JSON answers; empty if it answers in another format."""
+        """Types of the operation's JSON answers; empty if the operation answers in another format."""
         if not self.is_json:
             return []
         return [kind for kinds in self.answers.values() for kind in kinds if kind not in (NoneType, bytes)]
@@ -78,7 +78,7 @@ class OperationForm:
         self._add_examples(operation, schemas)
 
     def _complete_bounds(self, parameters: list[Part]) -> None:
-        """Adds the bounds that are 0, which Litestar leaves out."""
+        """Adds minimums and maximums of query parameters that Litestar has left out because they are 0."""
         in_path = frozenset(parameter["name"] for parameter in parameters if parameter["in"] == "path")
         known = query_parameters(self.handler, in_path)
         for parameter in parameters:
