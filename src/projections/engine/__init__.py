@@ -1,1 +1,1 @@
-"""Applies events of the log to read models: live, as events are appended, and in bulk. Knows no area."""
+"""Applies events of the log to read models: live, as they are appended, and in bulk. Has no code about single areas."""

@@ -10,9 +10,9 @@ from projections.engine.model import Change, Delete, DeleteRange, Key, R, Row, R
 from projections.engine.row_writer import has_numeric_key
 
 COPY_ROWS = 500
-"""Number of changed rows of a table at which its new rows are written by COPY instead of by the statement of the batch.
-If any table has so many, the rows of all append-only tables are written by COPY, too. COPY takes PostgreSQL one to two
-thirds of the time for a row, but needs a few more statements.
+"""Number of changed rows of a table at which a batch writes the table's new rows by COPY instead of by the batch's
+statement. Such a batch also writes the rows of all append-only tables by COPY. COPY takes PostgreSQL one to two thirds
+of the time for a row, but needs a few more statements.
 """
 ROWS_CACHED = 20_000
 """Number of rows of each table that the cache keeps. It first drops the rows that no batch has needed for the longest
@@ -34,7 +34,7 @@ class RowCache:
         return self._rows[row]
 
     def keep(self, row: type[Row], rows: Mapping[Key, Row | None]) -> None:
-        """Stores rows in the cache, and marks them as the last ones that were needed."""
+        """Stores rows in the cache, and marks them as the most recently needed ones."""
         cached = self._rows[row]
         for key in rows:
             cached.pop(key, None)
@@ -112,9 +112,9 @@ class RowBatch:
         return not (self._dirty or self._added or self._bulk_deletes)
 
     def large(self) -> dict[type[Row], list[Row]]:
-        """Returns the new and changed rows that `row_writer.write_rows` is to write, by table: those of each table with
-        at least COPY_ROWS of them. If there is such a table, the rows of all append-only tables are returned, too. For
-        most batches the result is empty.
+        """Returns table -> its new and changed rows, for the tables that `row_writer.write_rows` is to write. These are
+        the tables with a numeric key of which the batch changes at least COPY_ROWS rows and, if there is any, all
+        append-only tables. For most batches the result is empty.
         """
         found: dict[type[Row], list[Row]] = {
             row: [item for item in dirty.values() if item is not None]

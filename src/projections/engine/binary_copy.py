@@ -21,9 +21,9 @@ from projections.engine.model import Row, TableColumn, columns_of
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 NULL = b"\xff\xff\xff\xff"
-"""Length of a value that is null."""
+"""Length that stands for a null: -1, after which no value follows."""
 CODES = {"smallint": "h", "integer": "i", "bigint": "q"}
-"""SQL type -> code of `struct` and `array`."""
+"""SQL type -> code of the type in `struct` and `array`."""
 ELEMENTS: dict[str, tuple[Literal["h", "i"], int]] = {"smallint[]": ("h", 21), "integer[]": ("i", 23)}
 """SQL type of an array -> (code of its elements in `array`, object id of their type in PostgreSQL)."""
 
@@ -37,7 +37,7 @@ class _Number(NamedTuple):
     code: str
     size: int
     pack: Callable[[int, int], bytes]
-    """Packs the size and a number."""
+    """Packs the size of a number, and the number."""
 
 
 class _Array(NamedTuple):
@@ -83,7 +83,7 @@ def pack_rows(rows: Sequence[Row]) -> bytes | bytearray:
 
 
 def pack_columns(columns: "Sequence[array[int]]") -> bytearray:
-    """Returns the rows of a table that has only numbers, given as its columns, in the format of binary COPY."""
+    """Returns rows in the format of binary COPY. `columns` are all columns of a table that has only numbers."""
     packed = []
     for column in columns:
         numbers = column[:]
@@ -103,7 +103,9 @@ def _pack_numbers(rows: Sequence[Row], numbers: Sequence[_Number]) -> bytearray:
 
 
 def _interleave(columns: Sequence[tuple[int, bytes]], count: int) -> bytearray:
-    """Returns `count` rows for COPY. Each column is the size of its numbers, and their bytes."""
+    """Returns `count` rows in the format of binary COPY. `columns` has for each column the size of one number, and the
+    bytes of all numbers.
+    """
     template = struct.pack(">h", len(columns))
     spread: list[tuple[int, bytes]] = []
     for size, values in columns:
@@ -117,7 +119,7 @@ def _interleave(columns: Sequence[tuple[int, bytes]], count: int) -> bytearray:
 
 
 def _pack_array(values: Sequence[int], field: _Array) -> "tuple[bytes, array[int]]":
-    """Packs an array for COPY. Returns its header and its elements, each with its length."""
+    """Packs an array for COPY. Returns the header of the array, and its elements, each after its length."""
     numbers = array(field.code, values)
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -129,9 +131,7 @@ def _pack_array(values: Sequence[int], field: _Array) -> "tuple[bytes, array[int
 
 @lru_cache(2_000)
 def _empty_array(code: Literal["h", "i"], element: int, count: int) -> "tuple[bytes, array[int]]":
-    """Returns the header of an array with `count` elements, and these elements with their lengths. The numbers of the
-    elements are 0.
-    """
+    """Returns the header of an array with `count` elements, and `count` elements that are 0, each after its length."""
     size = struct.calcsize(code)
     elements = array(code, (struct.pack(">i", size) + bytes(size)) * count)
     dimensions = (1, 0, element, count, 1) if count else (0, 0, element)
@@ -140,8 +140,8 @@ def _empty_array(code: Literal["h", "i"], element: int, count: int) -> "tuple[by
 
 
 def unpack_array(sent: bytes, code: Literal["h", "i"]) -> "array[int]":
-    """Returns the elements of an array of numbers, which PostgreSQL's function `array_send` has packed. It must have no
-    nulls, and one dimension or no elements. Takes a tenth of the time that psycopg takes.
+    """Returns the elements of an array of numbers that PostgreSQL's function `array_send` has packed. The array must
+    have no nulls, and must have one dimension or be empty. This takes a tenth of the time that psycopg takes.
     """
     numbers = array(code, sent[20:])
     if sys.byteorder == "little":
@@ -151,7 +151,9 @@ def unpack_array(sent: bytes, code: Literal["h", "i"]) -> "array[int]":
 
 
 def unpack_halves(sent: bytes) -> "tuple[array[int], array[int]]":
-    """Returns the upper and the lower 32 bits of the elements of an array of bigints, as `unpack_array` does."""
+    """Returns the upper and the lower 32 bits of the elements of an array of bigints that PostgreSQL's function
+    `array_send` has packed. The array must have no nulls, and must have one dimension or be empty.
+    """
     numbers = array("i", sent[20:])
     if sys.byteorder == "little":
         numbers.byteswap()
@@ -164,7 +166,7 @@ def _compile_packer(code: str, count: int) -> Callable[..., bytes]:
 
 
 async def copy_rows(connection: AsyncConnection, row: type[Row], chunks: Sequence[bytes | bytearray]) -> None:
-    """Writes rows to the table of `row`. `chunks` are results of `pack_rows`."""
+    """Writes rows to the table of `row`. `chunks` are results of `pack_rows` or `pack_columns`."""
     query = f"COPY {row.table} ({', '.join(row.__struct_fields__)}) FROM STDIN (FORMAT binary)"
     async with connection.cursor() as cursor, cursor.copy(query.encode()) as copying:
         for chunk in (HEADER, *chunks, TRAILER):

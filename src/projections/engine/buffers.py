@@ -16,7 +16,9 @@ from projections.engine.row_writer import RowWriter, flat_key_of, pack_numbers
 CACHED_ROWS = 50_000
 """Number of rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
-"""Number of rows that stay in memory instead of CACHED_ROWS if the table has only numbers: its rows are small."""
+"""Number of rows of a table that stay in memory after a transaction, if a projection reads the table and it has only
+numbers. It is higher than CACHED_ROWS, since rows of numbers are small.
+"""
 
 
 class NotInMemory(Exception):
@@ -24,7 +26,9 @@ class NotInMemory(Exception):
 
 
 class LoadConnection:
-    """The connection of a bulk load. Creates an index when it is first needed, and remembers which it has created."""
+    """The connection of a bulk load. Creates an index when it is first needed, and remembers which indexes it has
+    created.
+    """
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
@@ -49,7 +53,7 @@ class LoadConnection:
 class BufferedTable:
     """Buffer of a bulk load for a table with a primary key. Bulk deletes reach the database before changed rows do.
 
-    The buffer holds rows by their flat key.
+    The buffer holds rows by their flat key: the value of the key column, or a tuple if the key has several columns.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row], *, is_complete: bool) -> None:
@@ -70,7 +74,9 @@ class BufferedTable:
         columns by which a bulk delete has searched since rows were last dropped from memory.
         """
         self._unindexed: set[Any] = set()
-        """Flat keys of the rows that the next search adds to `_keys_by_value`: those stored since the last one."""
+        """Flat keys of the rows that were stored since the last search by a bulk delete. The next search adds them to
+        `_keys_by_value`.
+        """
         self._has_single_key = len(row.table.key) == 1
         self.writer = RowWriter(db.connection, row)
         self._cached = CACHED_NUMERIC_ROWS if self.writer.is_numeric else CACHED_ROWS
@@ -87,14 +93,18 @@ class BufferedTable:
         return self.is_complete or flat_key in self.rows or self.writer.is_new(flat_key)
 
     def get(self, flat_key: Any) -> Row | None:
-        """Returns the row with this key; None if there is none. Raises NotInMemory."""
+        """Returns the row with this key; None if the table has none. Raises NotInMemory if the row has to be read from
+        the table first.
+        """
         self.is_read = True
         if (found := self.rows.get(flat_key)) is None and not self.has(flat_key):
             raise NotInMemory
         return found
 
     def get_many(self, flat_keys: Sequence[Any]) -> Sequence[Row | None]:
-        """Returns for each of these keys the row or None. Raises NotInMemory."""
+        """Returns for each of these keys the row; None if the table has no such row. Raises NotInMemory if one of the
+        rows has to be read from the table first.
+        """
         self.is_read = True
         if not self.is_complete and not all(map(self.has, flat_keys)):
             raise NotInMemory
@@ -117,7 +127,9 @@ class BufferedTable:
             self._unindexed.add(flat_key)
 
     def store_many(self, rows: Mapping[Any, Row]) -> None:
-        """Stores the rows of a `RowsByKey`."""
+        """Stores many new or changed rows, by flat key. Only one of them is checked later, so they must be equal except
+        for keys and counters.
+        """
         self.rows.update(rows)
         self.changed.update(rows)
         self._unchecked += islice(rows.values(), 1)
@@ -230,9 +242,9 @@ class DeferredDeletes:
 class AppendOnlyTable:
     """Buffer of an append-only table. Writes new rows by COPY.
 
-    Deletes are deferred to the end of the load, when an index finds their rows. Until then they are stored in the table
-    `waiting_deletions`. A deferred delete must not match rows that are inserted after it. So such rows are held back,
-    and when the buffer is written, the deletes are executed before them.
+    Deletes are deferred to the end of the load, when an index finds the rows to delete. Until then the deletes are
+    stored in the table `waiting_deletions`. A deferred delete must not delete rows that came after it. So rows that
+    came after a delete and match it are held back. Before they are inserted, all deferred deletes are executed.
     """
 
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
@@ -243,7 +255,7 @@ class AppendOnlyTable:
         """Size of the packed rows that are not written yet."""
         self._db = db
         self._unpacked: list[Row] = []
-        """New rows that came before those in `rows`, except those held back."""
+        """New rows that came before those in `rows` and are not packed yet, except rows that are held back."""
         self._packed: list[bytes | bytearray] = []
         self._held_back: list[Row] = []
         """New rows that a deferred delete matches, although they came after it."""
@@ -259,7 +271,7 @@ class AppendOnlyTable:
             self._defer(DeleteRange(self.row, *values))
 
     def bulk_delete(self, deletion: DeleteRange) -> None:
-        """Defers a delete. It will delete the rows that came before it."""
+        """Defers a delete. At the end of the load, it deletes the matching rows that came before it."""
         self._hold_back()
         self._held_back = [item for item in self._held_back if not deletion.matches(item)]
         self._defer(deletion)
@@ -272,7 +284,7 @@ class AppendOnlyTable:
         return any(deletions.matches(item) for deletions in self._deferred.values())
 
     def _hold_back(self) -> None:
-        """Moves `rows` to the rows to pack, and those that an earlier delete matches to the rows held back."""
+        """Moves the rows in `rows` that match a deferred delete to `_held_back`, and all others to `_unpacked`."""
         if self._deferred:
             self._held_back += filter(self._is_deleted, self.rows)
             self._unpacked += filterfalse(self._is_deleted, self.rows)

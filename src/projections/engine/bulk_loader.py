@@ -9,9 +9,9 @@
 
 The loader calls the same `apply` functions as the engine. So both write the same rows, and park events for the same
 reasons. The rows of a batch are checked together. If one of them cannot be stored, the loader rolls its transaction
-back and raises `UncheckedRows`; a careful loader, which checks the rows of each event before the next event, then finds
-the event to park. If only PostgreSQL rejects a row, the loader rolls back and raises `LoadRefused`. Then the engine
-applies these events.
+back and raises `UncheckedRows`. A careful loader, which checks the rows of each event before the next event, then finds
+the event to park. If PostgreSQL rejects a row that has passed the check, the loader rolls back and raises
+`LoadRefused`. Then the engine applies the events of the transaction.
 """
 
 import contextlib
@@ -82,8 +82,9 @@ def _with_memory(statement: str) -> str:
 
 
 class UncheckedRows(Exception):
-    """Raised by a loader that is not careful when a row cannot be stored. The transaction was rolled back. Let a
-    careful loader apply its events again.
+    """Raised when a row cannot be stored, by a loader that is not careful: it checks rows only after each batch. The
+    transaction was rolled back. Let a careful loader, which checks the rows of each event, apply the transaction's
+    events again.
     """
 
 
@@ -199,8 +200,8 @@ class BulkLoader:
             await table.load_deferred()
 
     async def apply(self, events: Sequence[Recorded]) -> None:
-        """Applies the next events after `position`. Raises UncheckedRows, LoadRefused, LostLeadership or
-        psycopg.OperationalError.
+        """Applies the next events after `position`. Raises UncheckedRows or LoadRefused if a row cannot be stored,
+        LostLeadership if another process has moved the projections, or psycopg.OperationalError.
         """
         async with self._rollback_on_error():
             await self._open()

@@ -39,7 +39,9 @@ class _Span:
         self.columns = {name: array(code, bytes(array(code).itemsize * SPAN)) for name, code in codes.items()}
 
     def changed_columns(self, number: int) -> "list[array[int]]":
-        """Returns the keys of the changed rows, and their other columns."""
+        """Returns the columns of the changed rows, beginning with the column of the keys. `number` is the number of
+        this span: its first key divided by SPAN.
+        """
         keys = array("q", range(number * SPAN, (number + 1) * SPAN))
         columns = (keys, *self.columns.values())
         first, end = self.changed.index(1), self.changed.rindex(1) + 1
@@ -109,7 +111,7 @@ class ColumnTable:
         return [self.get(key) for key in keys]
 
     def get_columns(self, first: int, count: int) -> _SpanColumns:
-        """Returns the rows with `count` consecutive keys."""
+        """Returns the rows with `count` consecutive keys, of which `first` is the first."""
         return _SpanColumns(self._pieces(first, count))
 
     def store(self, item: Row) -> None:
@@ -200,8 +202,8 @@ class ColumnTable:
         return span
 
     def _pieces(self, first: int, count: int) -> list[tuple[_Span, int, int]]:
-        """Divides `count` consecutive keys by spans. Returns for each span the index of its first key, and the index
-        after its last one.
+        """Divides `count` consecutive keys by spans. Returns (span, start, end) for each span: the keys have the
+        indexes from `start` to before `end` in it.
         """
         pieces, key, end = [], first, first + count
         while key < end:

@@ -1,9 +1,9 @@
 """The engine: applies a batch of events to the tables of some projections.
 
 It asks `keys` which rows the batch needs, fetches these rows, and calls `apply`. Then one prepared statement writes the
-changed rows and the position, and sends the NOTIFY. The rows of tables in which many change follow by COPY, in the same
-transaction. If a projection cannot apply an event, the engine parks the event for this projection, with the error, and
-later events of its stream, too. Everything else goes on.
+changed rows and the position, and sends the NOTIFY. If many rows of a table change, these are written after the
+statement, in the same transaction, and new ones by COPY. If a projection cannot apply an event, the engine parks the
+event for this projection, with the error, and later events of its stream, too. Everything else goes on.
 
 The projector runs the engine on the live tables. A rebuild uses the bulk loader (`projections.engine.bulk_loader`) for
 most of the log. It uses the engine for the last events, and for events that the loader refuses. Loader and engine call
@@ -99,16 +99,16 @@ class Engine:
         self._cache = RowCache()
         self._written = 0
         self._row_ids: str | None = None
-        """`ctid` of each row of `projection_positions` that this engine moves, since its last write; None if they are
-        not known. While another transaction is open for long, PostgreSQL keeps all versions of these rows. A search by
-        their key would read them all.
+        """The `ctid` values of the rows of `projection_positions` that this engine moves, as its last write has left
+        them; None if they are not known. By `ctid`, a write finds the newest version of each row at once. A search by
+        key would read all versions, which PostgreSQL keeps while another transaction is open for long.
         """
         self._generations: dict[str, int] = {}
         self._blocked: set[tuple[str, str]] = set()
         self._handling: dict[type[Event], Sequence[Projection]] = {}
         """Class of an event -> the projections that handle it."""
         self._keys: dict[int, Sequence[tuple[type[Row], Key]]] = {}
-        """Position of an event that is being applied -> rows that all projections need for it."""
+        """Position of an event that is being applied -> keys of the rows that the projections need for it."""
 
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
         """Applies the next events after `position`. Returns the new position.

@@ -38,13 +38,17 @@ _DEFECTS = """
     WHERE a.attname IS NULL AND i.indrelid IS NULL
     ORDER BY w.number
 """
-"""SQL query for lost tables, columns and primary keys. A result without a column name is a lost primary key."""
+"""SQL query for lost tables, columns and primary keys. A result without the name of a column stands for a lost primary
+key if the table exists, and for a lost table if not.
+"""
 
 
 @dataclass(frozen=True)
 class Inspection:
     head: int
-    """The newest position of the log, without rows beyond LAST_POSITION."""
+    """The newest position of the log. A row of the log at a position that the server's sequence has not allocated does
+    not count.
+    """
     positions: dict[str, int]
     """Name -> position, for the projections that have tables of their current version."""
     broken: dict[str, str]
@@ -83,8 +87,8 @@ async def inspect(connection: AsyncConnection, projections: Sequence[Projection]
 
 
 async def create_on_empty_log(connection: AsyncConnection, projections: Sequence[Projection]) -> list[Projection]:
-    """Creates missing live tables if the log is empty. Otherwise returns the projections that must be rebuilt, because
-    their tables are missing or broken.
+    """Creates missing live tables if the log is empty, and returns no projections. Otherwise creates nothing, and
+    returns the projections that must be rebuilt, because their tables are missing or broken.
     """
     live = await inspect(connection, projections)
     unsound = [projection for projection in projections if projection.name not in live.sound]
@@ -95,10 +99,9 @@ async def create_on_empty_log(connection: AsyncConnection, projections: Sequence
 
 
 async def mark_broken(connection: AsyncConnection, projections: Sequence[Projection]) -> dict[str, str]:
-    """Finds the broken live read models and marks them as broken in the database. Returns the reason for each, by
-    name.
+    """Finds the broken live read models and marks them as broken in the database. Returns the reason for each, by name.
 
-    Does not mark tables that a switch has put in the place of the inspected ones meanwhile. A switch increases the
+    If a switch has replaced the inspected tables meanwhile, the new tables are not marked: a switch increases the
     generation.
     """
     cursor = await connection.execute("SELECT name, version, generation FROM projection_positions")

@@ -44,8 +44,9 @@ occurs once.
 """
 
 ORDINARY, PRESENT, ABSENT, UNKNOWN = range(4)
-"""States of a key in `Columns`: its row is known and ordinary (`Row.is_ordinary`); its row is known and not ordinary;
-it is known to have no row; or nothing is known. A state up to PRESENT means that the row is known.
+"""States of a key in `Columns`. ORDINARY: its row is known, and a `ColumnsByKey` may change it (`Row.is_ordinary`).
+PRESENT: its row is known, but is not ordinary. ABSENT: the table has no row with this key. UNKNOWN: nothing is known.
+So the row is known if the state is PRESENT or lower.
 """
 
 
@@ -87,7 +88,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_ordinary(self) -> bool:
-        """Whether the row may be changed by a ColumnsByKey. Only a table in columns has such rows."""
+        """Whether a `ColumnsByKey` may change the row. Only tables with `Table.in_columns` have such rows."""
         return False
 
 
@@ -137,9 +138,9 @@ class RowsByKey:
 
 
 class ColumnsByKey:
-    """A change that replaces the columns `columns` of the rows with `count` consecutive keys, of which `first` is the
-    first. A number stands for a column of equal numbers. The rows at the indexes `others` stay as they are. All the
-    rest must be ordinary before and after the change.
+    """A change of some columns of the rows with `count` consecutive keys, of which `first` is the first. `columns` maps
+    the name of a column to its new numbers, or to the one number that all rows get. The rows at the indexes `others`
+    stay as they are. All other rows must be ordinary (`Row.is_ordinary`) before and after the change.
     """
 
     def __init__(
@@ -179,18 +180,20 @@ class Columns(Protocol):
 
 class Rows(Protocol):
     def get(self, row: type[R], *key: Any) -> R | None:
-        """Returns the row with this key, as earlier events have left it; None if there is none. `keys` must have named
-        the row.
+        """Returns the row with this key, as earlier events have left it; None if there is none. The projection's `keys`
+        must have named the row.
         """
         ...
 
     def get_many(self, row: type[R], keys: Sequence[Any]) -> Sequence[R | None]:
-        """Returns for each of these keys the row or None. The table's key must be a single column."""
+        """Returns for each of these keys the row; None if the table has no such row. The table's key must be a single
+        column.
+        """
         ...
 
     def get_columns(self, row: type[Row], first: int, count: int) -> Columns | None:
-        """Returns the rows with `count` consecutive keys, of which `first` is the first. Returns None if they have to
-        be read by `get_many`: always, except in a bulk load.
+        """Returns the rows with `count` consecutive keys, of which `first` is the first. Returns None if the rows have
+        to be read by `get_many`, which is always so except in a bulk load.
         """
         ...
 
@@ -256,7 +259,8 @@ class Projection:
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:
-    """Returns a short hash of the names and versions of projections, which the projector's notifications contain."""
+    """Returns a short hash of the names and versions of projections. The projector's notifications contain this hash.
+    """
     names = ",".join(sorted(f"{projection.name} {projection.version}" for projection in projections))
     return hashlib.sha256(names.encode()).hexdigest()[:12]
 

@@ -32,8 +32,8 @@ GATE = "testhide projector takes over"
 start together, one gets all locks.
 """
 BATCH_SIZE = 500
-"""Number of events that are read at once. While the projector is behind the log, their rows are also written at
-once.
+"""Number of events that are read at once. While the projector is behind the log, the rows of so many events are also
+written at once.
 """
 TAKE_OVER_INTERVAL_S = 0.2
 """Seconds between two attempts to take locks that another projector holds."""
@@ -120,8 +120,8 @@ async def _apply(engine: Engine, cursor: LogCursor, events: Sequence[Recorded]) 
 async def catch_up(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
 ) -> int:
-    """Moves all projections to one position, and returns it: `goal`, or the highest of their positions if that is
-    higher.
+    """Moves all projections to one position, and returns this position: `goal`, or the highest position that one of
+    them has, if that is higher than `goal`.
     """
     positions = await fetch_positions(connection, projections)
     goal = max(goal, *positions.values())

@@ -7,9 +7,10 @@ digest of its read models. In three cases the process reads the positions from t
 - when the digest is not that of this process, because another release runs too or only some read models moved;
 - when an event was parked.
 
-The position can go back: the database loses the newest changes of read models when it crashes, since their transactions
-do not wait for the disk (`projections.engine.schemas`), and a read model that is no longer broken may be behind. So a
-broken connection makes the position unknown, and a position that is read from the database replaces a higher one.
+The position can go back. When the database crashes, it loses the newest changes of read models, since their
+transactions do not wait for the disk (`projections.engine.schemas`). A read model that is no longer broken may be
+behind the others. So a broken connection makes the position unknown, and a position that is read from the database
+replaces a higher one.
 
 No request waits for a broken read model. If the wait for a position of the log timed out, further requests for this
 position, or for a later one, do not wait. This lasts until the read models have reached the position. A wait for a
@@ -41,7 +42,9 @@ RETRY_INTERVAL_S = 0.1
 
 
 class ProjectionWaiter:
-    """Knows the position of the read models, and lets requests of this process wait until it has reached another."""
+    """Knows the position of the read models, and lets requests of this process wait until the read models have reached
+    a higher one.
+    """
 
     def __init__(self, pool: AsyncConnectionPool, listener: Listener, projections: Sequence[Projection]) -> None:
         self._pool = pool
@@ -56,8 +59,8 @@ class ProjectionWaiter:
         self._has_parked = False
         self._has_broken = False
         self._late: int | None = None
-        """The lowest position of the log that a wait has timed out for, while the read models have not reached it; else
-        None.
+        """Lowest position of the log for which a wait has timed out. None if no wait has, or once the read models have
+        reached the position.
         """
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()

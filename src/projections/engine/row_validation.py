@@ -1,7 +1,8 @@
 """Checks that PostgreSQL can store a row, before the row is sent.
 
-This finds the event that has a bad value, so that it is parked. PostgreSQL cannot find it: of each row in a batch, it
-gets only the last state, without the values that later events of the batch have replaced.
+This finds the event that has a bad value, so that the event is parked. An error of PostgreSQL would not show which
+event it was: of each row in a batch, PostgreSQL gets only the last state, without the values that later events of the
+batch have replaced.
 """
 
 import math
@@ -92,7 +93,8 @@ def _plain_check(row: type[Row], column: TableColumn) -> Callable[[Sequence[Any]
     """Returns a function that returns whether a column can certainly hold some values. Instead of returning False, it
     may raise TypeError, OverflowError or UnicodeEncodeError.
 
-    It looks at equal texts once, and at a document that several rows share: most rows are versions of a few.
+    The function checks equal texts only once, and also a JSON document that several rows share. This saves much time,
+    since most rows of a batch are versions of a few rows.
     """
     nullable = column.nullable
 
@@ -133,9 +135,10 @@ def _plain_check(row: type[Row], column: TableColumn) -> Callable[[Sequence[Any]
 
 @cache
 def _row_check(row: type[Row]) -> Callable[[Row], None]:
-    """Returns a function that checks rows of this type.
+    """Returns a function that raises InvalidValue for a row of this type that cannot be stored.
 
-    It checks all numbers of a row together, and all texts together, since a bulk load checks millions of rows.
+    The function checks all numbers of a row together, and all texts together, since a bulk load checks millions of
+    rows.
     """
     numbers = [column for column in columns_of(row) if column.sql_type in INTEGERS and not column.nullable]
     pack = struct.Struct("<" + "".join(INTEGERS[column.sql_type] for column in numbers)).pack

@@ -34,15 +34,16 @@ def pack_numbers(rows: Sequence[Row]) -> bytes | bytearray:
 
 
 def has_numeric_key(row: type[Row]) -> bool:
-    """Returns whether no column of the table's primary key is a text. Only then does PostgreSQL find the highest key,
-    as Python compares keys, at the end of the key's index.
+    """Returns whether the table's primary key has no column with text. Only then does the index of the key have the
+    order in which Python compares keys, so that PostgreSQL finds the highest key at the end of the index.
     """
     return not any(column.name in row.table.key and column.sql_type == "text" for column in columns_of(row))
 
 
 async def write_rows(connection: AsyncConnection, row: type[Row], rows: Sequence[Row]) -> None:
-    """Writes these rows, which must have different keys, as `RowWriter` does. The table must be append-only, or
-    `has_numeric_key` must be true of it. Raises psycopg.DataError for a value that does not fit its column.
+    """Writes rows, which must have different keys: certainly new ones by COPY, and all others by an upsert
+    (`RowWriter`). The table must be append-only, or `has_numeric_key` must be true of it. Raises psycopg.DataError for
+    a value that does not fit its column.
     """
     try:
         if row.table.append_only:
@@ -72,10 +73,10 @@ class RowWriter:
         """Whether all columns are numbers that are never null."""
         self._texts = {item.name for item in columns if item.sql_type == "text"}
         self._highest: Any = None
-        """Highest flat key that the table has had; None if it has had no rows."""
+        """Highest key that the table has had, as `flat_key_of` returns it; None if the table has had no rows."""
 
     async def load_highest(self) -> None:
-        """Reads the highest key, from a table that earlier loads may have filled."""
+        """Reads the highest key from the table, which earlier loads may have filled."""
         key = self._row.table.key
         # By the collation C, PostgreSQL compares texts as Python does.
         order = ", ".join(f'{name} COLLATE "C" DESC' if name in self._texts else f"{name} DESC" for name in key)
@@ -90,11 +91,11 @@ class RowWriter:
             self._highest = None
 
     def is_new(self, key: Any) -> bool:
-        """Returns whether a row with this flat key, and all rows with higher ones, are certainly new."""
+        """Returns whether rows with this flat key, or with a higher one, are certainly new."""
         return self._highest is None or key > self._highest
 
     async def copy_columns(self, columns: "Sequence[array[int]]") -> None:
-        """Writes new rows of numbers, given as the columns of the table. The first column is the key, in ascending
+        """Writes new rows of numbers. `columns` are all columns of the table; the first one has the keys, in ascending
         order.
         """
         await binary_copy.copy_rows(self._connection, self._row, [binary_copy.pack_columns(columns)])

@@ -120,7 +120,9 @@ def rows_json(rows: Iterable[Row]) -> str:
 
 
 def _keys(row: type[Row]) -> tuple[str, str]:
-    """Returns a table of the keys in a result of `keys_json`, and the condition that a row `t` has one of them."""
+    """Returns two pieces of SQL: a table of the keys in a result of `keys_json`, and the condition that a row `t` has
+    one of these keys.
+    """
     types = {column.name: column.sql_type for column in columns_of(row)}
     if len(row.table.key) == 1:
         (name,) = row.table.key
