@@ -25,7 +25,7 @@ from store.postgres.queries import Source
 
 VERSION = 2
 MAX_DECISIONS = 50
-"""Number of decisions that are kept for each pool: the latest ones."""
+"""Largest number of scaling decisions that are kept for each pool. When there are more, the oldest ones are dropped."""
 
 DecisionKind = Literal["scaled_up", "scaled_down", "machine_reverted", "scaling_failed"]
 
@@ -43,7 +43,7 @@ class AutoscalingRow(Row, frozen=True):
     docker: dict[str, Any] | None = None
     vcenter: dict[str, Any] | None = None
     machines: dict[str, bool] = {}
-    """Machine id -> whether it is being destroyed."""
+    """Machine id -> whether the machine is being destroyed."""
     failures: int = 0
     retry_at: datetime | None = None
     decisions: list[dict[str, Any]] = []
@@ -114,14 +114,16 @@ class ScalingDecision(msgspec.Struct, frozen=True):
     """A decision about the machines of a node pool."""
 
     position: int
-    """Position of its event in the log."""
+    """Position in the log of the event that records the decision."""
     at: datetime
     kind: DecisionKind
-    """Whether machines were spawned, a machine is being destroyed or reverted, or a machine has failed."""
+    """`scaled_up`: machines were spawned. `scaled_down`: a machine is being destroyed. `machine_reverted`: a virtual
+    machine is being reset to its snapshot. `scaling_failed`: a machine has failed.
+    """
     machine_ids: list[str]
     """Machines that were spawned, destroyed or reverted, or the machine that failed."""
     reason: str
-    """Why it was decided. For a failure, its error."""
+    """Why the decision was made; for `scaling_failed`, the error of the machine."""
     waiting: int | None = None
     """For `scaled_up`, number of queued builds that no node was free for."""
     idle_since: datetime | None = None
@@ -153,7 +155,7 @@ class ScalingMachine(msgspec.Struct, frozen=True):
     id: str
     """Id of the machine: that of a Docker agent, or `vm-` and the id of the operation that clones a virtual machine."""
     leaving: bool
-    """Whether it is being destroyed. It counts toward the maximum until it is gone."""
+    """Whether the machine is being destroyed. It counts toward the pool's maximum until it is gone."""
 
 
 class AutoscalingView(msgspec.Struct, frozen=True):

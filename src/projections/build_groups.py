@@ -14,12 +14,14 @@ from store.postgres.queries import Source, fetch_rows
 MAX_EARLIER = 10
 """Largest number of builds that `fetch_earlier` returns."""
 SEARCHED_EARLIER = 60
-"""Number of a job's builds before a given one that `fetch_earlier` searches for builds of the same branch."""
+"""Number of builds that `fetch_earlier` searches for builds of the same branch: the newest ones of the job that are
+older than the given build.
+"""
 
 
 async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
-    """Returns the builds that decide the status of a group: for each combination, the newest build that runs all tests.
-    Ordered by id.
+    """Returns the builds that decide the status of a group, ordered by id. They are, for each combination, the newest
+    build that runs all tests.
     """
     newest = (
         f"SELECT DISTINCT ON (matrix) * FROM {BuildRow.table} WHERE group_id = %(group)s AND selected_tests IS NULL"
@@ -29,8 +31,8 @@ async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
 
 
 async def fetch_last_runs(source: Source, first_id: int) -> list[BuildRow]:
-    """Returns the newest build that runs all tests; for a matrix, the newest for each combination. Searches the build
-    `first_id`, the group that began with it, and all their restarts. Ordered by id.
+    """Returns the newest build that runs all tests, for each combination of the matrix. The result is ordered by id.
+    Searches the build `first_id`, the group that began with this build, and all restarts of these builds.
     """
     newest = (
         f"WITH RECURSIVE run (id) AS (SELECT id FROM {BuildRow.table} WHERE group_id = %(first)s"
@@ -89,8 +91,9 @@ async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, 
 
 
 async def fetch_same_commit(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns some other builds that passed or failed with the same job, combination and commit, the newest first.
-    Leaves out untrusted builds, unless this build is untrusted, too.
+    """Returns the newest other builds of the same job, combination and commit that passed or failed, the newest first:
+    at most `builds.MAX_ON_COMMIT`, and none if the commit is not known. Leaves out untrusted builds, unless `build` is
+    untrusted, too.
     """
     if not build.commit_sha:
         return ()

@@ -1,8 +1,8 @@
 """Read model of the positions at which builds were queued, started, ended and deleted. With it, queries find the builds
 of a past moment.
 
-Rows contain only numbers and the verdict, and stay when a build is deleted. Everything else about a past build is
-folded from its events (`projections.time_travel`).
+Rows contain only numbers, the creation time and the verdict. They stay when a build is deleted. Everything else about a
+past build is folded from its events (`projections.time_travel`).
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ VERSION = 1
 NEVER = 2**62
 """Position of an event that has not happened."""
 MAX_CONCURRENT_STARTS = 1_000
-"""Largest number of other builds that may be queued between the allocation of a build's id and its event
-`build.queued`.
+"""Largest number of other builds that may be queued after the id of a build was allocated and before its event
+`build.queued` is appended.
 """
 
 
@@ -128,11 +128,13 @@ async def fetch_page(
 
 
 async def count(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """Counts the matching builds at a position. May stop at MAX_COUNT, like `projections.builds.count`."""
+    """Counts the builds at a position that match the filters. With two or more filters, stops at `builds.MAX_COUNT`."""
     return await builds.count(connection, filters, _at(filters.status), position=position)
 
 
 async def count_without_branch(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """Counts the builds at a position whose branch was erased later. They must match all filters but `branch`."""
+    """Counts the builds at a position whose branch is not known any more, since they were deleted later. They must
+    match all filters but `branch`.
+    """
     erased = f"(SELECT * FROM {_at(filters.status)} WHERE branch IS NULL) without_branch"
     return await builds.count(connection, msgspec.structs.replace(filters, branch=None), erased, position=position)

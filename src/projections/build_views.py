@@ -59,7 +59,7 @@ class FailureExcerpt(msgspec.Struct):
     reasons: list[str]
     """Kinds of signals in the lines, the strongest first: `test_failure`, `source_error`, `time_limit`, `failure_list`,
     `exception`, `system_error`, `tool_error`, `detail`, `error_word`, `outcome`; or `end_of_log` if no line of the log
-    has any. After these, what makes the score lower: `repeated`, `in_passed_build`, `after_the_end`.
+    has any signal. Then follow the reasons that lower the score: `repeated`, `in_passed_build`, `after_the_end`.
     """
 
 
@@ -95,7 +95,7 @@ class BuildMessage(BuildItem):
     """Why a queued build is not assigned yet; null until the dispatcher has tried to assign it."""
     failure_excerpts: list[FailureExcerpt]
     """Up to three excerpts of a failed build's log that probably explain the failure, the best first. They are found in
-    the seconds after the end of the build; empty before, and for builds that did not fail.
+    the seconds after the end of the build. Before that, and for builds that did not fail, the list is empty.
     """
     comments: list[CommentView]
     """Comments, the oldest first."""
@@ -104,8 +104,9 @@ class BuildMessage(BuildItem):
 
 class BuildDetail(BuildMessage):
     classified_by_rules: int
-    """Number of failures that match a known issue of this server. They do fail the build. The number can change after
-    the build's end, since people can classify failures and change known issues at any time; so messages leave it out.
+    """Number of failures that match a known issue of this server. Unlike those in `known_issues`, they do fail the
+    build. The number can change after the build's end, since people can classify failures and change known issues at
+    any time. So messages of webhooks leave it out.
     """
 
 

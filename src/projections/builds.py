@@ -30,11 +30,11 @@ from store.postgres.queries import Source, fetch_rows
 VERSION = 6
 
 MAX_COUNT = 10_000
-"""Number at which counting stops if several filters are combined. With a single filter the count is exact."""
+"""Number of builds at which `count` stops if several filters are combined. With a single filter the count is exact."""
 MAX_NEWER = 200
 """Number of a job's newest builds among which `find_superseded` looks for newer changes."""
 MAX_OLDER = 200
-"""Number of older builds of a job among which `find_last_passed` looks."""
+"""Number of older builds of a job among which `find_last_passed` looks for one that passed."""
 MAX_ON_COMMIT = 5
 """Largest number of other builds on the same commit with which a report is compared."""
 
@@ -113,7 +113,7 @@ class CommentRow(Row, frozen=True):
 
 
 class ExplanationRow(Row, frozen=True):
-    """The excerpts of a failed build's log that explain the failure. Not in `builds`, since lists do not show them."""
+    """Excerpts of a failed build's log that explain the failure. Lists of builds do not need them."""
 
     table = Table("build_explanations", VERSION, key=("build_id",), indexes=("(job_id)",))
     build_id: int
@@ -124,8 +124,8 @@ class ExplanationRow(Row, frozen=True):
 
 
 def _configuration_column(configuration: Configuration) -> dict[str, Any]:
-    """Returns a configuration as JSON, with names of secrets only. Leaves out unset options that later releases added:
-    rows of older releases lack them, too.
+    """Returns a configuration as JSON, with only the names of its secrets. An option that is not set is left out if a
+    later release added it, since rows of older releases lack it, too.
     """
     options: dict[str, Any] = msgspec.to_builtins(configuration)
     always: dict[str, Any] = {"command": "", "setup": [], "env": {}, "artifacts": []}
@@ -328,8 +328,8 @@ async def find_ended_on_commit(
 
 
 async def find_last_passed(source: Source, build_id: int) -> int | None:
-    """Returns the id of the last build before this one, of the same job and combination, that passed. Leaves out those
-    of forks, whose logs strangers write. Searches the MAX_OLDER builds before; None if none of them passed.
+    """Returns the id of the newest build before `build_id` that passed, with the same job and combination. Searches the
+    job's MAX_OLDER builds before it; None if none matches. Leaves out builds of forks, whose logs strangers write.
     """
     query = (
         f"SELECT older.id FROM {BuildRow.table} this CROSS JOIN LATERAL (SELECT id, status, matrix, untrusted"
@@ -374,8 +374,8 @@ async def find_queued_of_pull_request(
 
 
 async def find_queue_position(source: Source, build_id: int) -> int:
-    """Returns the rank of a build in the queue, from 1; 0 if it is not queued. Builds that were moved to the top come
-    first, then builds with higher priority, then older builds.
+    """Returns the rank of a build in the queue, from 1; 0 if it is not queued, or is already assigned to a node. Builds
+    that were moved to the top come first, then builds with higher priority, then older builds.
     """
     query = (
         "SELECT number FROM (SELECT id, row_number() OVER (ORDER BY moved_to_top DESC, priority DESC, id) AS number"

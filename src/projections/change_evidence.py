@@ -19,19 +19,21 @@ from store.postgres.queries import Source
 MAX_RANGES = 3
 """Largest number of pairs of a good and a bad build between which changes are looked for."""
 MAX_CHANGES = 5
-"""Largest number of changes that are returned for each pair of a good and a bad build: the newest ones."""
+"""Largest number of changes that are returned for each pair of a good and a bad build. If there are more, the newest
+ones are returned.
+"""
 SEARCHED_BUILDS = 1_000
-"""Number of a project's builds, the newest ones between a good and a bad build, that are searched for builds that a
-change started.
+"""Number of builds that are searched for builds that a change started: the newest ones of the project between a good
+and a bad build.
 """
 MAX_PATHS = 30
 """Largest number of changed paths that are kept of a change."""
 
 
 async def fetch_changes(source: Source, log: EventLog, evidence: Evidence) -> tuple[ChangeFacts, ...]:
-    """Returns the changes of the build's branch that may have made its tests fail. For a failed test, these came after
-    the last good build and up to the first bad one. If no test failed, they are those since the build before, provided
-    that it passed.
+    """Returns the changes of the build's branch that may have made the build fail. For a failed test, these are the
+    changes after the last good build and up to the first bad one. If no test failed, these are the changes since the
+    build before, provided that the build before passed.
     """
     build = evidence.build
     if build is None or not (ranges := _find_ranges(evidence)):
@@ -71,7 +73,8 @@ def _find_ranges(evidence: Evidence) -> list[tuple[int, int, str | None]]:
 
 async def _find_change_ids(source: Source, project_id: int, branch: str, good: int, bad: int) -> list[int]:
     """Returns the ids of the newest changes of a branch that started builds of the project after the build `good`, up
-    to the build `bad`. Searches all jobs, since a nightly build, for example, is started by no change.
+    to the build `bad`. Searches the builds of all jobs: those of the failed job may be nightly builds, which no change
+    starts.
     """
     between = (
         f"SELECT branch, trigger FROM {BuildRow.table} WHERE project_id = %(project)s AND id > %(good)s"

@@ -30,19 +30,21 @@ from projections.projects import ProjectRow
 from store.postgres.queries import Source, fetch_row, fetch_rows, fetch_rows_planned
 
 MAX_NAMED = 50
-"""Largest number of names of jobs, and of projects, that are looked for in a message. Those of the conversation's
-project come first, then the longest.
+"""Largest number of jobs, and of projects, whose names are looked for in a message. The conversation's project, its
+jobs and the jobs of named projects come first, then longer names.
 """
 MAX_JOBS = 100
-"""Largest number of jobs whose names are compared with misspelt words of a message: the newest ones."""
+"""Largest number of jobs whose names are compared with misspelt words of a message: first jobs of the conversation's
+project, then the newest ones.
+"""
 MAX_BRANCH_BUILDS = 2_000
 """Number of the newest builds that are searched for a build on a branch that a message names."""
 MAX_TESTS_OF_PROJECTS = 200
-"""Largest number of tests, of all projects, that are compared with a test name in a message. Used while the project is
-not known.
+"""Largest number of tests, of all projects, that are compared with a test name in a message. Tests of all projects are
+searched only while the project of the message is not known.
 """
 MAX_NUMBERS = 50
-"""Largest number of build numbers that are read from a message: the first ones."""
+"""Largest number of build numbers that are read from a message. All after the first MAX_NUMBERS are ignored."""
 MAX_ID_DIGITS = 15
 _ID = rf"\d{{1,{MAX_ID_DIGITS}}}"
 _BUILD = re.compile(rf"(?:\bbuild ?(?:#|no\.?|number)? ?|#)(\d{{1,{MAX_ID_DIGITS}}})\b", re.IGNORECASE)
@@ -112,22 +114,23 @@ async def find_subject(
 
 
 async def find_only_project(source: Source, projects: Sequence[int] | None) -> ChatSubject | None:
-    """Returns the project of a caller who may read only one; None for other callers."""
+    """Returns the only project that the caller may read; None if the caller may read no project or several."""
     query = f"SELECT id FROM {ProjectRow.table} WHERE {_IS_VISIBLE.replace('project_id', 'id')} LIMIT 2"
     rows = await fetch_rows(source, query, {"projects": _listed(projects)})
     return ChatSubject(rows[0][0]) if len(rows) == 1 else None
 
 
 async def choose_build(source: AsyncConnection, subject: ChatSubject, message: str) -> ChatSubject:
-    """Chooses a build for a question that names none, and returns the subject with it. Takes the first of these that
-    exists:
+    """Chooses a build for a message that names no build, and returns the subject with this build. Takes the first of
+    these that exists:
+
     1. the newest build with a failure of a test that the message names;
     2. for a job, its newest build on the branch that the message names, or else on the default branch;
-    3. for a project, the newest build of the job that failed last, or its newest build if no job is red.
+    3. for a project, the newest build of the job that failed last, or the project's newest build if no job is red.
 
     Considers only builds that passed or failed, ran all tests and are not of a fork. If the builds of a matrix did not
-    all pass, chooses the one with the most failed tests. Chooses none for a question about a project that needs no
-    build. If something that the message names does not exist, offers a build instead of choosing it.
+    all pass, chooses the build with the most failed tests. If a question about a project needs no build, chooses none.
+    If something that the message names does not exist, offers a build instead of choosing it.
     """
     if subject.is_missing:
         return await _offer_build(source, subject)
@@ -161,8 +164,8 @@ async def choose_build(source: AsyncConnection, subject: ChatSubject, message: s
 async def _find_named(
     source: AsyncConnection, projects: Sequence[int] | None, message: str, earlier: ChatSubject | None
 ) -> NamedSubject:
-    """Finds the job that a message names, or else the project. A job must be of the project that the message names, if
-    it names one. Among jobs with the name, a job of the conversation's project is preferred.
+    """Returns the job that a message names, or else the project. If the message names both, the job must be in this
+    project. Of several jobs with the name, one in the conversation's project is preferred.
     """
     ids = [int(one.name) for one in find_marked_names(message) if re.fullmatch(_ID, one.name)]
     near = None if earlier is None else earlier.project_id
@@ -184,9 +187,8 @@ async def _find_named(
 
 
 def choose_named(nameables: Sequence[Nameable], message: str, near: int | None) -> NamedSubject:
-    """Returns the job that a message names, or else the project. Prefers jobs of the project `near`, which is that of
-    the conversation. Looks for longer names first; a name that is only part of a longer name in the message does not
-    count.
+    """Returns the job that a message names, or else the project. Prefers jobs of the project `near`, the project of the
+    conversation. Looks for longer names first. A name that is only part of a longer name in the message does not count.
     """
     rest, found = message, list[Nameable]()
     for name in sorted({one.name.lower() for one in nameables}, key=lambda name: (-len(name), name)):
@@ -232,8 +234,8 @@ async def _find_misspelt_job(
 async def _find_project_of_tests(
     source: AsyncConnection, projects: Sequence[int] | None, message: str
 ) -> ChatSubject | None:
-    """Returns the project with the tests that a message names, found by the first name that any test has. Returns None
-    if tests of several projects have this name.
+    """Returns the project with the tests that a message names. Uses the first name in the message that any test has.
+    Returns None if no test has such a name, or if tests of several projects have this name.
     """
     for searched in search_for_tests(message):
         query = (
@@ -261,7 +263,7 @@ async def _offer_build(source: AsyncConnection, subject: ChatSubject) -> ChatSub
 
 async def _find_newest_of_branch(source: AsyncConnection, subject: ChatSubject) -> BuildRow | None:
     """Returns the newest build of the branch that the message names. Takes the first named branch that has builds.
-    Searches only the newest builds of the job, or of the project.
+    Searches only the newest builds of the job or project; returns None if none is on a named branch.
     """
     words = find_branch_words(subject.rest)
     if not words:
@@ -279,8 +281,8 @@ async def _find_newest_failure(
     source: AsyncConnection, subject: ChatSubject, message: str, of_branch: BuildRow | None
 ) -> results_history.ResultOrigin | None:
     """Returns the newest failure of the first test that a message names and that has failed in the project, or in the
-    job if one is known. Prefers failures that say something about the test. Ignores failures of forks and, if
-    `of_branch` is a build, of other branches than its branch.
+    job if one is known. Without `of_branch`, prefers failures that count for the health of the test (outages, for
+    example, do not). With `of_branch`, considers only failures on the branch of this build. Ignores failures of forks.
     """
     async for case_id, _ in find_cases(source, subject.project_id, message, failed=True):
         for build_id, result_id in await fetch_failures(source, case_id, counting_first=of_branch is None):

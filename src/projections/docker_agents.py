@@ -63,7 +63,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
 
 def _changed(row: DockerAgentRow, event: docker_agents.DockerAgentEvent) -> DockerAgentRow:
     replace = msgspec.structs.replace
-    # The fields that users see change as those of the agent's state do.
+    # Status, pending operation and error change as in the state that `domain.docker_agents.evolve` returns.
     keeps_destroying = "destroy" if row.pending == "destroy" else None
     match event:
         case docker_agents.DockerAgentStarted():

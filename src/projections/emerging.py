@@ -24,7 +24,7 @@ class EmergenceRow(Row, frozen=True):
         indexes=("(project_id, id)", "(test_case_id) WHERE settled_at IS NULL"),
     )
     id: int
-    """Position of the event."""
+    """Position of the event by which the flakiness emerged."""
     test_case_id: int
     project_id: int
     build_id: int
@@ -76,7 +76,7 @@ PROJECTION = Projection(
 
 
 class Emergence(msgspec.Struct, frozen=True):
-    """A row of EmergenceRow with the names of its test."""
+    """Emerging flakiness of a test, with the test's node id and suite."""
 
     id: int
     test_case_id: int
@@ -102,8 +102,8 @@ async def fetch_page(
     limit: int,
     offset: int,
 ) -> list[Emergence]:
-    """Returns a page of a project's rows that were detected since a time, newest first. `before` limits the page to
-    smaller ids.
+    """Returns a page of a project's emerging flakiness that was detected since a time, newest first. `before` limits
+    the page to smaller ids.
     """
     query = (
         "SELECT e.id, e.test_case_id, c.node_id, c.suite, e.build_id, e.first_build_id, e.detected_at,"
@@ -126,7 +126,7 @@ async def fetch_page(
 
 
 async def find_open(source: Source, case_ids: Sequence[int]) -> dict[int, EmergenceRow]:
-    """Returns test case -> its emerging flakiness, for the test cases whose emerging flakiness is not settled."""
+    """Returns test case id -> emerging flakiness, for the given test cases whose emerging flakiness is not settled."""
     query = f"SELECT * FROM {EmergenceRow.table} WHERE test_case_id = ANY (%(cases)s) AND settled_at IS NULL"
     rows = await fetch_all(source, EmergenceRow, query, {"cases": list(case_ids)})
     return {row.test_case_id: row for row in rows}
