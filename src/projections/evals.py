@@ -91,8 +91,8 @@ async def fetch_page(
 
 
 async def find_latest_pair(source: Source) -> tuple[str, str] | None:
-    """Returns the ids of the last two complete evaluations of one suite, the older one first; None if no suite has
-    two.
+    """Returns the ids of the newest complete evaluation with a predecessor, and of this predecessor, which comes first.
+    The predecessor is the last complete evaluation of the same suite before it. Returns None if no suite has two.
     """
     table = EvalRow.table
     query = (
@@ -107,7 +107,9 @@ async def find_latest_pair(source: Source) -> tuple[str, str] | None:
 async def find_latest_complete(
     source: Source, suite: SuiteChoice, *, before: int | None = None, other_than: str = ""
 ) -> str | None:
-    """Returns the id of the newest complete evaluation of a suite. `before` limits the search to numbers below."""
+    """Returns the id of the newest complete evaluation of a suite; None if there is none. Leaves out the evaluation
+    `other_than`, and considers only evaluations with numbers below `before` if this is given.
+    """
     query = (
         f"SELECT id FROM {EvalRow.table} WHERE status = 'complete' AND suite = %(suite)s"
         " AND (%(before)s::bigint IS NULL OR number < %(before)s) AND id <> %(other)s"

@@ -66,7 +66,7 @@ ASSESSED_RUNS = 200
 
 async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
     """Returns what is known about the build of a question, or about its project if the question is about no build. If
-    the project has no such build, the evidence has none either. Reads the changes of repositories from `log`.
+    the build is not in the project, the evidence contains no build. Reads the changes of repositories from `log`.
     """
     async with connected(source) as connection:
         if question.build_id is None:
@@ -182,8 +182,9 @@ def _choose(groups: Sequence[_EqualResults], question: Question) -> list[int]:
 async def _fetch_failed_tests(
     connection: AsyncConnection, ranges: ReportRanges, ids: Sequence[int], question: Question
 ) -> list[FailedTest]:
-    """Returns the failed results with these ids, in the order of the ids. Leaves out results that do not count against
-    the build, unless only such results are there or the question is about one of them.
+    """Returns the failed results with the ids `ids`, in this order: at most as many as the question allows. Leaves out
+    known issues and results of quarantined tests, except those that the question is about. If no other results are
+    left, leaves out none.
     """
     block = f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= wanted.id ORDER BY first_result_id DESC LIMIT 1"
     index = "wanted.id - b.first_result_id + 1"
@@ -259,8 +260,8 @@ def _assess(history: RunHistory) -> TestRecord:
 async def _add_starts(
     connection: AsyncConnection, failures: Sequence[FailedTest], build_id: int, question: Question
 ) -> list[FailedTest]:
-    """Adds to the first few tests the build in which each began to fail. Skips tests with the signature of an earlier
-    one.
+    """Adds to some tests the build in which each began to fail: to those that `pick_traced` chooses, since the search
+    would take too long for all.
     """
     traced = {one.result_id for one in pick_traced(failures, question)}
     found: list[FailedTest] = []

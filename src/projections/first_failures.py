@@ -16,7 +16,8 @@ from projections.test_health import find_broken_builds, find_outages
 from store.postgres.queries import Source, fetch_rows
 
 MAX_RESULTS = 500
-"""Number of results of a test on the branch, the newest up to its failure, that are searched for a pass."""
+"""Largest number of results of a test that are searched for a pass: the newest ones on the branch, up to the failure.
+"""
 FIRST_BLOCKS = 50
 """Largest number of blocks with results of the test, on any branch, that the first query reads: the newest up to the
 failure.
@@ -73,8 +74,8 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
 
 
 async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> int | None:
-    """Returns the newest other build of the same job, commit and combination in which the test passed. Searches all
-    branches. Leaves out untrusted builds, unless this build is untrusted, too.
+    """Returns the newest other build of the same job, commit and combination in which the test passed; None if there is
+    none. Searches all branches. Leaves out untrusted builds, unless the build `build_id` is untrusted, too.
     """
     others = (
         f"SELECT o.id, o.attempt, o.status FROM {BuildRow.table} this JOIN {BuildRow.table} o"

@@ -78,7 +78,7 @@ def apply(recorded: Recorded, rows: Rows) -> Iterable[Change]:
                 asked_at=event.at,
             )
         case InquiryEvent():
-            if row := rows.get(InquiryRow, event.inquiry_id):  # None once what it is about is deleted
+            if row := rows.get(InquiryRow, event.inquiry_id):  # None once the inquiry's subject is deleted
                 yield _change(row, event)
         case BuildDeleted():
             yield DeleteWhere(InquiryRow, "build_id", event.build_id)
@@ -142,8 +142,8 @@ async def fetch_projects(source: Source, session_id: str) -> list[int]:
 async def fetch_earlier(
     source: Source, session_id: str, project_id: int | None, before: int, limit: int
 ) -> list[InquiryRow]:
-    """Returns the newest answered inquiries of a conversation about one project (or about none) before a position,
-    newest first.
+    """Returns the newest answered inquiries of a conversation that were asked before a position, newest first.
+    Considers only inquiries about the given project; with None, only inquiries about no project.
     """
     query = (
         f"SELECT * FROM {InquiryRow.table} WHERE session_id = %(session)s AND session_id <> ''"
@@ -184,7 +184,9 @@ async def find_overdue(source: Source, before: datetime, limit: int) -> list[str
 
 
 async def has_subject(source: Source, project_id: int | None, build_id: int | None) -> bool:
-    """Returns whether the build that an inquiry is about exists; without a build, whether the project does."""
+    """Returns whether the subject of an inquiry exists: its build or, if it is about no build, its project. Returns
+    True if it is about no project.
+    """
     if project_id is None:
         return True
     table, subject = (ProjectRow, project_id) if build_id is None else (BuildRow, build_id)

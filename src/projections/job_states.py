@@ -25,8 +25,9 @@ async def fetch_newest(
     """Returns the newest build of each job of a project, or of one job. Only builds that passed or failed, ran all
     tests and are not of a fork count.
 
-    Prefers builds on `branch`, then builds on the job's default branch, then builds on any branch. If any build of a
-    matrix failed or was aborted, returns the build of its group with the most failed tests.
+    With `branch`, returns only builds on this branch. Otherwise prefers builds on the job's default branch to builds on
+    other branches. If any build of a matrix failed or was aborted, returns the build of its group with the most failed
+    tests.
     """
     of_job = f"SELECT * FROM {BuildRow.table} b WHERE b.job_id = j.id AND {COUNTS} ORDER BY id DESC"
     on_branch = (
@@ -46,7 +47,9 @@ async def fetch_newest(
 
 
 async def fetch_job_states(source: AsyncConnection, project_id: int, branch: str | None = None) -> list[JobState]:
-    """Returns the state of each job of a project, the red ones first."""
+    """Returns the state of each job of a project, the red ones first. With `branch`, returns only the states of jobs
+    with builds on this branch.
+    """
     builds = await fetch_newest(source, project_id, branch=branch)
     query = f"SELECT id, default_branch FROM {JobRow.table} WHERE id = ANY (%(ids)s)"
     default = dict(await fetch_rows(source, query, {"ids": [build.job_id for build in builds]}))
@@ -67,7 +70,9 @@ def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:
 
 
 async def _fetch_counting(source: AsyncConnection, group_ids: Sequence[int]) -> list[BuildRow]:
-    """Returns the builds that decide the status of each group. The rules are those of `build_groups.fetch_counting`."""
+    """Returns the builds that decide the status of each group: for each combination, the newest build that runs all
+    tests.
+    """
     query = (
         f"SELECT DISTINCT ON (group_id, matrix) * FROM {BuildRow.table} WHERE group_id = ANY (%(groups)s)"
         " AND selected_tests IS NULL ORDER BY group_id, matrix, id DESC"

@@ -18,11 +18,12 @@ _OF_REPORT = "id >= r.first_result_id AND id < r.first_result_id + r.cases"
 async def fetch_known_causes(
     source: Source, failures: Mapping[int, Sequence[tuple[int, bool]]]
 ) -> dict[int, KnownCause]:
-    """Returns test case -> the known issue that explains its failures as a bug.
+    """Returns test case -> known issue, for each test case whose failures are all explained as bugs by known issues.
+    The known issue is that of the newest failure.
 
-    `failures` maps each test case to its failures, the newest first: pairs of the build, and whether the test passed
-    there on a retry. A test case is left out if one of its failures has no known issue, or has a known issue that calls
-    failures flaky or infrastructure.
+    `failures` maps each test case to its failures, the newest first: pairs of the build, and whether the test passed in
+    this build on a retry. A test case is left out if one of its failures has no known issue, or has a known issue that
+    calls failures flaky or infrastructure.
     """
     builds = await _find_builds_with_known_issues(
         source, {build for failed in failures.values() for build, _ in failed}

@@ -1,5 +1,5 @@
-"""Queries for the look-ups of a job: history of a test, similar failures, lines of a log, builds of a commit. None
-finds anything of another project.
+"""Queries for the look-ups of an AI job: the history of a test, similar failures, lines of a log, the builds of a
+commit. No query finds anything of another project.
 """
 
 import asyncio
@@ -89,8 +89,8 @@ async def _find_similar(connection: AsyncConnection, project_id: int, lookup: Lo
 
 
 async def _read_log(connection: AsyncConnection, project_id: int, lookup: Lookup) -> LookedUp | None:
-    """Reads lines of a build's log: those around given lines; or else those around the best explanation of the failure;
-    or else the end of the log.
+    """Returns an answer with lines of a build's log: lines around those that the look-up names, or else around the best
+    explanation of the failure, or else the end of the log. Returns None if the build does not exist in the project.
     """
     _, number, *lines = lookup.ref.split(":")
     build = await builds.find(connection, int(number))

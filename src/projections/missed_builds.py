@@ -7,16 +7,16 @@ from projections.results_runs import IS_BROKEN, BuildOutcomeRow
 from store.postgres.queries import Source, fetch_rows
 
 MAX_MISSED = 100
-"""Largest number of builds that are counted."""
+"""Largest number of newer builds that are counted for one build."""
 
 
 async def count_newer_builds(source: Source, build_ids: Collection[int]) -> dict[int, int]:
-    """Returns build -> number of newer builds that have results, of the same job and combination, on the default
-    branch; MAX_MISSED at most. If the newest run of a test is in the build, the test did not run in any of these newer
-    builds.
+    """Returns build -> number of newer builds of the same job and combination on the default branch that have results,
+    at most MAX_MISSED. If the newest run of a test is in the build, the test did not run in any of these newer builds.
 
-    Does not count builds that have not ended, builds of selected tests, broken builds, and builds that started before
-    this one ended: a test may have run in these first. The number is 0 for a build on another branch.
+    Does not count builds that have not ended, builds of selected tests and broken builds. Does not count builds that
+    started before the older build ended, either: a test may have run in them first. The number is 0 for a build on
+    another branch.
     """
     newer = (
         f"SELECT FROM (SELECT build_id FROM {BuildOutcomeRow.table} WHERE job_id = o.job_id AND line = o.line"

@@ -16,10 +16,10 @@ from projections.test_health import fetch_failure_texts, fetch_histories
 from store.postgres.queries import fetch_rows_planned
 
 MAX_TESTS = 5
-"""Largest number of test names in a message that are searched: the first ones."""
+"""Largest number of test names in a message that are searched for. All further names are ignored."""
 MAX_FOUND = 20
-"""Largest number of tests that are looked at for one name in a message, and of failures that are looked at for one
-test: the newest ones.
+"""Largest number of tests that are looked at for one name in a message: those that failed last. Also the largest number
+of failures that are looked at for one test: the newest ones.
 """
 TESTS = f"{TestDocument.table} JOIN {TestCaseRow.table} USING (id, project_id)"
 
@@ -33,8 +33,8 @@ def search_for_tests(message: str) -> Iterator[SearchQuery]:
 async def fetch_named_tests(
     source: AsyncConnection, project_id: int, message: str, asked: Collection[int] = ()
 ) -> tuple[NamedTest, ...]:
-    """Returns the states of the tests of a project that a message names. `asked` has the ids of builds on the branch of
-    the question, if this is not the default branch.
+    """Returns the states of the tests of a project that a message names. `asked` has the ids of the builds on the
+    branch that the question is about: their failures count even if that branch is not the default one.
     """
     found: dict[int, str] = {}
     async for case_id, name in find_cases(source, project_id, message, failed=False):

@@ -10,7 +10,7 @@ from projections.results_queries import IS_CURRENT, ReportRanges, fetch_statuses
 from store.postgres.queries import Source, fetch_rows
 
 MAX_BLOCKS = 1_000
-"""Number of blocks with results of a test in the job that are read, the newest ones."""
+"""Largest number of blocks with results of a test that are read: the newest ones of the job."""
 
 _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORDER BY first_result_id DESC LIMIT 1"
 
@@ -18,8 +18,9 @@ _REPORT_OF = f"SELECT * FROM {ReportRow.table} WHERE first_result_id <= t.id ORD
 async def find_failed_before(
     source: Source, job_id: int, build_id: int, group_id: int | None, cases: Sequence[int]
 ) -> set[str]:
-    """Looks up the last result that each test case had in earlier builds of the job. Returns the signatures of those
-    that failed. Reads the newest MAX_BLOCKS blocks with results of each.
+    """Returns the signatures of old failures: looks up the last result that each test case had in earlier builds of the
+    job, and returns the signatures of those results that failed. For each test case, reads the newest MAX_BLOCKS blocks
+    with its results.
 
     Ignores untrusted builds, whose failures get no tickets, and the builds of the group `group_id`.
     """

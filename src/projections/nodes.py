@@ -182,7 +182,7 @@ _VIEW = f"""
 
 
 class AgentCredentials(ReadCredentials, frozen=True):
-    """The node of an agent's token."""
+    """The node to which an agent's token belongs, with the hashes of the node's tokens."""
 
     losses = (nodes.NodeDeleted, nodes.NodeTokenRetired, nodes.NodeTokenRotated)
 

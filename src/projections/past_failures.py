@@ -1,4 +1,4 @@
-"""Queries for earlier failures that are like those of a build, and for how people have classified these."""
+"""Queries for earlier failures that are like those of a build, and for how these earlier failures were classified."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,9 +30,9 @@ async def fetch_past(
     histories: Mapping[int, RunHistory],
     build_id: int,
 ) -> tuple[tuple[PastFailure, ...], set[int]]:
-    """Returns earlier failures that are like those of the first few tests. For each test, these are its failures with
-    the same signature or, if it has none, similar failures of other tests. Also returns the ids of the results that are
-    unlike all earlier failures of their tests.
+    """Returns earlier failures that are like those of the tests that `pick_traced` chooses. For each of these tests,
+    they are the test's earlier failures with the same signature or, if there are none, similar failures of other tests.
+    Also returns the ids of the results that are unlike all earlier failures of their tests.
     """
     texts: dict[int, tuple[FailedTest, FailureText]] = {}
     unlike: set[int] = set()
@@ -74,7 +74,9 @@ def find_earlier_builds(histories: Mapping[int, RunHistory], test: FailedTest, b
 async def fetch_similar(
     connection: AsyncConnection, project_id: int, failure: FailedTest, build_id: int
 ) -> tuple[PastFailure, ...]:
-    """Returns earlier failures of other tests whose messages have the telling words of this failure's message."""
+    """Returns earlier failures of other tests whose messages contain the telling words of this failure's message
+    (`domain.failures.telling_words`). Returns none if the message has too few telling words.
+    """
     words = find_telling_words(failure.message)
     if not words:
         return ()
