@@ -4,8 +4,8 @@ Nearly all blocks have tests with consecutive ids, in one suite. Such a block st
 arrays of them.
 
 For the same reason, the index by which the results of a test are found has a few ranges of 1, 2, 4, ... ids for each
-block, rather than each id. A range of n ids begins at a multiple of n. So each test is in one range of each size, and a
-search for these finds exactly the blocks with results of the test.
+block, rather than each id. A range of n ids begins at a multiple of n. So each test is in one range of each size. A
+search for all ranges of a test finds exactly the blocks with results of the test.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,9 @@ higher bits are the attempt. If the result was retried, all bits are inverted, s
 """
 
 MAX_SIZE = 512
-"""Number of ids of the largest ranges. A block has at most a thousand results."""
+"""Number of ids in the largest ranges of a block. Larger ranges are not needed, since a block has at most a thousand
+results.
+"""
 
 _EACH = {
     "id": "generate_series(b.first_result_id, b.first_result_id + b.results - 1) AS id",
@@ -61,13 +63,17 @@ class BlockRow(Row, frozen=True):
     job_id: Int
     results: Int
     first_case_id: Int | None
-    """Test case of the first result, if each following result has the next id: then `case_ids` is null."""
+    """Id of the first result's test case, if each following result has the next id; then `case_ids` is null. Otherwise
+    null.
+    """
     case_ids: Ints | None
     case_ranges: Ints
     """Ranges of the ids of the test cases, as `find_ranges` returns them."""
     durations_ms: Ints
     suite: SmallInt | None
-    """Suite of all results, as its index in the report's `suites`, if they have the same one: then `suites` is null."""
+    """Index of the suite in the report's `suites`, if all results are in one suite; then `suites` is null. Otherwise
+    null.
+    """
     suites: SmallInts | None
     facts: SmallInts
 
@@ -80,8 +86,8 @@ class BlockRow(Row, frozen=True):
 
 
 def make_block(event: ResultsRecorded, stretches: Stretches) -> BlockRow:
-    """Returns the block of an event. `stretches` are those of `find_stretches`. Raises ValueError if the columns of
-    the event have different lengths.
+    """Returns the block of an event. `stretches` are the result of `find_stretches` for the event's test cases. Raises
+    ValueError if the columns of the event have different lengths.
     """
     facts = pack_facts(event)
     is_consecutive = len(stretches) == 1
@@ -164,7 +170,7 @@ def has_case(case_id: str) -> str:
 
 def positions_of(case_id: str) -> str:
     """Returns the SQL expression for the indexes of the results of a test case in the arrays of a block `block`. If the
-    block has none, an index may be outside of the arrays.
+    block has no results of the test case, an index may be outside of the arrays.
     """
     return f"coalesce(array_positions(block.case_ids, {case_id}), ARRAY[{case_id} - block.first_case_id + 1])"
 
@@ -175,8 +181,9 @@ def case_at(index: str) -> str:
 
 
 def select_each(*columns: str, blocks: str = f"{BlockRow.table} b") -> str:
-    """Returns an SQL subquery with a row for each result, ordered by `block` and then by id, without a sort. It has
-    `block`, `facts` and these columns of _EACH. Filter it by `block`, unless `blocks` is a join that does so.
+    """Returns an SQL subquery with a row for each result, ordered by `block` and then by id, without a sort. The rows
+    have `block`, `facts` and `columns`, which are keys of _EACH. Filter the rows by `block`, unless `blocks` is a join
+    that has filtered the blocks.
 
     PostgreSQL computes every column of the subquery, also one that the query does not use, so ask for few.
     """

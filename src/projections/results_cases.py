@@ -64,8 +64,8 @@ class CaseStatsRow(Row, frozen=True):
     failed: Int = 0
     flaky: Int = 0
     outcome_before: SmallInt = NO_RUN
-    """Outcome of the newest run before the last one that was no outage. NO_RUN if there is none, or if that run belongs
-    to another job.
+    """Outcome of the run before the last one; outages in between are skipped. NO_RUN if there is no such run, or if it
+    belongs to another job.
     """
     commit_before: int = 0
     outages: Int = 0

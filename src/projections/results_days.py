@@ -27,7 +27,7 @@ _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=UTC).toordinal()
 
 
 class CaseRunsRow(Row, frozen=True):
-    """Numbers of all runs of CHUNK test cases in one job, and their durations."""
+    """Number of runs of each of CHUNK test cases in one job, and the duration of the newest result of each."""
 
     table = Table("case_runs", VERSION, key=("chunk", "job_id"), indexes=("(job_id)",))
     chunk: int
@@ -40,7 +40,8 @@ class CaseRunsRow(Row, frozen=True):
     runs: bytes
     """Int32s: the number of runs of each test case."""
     durations_ms: bytes
-    """Int32s: the duration of the newest result of each test case; NO_DURATION if it has none or was skipped."""
+    """Int32s: the duration of the newest result of each test case; NO_DURATION without a result, or if it was skipped.
+    """
 
 
 class CaseDayRow(Row, frozen=True):
@@ -59,8 +60,8 @@ SINCE_DAY = (
     " WHERE d.chunk = t.chunk AND d.job_id = t.job_id AND d.day >= %(day)s ORDER BY d.day LIMIT 1) d"
     " WHERE t.day >= %(day)s"
 )
-"""SQL for the chunks with runs since a day: joins the rows `t` of CaseRunsRow with the numbers `d` before that day. So
-`t.runs - d.runs_before` are the numbers of runs since the day.
+"""SQL for the chunks of test cases with runs since a day: joins each row `t` of CaseRunsRow with the row `d` that has
+the numbers of runs before the day. So `t.runs - d.runs_before` are the numbers of runs since the day.
 """
 
 
@@ -78,8 +79,8 @@ def count_runs(
     """Adds runs to the day of the event. `added` has the number of runs that each result of the event adds, as Int32s;
     a number may be negative. `stretches` are the result of `find_stretches` for the event's test cases.
 
-    For speed, the numbers of all these chunks are the digits of one long integer. The numbers of a whole stretch are
-    added by one addition.
+    For speed, the numbers of all chunks of the event are the digits of one long integer. The numbers of a whole stretch
+    are added by one addition.
     """
     ids, job_id, day = event.case_ids, event.job_id, day_of(event.at)
     chunks = sorted(

@@ -163,11 +163,11 @@ async def fetch_history(source: Source, case_id: int, limit: int) -> list[CaseRu
 
 
 _IS_OPEN = f"(coalesce({FACTS} & {STATUS} = {FAILED}, false) AND m.id IS NULL AND v.classification IS NULL)"
-"""SQL condition: the result `t` failed, and neither a rule (`m`) nor a verdict (`v`) has classified it."""
+"""SQL condition: the result `t` failed, and neither a rule (`m`) nor a person (`v`) has classified it."""
 
 
 async def fetch_older_failures(source: Source, project_id: int, result_id: int, limit: int) -> list[OlderFailure]:
-    """Returns up to `limit` results of a project that have texts and are older than the result `result_id`. Newest
+    """Returns up to `limit` results of a project that have texts and are older than the result `result_id`, the newest
     first.
     """
     # LIMIT 1 tells the planner that an id occurs once. Without it, the planner reads whole tables for a few look-ups.

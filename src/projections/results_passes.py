@@ -1,9 +1,9 @@
 """Counts the passes of a whole block of results at once, in the columns of `case_stats`.
 
 Nearly all results of a report are passes of tests that passed before, in the order of the test cases' ids. A bulk load
-keeps the counters in columns, where a few operations count such passes of hundreds of tests: those that begin a new run
-of each test, or those that add to the newest run of each, as the same tests on another platform do. All other results,
-and all results that the live tables get, are counted one by one (`results_cases.add_result`).
+keeps the counters in columns, where a few operations count the passes of hundreds of tests. The passes must all begin a
+new run of their test, or must all add to the newest run of their test, as a report from another platform does. All
+other results are counted one by one (`results_cases.add_result`), and so are all results that the live tables get.
 """
 
 import sys
@@ -19,7 +19,9 @@ from projections.engine.model import PRESENT, Columns, ColumnsByKey, Rows
 from projections.results_cases import CaseStatsRow
 
 MIN_CASES = 12
-"""Number of consecutive test cases with passes from which on counting in columns is faster than one by one."""
+"""Least number of test cases with consecutive ids whose passes are counted in columns. For fewer, counting one by one
+is faster.
+"""
 NOT_FINAL = 4
 """Mark of a result that does not count, since its test was retried."""
 MAX_NUMBER = (1 << 31) - 1
@@ -28,7 +30,9 @@ _IS_ZERO = b"\1" + bytes(255)
 """Table for `bytes.translate`: 1 for a byte that is 0, else 0."""
 
 Stretches = list[tuple[int, int]]
-"""Ranges of rows whose test cases have consecutive ids. Each is (first row, row after the last one)."""
+"""Ranges of rows (results) of an event whose test cases have consecutive ids. Each is (first row, row after the last
+one).
+"""
 
 
 class Passes(NamedTuple):
@@ -36,7 +40,7 @@ class Passes(NamedTuple):
     counted: bytearray
     """One byte for each result: 1 if it is counted as a new run of its test case, else 0."""
     left: list[int]
-    """Rows of the results that have to be counted one by one."""
+    """Rows in the event of the results that have to be counted one by one."""
 
 
 def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, rows: Rows) -> Passes:

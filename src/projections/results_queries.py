@@ -67,7 +67,7 @@ class ReportRanges:
     reports: Sequence[ReportRow]
     """The reports, sorted by `first_result_id`."""
     has_superseded: bool
-    """Whether an event of an older release replaced some of their results. Replaced results do not count."""
+    """Whether an event of an older release replaced some results of the reports. Replaced results do not count."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -87,7 +87,9 @@ class ReportRanges:
         return f"t.facts >= 0 AND t.id NOT IN ({_SUPERSEDED})" if self.has_superseded else "t.facts >= 0"
 
     def select_counting(self, *columns: str) -> str:
-        """Returns SQL, `FROM … t WHERE …`, that selects these columns of all results that count. Needs `parameters`."""
+        """Returns SQL, `FROM … t WHERE …`, that selects these columns of all results that count. The query needs
+        `parameters`.
+        """
         ids = ("id",) if self.has_superseded else ()
         return f"FROM {select_each(*columns, *ids)} t WHERE {self.within} AND {self.counts}"
 
@@ -138,8 +140,9 @@ class ResultFilters(msgspec.Struct, frozen=True):
         return " AND ".join(conditions)
 
     def select(self, ranges: ReportRanges, *columns: str, joins: str = "") -> str:
-        """Returns SQL, `FROM … t … WHERE …`, that selects the results that meet the conditions. It has their ids, test
-        cases, facts and `columns`. `joins` is SQL that joins further tables. Needs `parameters`.
+        """Returns SQL, `FROM … t … WHERE …`, that selects the results that meet the conditions. The columns are the
+        results' ids, test cases, facts and `columns`. `joins` is SQL that joins further tables. The query needs
+        `parameters`.
         """
         of_suite = () if self.suite is None else ("suite",)
         cases = "" if self.search is None else f" JOIN {TestCaseRow.table} c ON c.id = t.case_id"
@@ -301,8 +304,9 @@ async def fetch_flaky_node_ids(source: Source, build_id: int) -> list[str]:
 async def fetch_equal_failures(
     source: Source, ranges: ReportRanges, into: type[T], *, signatures: int, examples: int
 ) -> list[T]:
-    """Groups the failures in these reports by signature. Returns for each group: signature, number of results, ids of
-    the first `examples` results, and the message, the trace and the test case of the first result.
+    """Groups the failures in these reports by signature. Returns for each of up to `signatures` groups: signature,
+    number of results, ids of the first `examples` results, and the message, the trace and the test case of the first
+    result.
 
     Groups with failures that count against the build come before those with only quarantined failures and the
     reporter's known issues. Otherwise the largest groups come first. Reads at most MAX_FAILURES failures.

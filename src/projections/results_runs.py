@@ -32,7 +32,9 @@ _MINUTE = timedelta(minutes=1)
 IS_BROKEN = f"passed + failed >= {BROKEN_MIN_RESULTS} AND failed > {BROKEN_SHARE}::float8 * (passed + failed)"
 """SQL condition that a build is broken, as `domain.run_histories` defines it."""
 IS_DOUBTFUL = f"(is_corrected OR ({IS_BROKEN}))"
-"""SQL condition that a failure of a build may not count."""
+"""SQL condition that a build is doubtful: it is broken, or some of its results were withdrawn or replaced. Then it must
+be checked whether a failure in the build counts.
+"""
 
 
 class NotableRunRow(Row, frozen=True):
@@ -63,8 +65,8 @@ class SuspectRow(Row, frozen=True):
     noted: Int
     """Number of runs that failed or passed on a retry since the build `mark`."""
     mark: int
-    """Id of a build in which the test failed or passed on a retry. When `noted` exceeds KEPT_RUNS, the runs up to this
-    build are deleted.
+    """Id of a build in which the test failed or passed on a retry. When `noted` exceeds KEPT_RUNS, the notable runs up
+    to this build are deleted, and `mark` becomes the id of the newest build.
     """
 
 

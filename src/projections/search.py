@@ -52,7 +52,7 @@ MAX_BUILD_MESSAGES = 5
 MAX_BUILD_MESSAGE = 200
 """Number of characters of each failure message in the text of a build's document, from which snippets are made."""
 MAX_TEXT = 4_000
-"""Number of characters of all other texts whose words a search finds."""
+"""Number of characters whose words a search finds of a project's description, or of the details of a build's end."""
 
 # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
 _INDEX = "USING gin (words) WITH (gin_pending_list_limit = 512)"
@@ -234,8 +234,8 @@ def _find_vector(name: str, text: str, project_id: int | None) -> str:
 
 
 def _find_vectors(event: CasesSeen) -> Iterator[str]:
-    """Yields the words of each test case of an event, as `_find_vector` would. Node ids of one file or class begin
-    alike, so the words of each common beginning are computed once.
+    """Yields the words of the document of each test case of an event. Node ids of one file or class begin alike, so the
+    words of each common beginning are computed once.
     """
     shared: dict[tuple[str, str], str] = {}
     for node_id, suite in zip(event.node_ids, event.suites, strict=True):
@@ -281,8 +281,8 @@ def _failed(event: ResultsRecorded, rows: Rows) -> Iterator[Change]:
             continue
         if test.failure:
             yield Delete(FailureDocument, test.failure)
-        # Also without a message: a rebuild after the deletion of this build must give the same rows, and the message
-        # is erased then.
+        # Also for a failure without a message: deleting the build erases the message, and a rebuild after that must
+        # give the same rows.
         failed[case_id] = msgspec.structs.replace(test, failure=result_id)
         if row in texts and (message := _message(texts[row])):
             words = known.get(message)
@@ -359,7 +359,7 @@ def _with_words(build: BuildDocument, **changes: Any) -> BuildDocument:
 
 
 def _with_text(build: BuildDocument, **changes: Any) -> BuildDocument:
-    """Returns the document of a build after some changes, with its text and words computed anew."""
+    """Returns the document of a build after some changes, with its text computed anew."""
     build = msgspec.structs.replace(build, **changes)
     failures = f"{build.failed} tests failed: " if build.failed > 1 else "a test failed: " if build.failed else ""
     failures += "; ".join(build.messages)

@@ -35,9 +35,10 @@ MAX_SCOPE = 200
 other projects' documents are filtered out afterwards.
 """
 MIN_PREFIX = 3
-"""Least number of characters of the last word of a query for which longer words that begin with it match, too."""
+"""Least number of characters that the last word of a query must have to match longer words that begin with it, too."""
 WORD_IN_NAME, WORD_IN_TEXT, PREFIX_IN_NAME, PREFIX_IN_TEXT = 1.0, 0.8, 0.7, 0.5
-"""Scores of a query's word: the whole word in the name or text of a document, or the beginning of a longer word there.
+"""Scores of a word of the query in a document: the document's name contains the word; its text does; its name contains
+a longer word that begins with the word; its text contains such a longer word.
 """
 WORDS_SHARE = 0.9
 """Weight of the average score of the words in a document's score. The rest is for documents that contain the query

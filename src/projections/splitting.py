@@ -15,8 +15,8 @@ MAX_BUILDS = 20
 them.
 """
 RUNS_OF_SHARDS = 5
-"""Number of builds for each shard whose durations are used, for a job with one shard in each build. It counts if it
-gives more than MAX_BUILDS.
+"""Number of builds for each shard whose durations are used, so that every shard has run several times even if each
+build runs only one. If this gives fewer than MAX_BUILDS builds, MAX_BUILDS are used.
 """
 MAX_SEARCHED_BUILDS = 1_000
 """Number of a job's newest builds from which those with usable durations are chosen."""
@@ -79,6 +79,6 @@ async def fetch_cases(source: Source, job_id: int, branch: str, shards: int) -> 
 
 
 async def fetch_node_ids(source: Source, case_ids: Sequence[int]) -> dict[int, str]:
-    """Returns the node id of each test case that exists."""
+    """Returns test case id -> node id, for the test cases that exist."""
     query = f"SELECT id, node_id FROM {TestCaseRow.table} WHERE id = ANY(%(ids)s)"
     return dict(await fetch_rows(source, query, {"ids": list(case_ids)}))

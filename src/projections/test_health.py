@@ -32,11 +32,13 @@ from store.postgres.queries import Source, fetch_rows
 MAX_SUSPECTS = 2_000
 """Largest number of tests of a project whose histories one request reads: those with the most notable runs."""
 MAX_NOTABLE = 300_000
-"""Largest number of notable runs, the newest ones, from which the MAX_SUSPECTS tests with the most are found."""
+"""Largest number of notable runs of a project in which the MAX_SUSPECTS tests with the most notable runs are searched
+for. If there are more notable runs, the newest ones are searched.
+"""
 HISTORIES_AT_ONCE = 250
 """Number of histories that one query reads. It is small, so that other requests get their turn between queries."""
 CHUNKS_AT_ONCE = 64
-"""Number of chunks (`results_days`) whose runs one query counts."""
+"""Number of chunks of test cases (`results_days.CHUNK`) whose runs one query counts."""
 MAX_FAILURES = 200
 """Largest number of failures whose messages one request reads."""
 
@@ -59,7 +61,9 @@ class FailureText(msgspec.Struct, frozen=True):
 
 
 async def fetch_suspects(source: Source, project_id: int, since_day: int, limit: int) -> list[CaseHistory]:
-    """Returns the test cases that `fetch_recent_histories` finds, with their names."""
+    """Returns the test cases of a project that failed or passed on a retry since a day, with their names and their
+    notable runs since then. Test cases with more notable runs come first, and at most `limit` are returned.
+    """
     found = await fetch_recent_histories(source, project_id, since_day, limit)
     query = f"SELECT * FROM {TestCaseRow.table} WHERE id = ANY (%(cases)s)"
     rows = {row.id: row for row in await fetch_all(source, TestCaseRow, query, {"cases": list(found)})}
@@ -77,8 +81,9 @@ async def fetch_recent_histories(
     retry since then. Test cases with more of these runs come first, and at most `limit` are returned. With `among`,
     considers only these test cases.
     """
-    # All runs are sent as two columns in one row: psycopg would take longer for the numbers than the rest takes, and
-    # PostgreSQL for five columns. They are ranked here, since PostgreSQL takes three times as long.
+    # All runs are sent as two columns in one row. psycopg would take longer to read single numbers than all the rest
+    # takes, and PostgreSQL would take longer to send five columns. Tests are ranked here, since PostgreSQL takes three
+    # times as long.
     query = (
         "SELECT array_send(array_agg(id)), array_send(array_agg((number::bigint << 32) | (minute << 4) | flags))"
         f" FROM (SELECT * FROM {NotableRunRow.table}"
@@ -145,7 +150,8 @@ async def fetch_histories(
     source: Source, case_ids: Sequence[int], since_minute: int = 0, asked: Collection[int] = ()
 ) -> list[CaseHistory]:
     """Returns test cases with their notable runs since a time, ordered by id. Leaves out test cases without runs.
-    `asked` has the ids of builds on the branch of a question, if this is not the default branch.
+    `asked` has the ids of the builds on the branch that a question is about: their failures count even if that branch
+    is not the default one.
     """
     query = (
         "SELECT k.case_id, c.project_id, c.node_id, c.suite, k.runs, n.ids, n.numbers, n.minutes, n.flags"

@@ -11,8 +11,8 @@ from projections.engine.queries import fetch_all
 from store.postgres.queries import Source
 
 LOOK_BACK = timedelta(days=30)
-"""Time before the first day of a trend in which failures are looked for that were fixed later. A build that waited or
-ran longer than this is not found.
+"""Length of the time before the first day of a trend from which builds are read, too. A failure in this time may have
+been fixed on a day of the trend. Builds that were created earlier are not found, even if they ended on such a day.
 """
 
 

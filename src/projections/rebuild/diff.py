@@ -98,10 +98,10 @@ async def _find_live_version(live: AsyncConnection, projection: Projection) -> i
 async def _wait_for_live(
     live: AsyncConnection, staging: AsyncConnection, event_log: EventLog, projection: Projection, version: int
 ) -> None:
-    """Waits until the live tables have reached the position of the staging tables, which cannot go back. Then moves the
-    staging tables up to the live tables' position.
+    """Waits until the live tables have reached the position of the staging tables, since staging tables cannot go back.
+    Then moves the staging tables up to the live tables' position.
 
-    Raises NotReady after LAG_TIMEOUT_S.
+    Raises NotReady after LAG_TIMEOUT_S, or if there are no staging tables.
     """
     built = (await fetch_schema_positions(staging, STAGING)).get((projection.name, projection.version))
     if built is None:

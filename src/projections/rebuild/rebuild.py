@@ -81,7 +81,7 @@ async def build_staging(
 
 @contextlib.contextmanager
 def _rare_garbage_collection() -> Iterator[None]:
-    """Lets Python's garbage collector run rarely while the context is open, and leave out the objects that exist
+    """Makes Python's garbage collector run rarely while the context is open, and ignore all objects that existed
     before.
 
     Rows form no reference cycles. Searching for cycles would take a tenth of the time of a load.

@@ -70,7 +70,9 @@ _LOSSES = f"""
     )
     GROUP BY s.projection ORDER BY s.projection
 """
-"""SQL query for `find_losses`, with the parameters of MOVE_POSITIONS."""
+"""SQL query for what a switch would lose (`find_losses`). It has two parameters: the names and the versions of the
+projections.
+"""
 
 
 class Loss(NamedTuple):
@@ -79,9 +81,9 @@ class Loss(NamedTuple):
     name: str
     events: int
     first: int
-    """Position of the first of them."""
+    """Position of the first of these events."""
     error: str
-    """Why the first of them is parked."""
+    """Why the first of these events is parked."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ from projections.triggers import TriggerRow
 from store.log.event_log import EventLog
 
 MAX_BYTES = 1024**3
-"""Size of fields in bytes of all events that one historical read may fold. Reading as much takes some 8 s."""
+"""Largest size in bytes of the fields of all events that one historical read folds. Reading so much takes some 8 s."""
 STREAM_BATCH = 10_000
 """Number of streams for which one query finds the positions of events."""
 BUILD_BATCH = 20
@@ -104,7 +104,7 @@ class HistoricalReader:
                 self.tables.apply(recorded, only, is_erased=recorded.position in erased)
 
     async def find_related(self, kind: Kind, id: int) -> list[int]:
-        """Returns the positions of events that concern this resource, but are in streams of other resources. Newest
+        """Returns the positions of events that concern this resource, but are in streams of other resources, newest
         first.
         """
         return await event_index.find_positions(self._pool, kind, id, self._until)

@@ -34,7 +34,7 @@ from store.postgres.caller_turns import CallerTurns
 log = structlog.get_logger()
 
 MAX_CONCURRENT = 2
-"""Number of historical reads that a process runs at once, each for another caller."""
+"""Number of historical reads that a process runs at once, each for a different caller."""
 MAX_OF_CALLER = 10
 """Number of historical reads, running or waiting, that one caller may have in a process."""
 MAX_WAITING = 50
