@@ -309,8 +309,8 @@ async def find_ended_on_commit(
     source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int, untrusted: bool
 ) -> list[int]:
     """Returns the ids of up to MAX_ON_COMMIT builds of a job that passed or failed on this commit with the combination
-    `matrix`, newest first. Leaves out the build `other_than`, and unless `untrusted` is true, untrusted builds: strangers
-    may have written their results.
+    `matrix`, newest first. Leaves out the build `other_than` and, unless `untrusted` is true, builds of forks:
+    strangers may have written their results.
     """
     query = (
         f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
