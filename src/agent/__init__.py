@@ -1,4 +1,5 @@
-"""The program on a build machine. Standard library only, Python 3.9 or newer, Linux. Shipped as one zipapp.
+"""The program on a build machine. It needs Linux, Python 3.9 or newer and only the standard library, and is shipped as
+one zipapp.
 
 cli            options, start and end
 session        connect, long poll, heartbeats, sign off

@@ -88,9 +88,7 @@ class Heartbeat(msgspec.Struct):
     ram_pct: Annotated[float, Meta(ge=0, le=100)]
     disk_free_gb: Annotated[float, Meta(ge=0, le=1e9)]
     uptime_s: Annotated[int, Meta(ge=0, le=2**40)]
-    """Seconds since the machine started. Of two heartbeats of a session, the one with the larger number is the later
-    one.
-    """
+    """Seconds since the machine started. Of two heartbeats of a session, the later one has the larger number."""
     running: Annotated[list[tuple[int, int]], Meta(max_length=MAX_RUNNING)] = []
     """Builds that the agent runs, each as a pair: the build's id and the number of the attempt. The agent names a build
     from the `run` message until the server has accepted the build's end. A build that it does not name for 30 s is

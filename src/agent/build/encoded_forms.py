@@ -67,9 +67,9 @@ def list_texts(secret: str) -> Iterator[Text]:
     """Yield the texts whose forms show a secret in a log or report: the secret itself, its hex forms, and pieces of its
     base64 forms, also those of URL-safe base64.
 
-    Base64 spells a secret in three ways, depending on the number of bytes before it. Of each, only the characters that
-    do not depend on the bytes around the secret are yielded, and none if they are fewer than `_MIN_BASE64`. A text
-    longer than `MAX_TEXT` is yielded in parts of about the same length.
+    Base64 has three spellings of a secret, depending on the number of bytes before it. Of each spelling, only the
+    characters that do not depend on the bytes around the secret are yielded, and none if they are fewer than
+    `_MIN_BASE64`. A text longer than `MAX_TEXT` is yielded in parts of about the same length.
     """
     data = secret.encode("utf-8", "replace")
     found = {secret, data.hex(), data.hex().upper()}

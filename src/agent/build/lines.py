@@ -25,8 +25,8 @@ class LineReader:
         return found
 
     def flush(self) -> list[str]:
-        """Return the bytes after the last line end as a list of one masked line. Return an empty list if there are
-        none.
+        """Return a list of one masked line: the bytes after the last line end. Return an empty list if no bytes are
+        left.
         """
         rest, self._partial = self._masker.mask(self._partial), b""
         return [_decode(rest)] if rest else []
