@@ -1,4 +1,4 @@
-"""The verdict of a build: decides it, finds the exit codes that ignored failures excuse, and explains it in
+"""Decides the verdict of a build, finds the exit codes that ignored failures excuse, and explains the verdict in
 sentences.
 """
 
@@ -26,7 +26,7 @@ def decide_verdict(
     code, then selected tests without a result.
 
     `failed` is the number of failures that count. An exit code in `excused` does not fail the build, since failures
-    that do not count explain it. `lacks_selected_tests` is True if a selected test has no result.
+    that do not count account for this code. `lacks_selected_tests` is True if a selected test has no result.
     """
     if reason == "agent_stopped":
         return "aborted", reason
@@ -45,12 +45,13 @@ def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> 
     """Returns the exit codes that ignored failures explain: the exit codes with which the job's test runner reports
     failed tests. Ignored failures are failures in quarantine, and failures that the reporter marks as known issues.
 
-    A report of the agent's pytest plugin explains no exit code, since pytest itself ends with 0 if all of its failures
-    are in quarantine. With `excuse_pytest`, such a report explains the exit code that it contains.
+    A report of the agent's pytest plugin contains an exit code. With `excuse_pytest`, the report explains this exit
+    code. Otherwise it explains none, since pytest itself ends with 0 if all failures of the run are in quarantine.
 
-    Returns no exit code if results may be missing. This is so if a suite, a report or results are missing, if a test
-    runner ended for another reason than failed tests, or if an option makes the test runner stop after a failure. It is
-    also so if a wildcard found a report and the job does not list the exit codes of failed tests.
+    Returns an empty set if no failure is ignored, or if results may be missing. Results may be missing if a suite could
+    not be loaded, if a report is missing or unreadable, if a test runner ended for another reason than failed tests, or
+    if an option makes the test runner stop after a failure. They may also be missing if a wildcard found a report and
+    the job does not list the exit codes of failed tests.
     """
     reports = build.counting_reports
     if find_reports_by_wildcard(build) or find_fail_fast(build.queued.configuration):
@@ -71,9 +72,10 @@ def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> 
 
 def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
     """Returns the reports that a wildcard found. A wildcard does not say how many reports there should be, so only the
-    exit code shows that one is missing.
+    exit code shows that a report is missing.
 
-    Leaves out reports of pytest. Returns an empty list if the job lists the exit codes that mean failed tests.
+    Leaves out reports with an `explained_exit_code`, such as those of the agent's pytest plugin. Returns an empty list
+    if the job lists the exit codes that mean failed tests.
     """
     if TEST_FAILURE_EXIT_CODES in build.queued.configuration.env:
         return []
@@ -81,8 +83,8 @@ def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
 
 
 def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
-    """Returns the exit codes with which a job's test runner reports failed tests: those that TEST_FAILURE_EXIT_CODES in
-    `env` lists. Returns 1 alone if `env` has no such variable.
+    """Returns the exit codes with which a job's test runner reports failed tests. The variable TEST_FAILURE_EXIT_CODES
+    in `env` lists them. Without this variable, 1 is the only one.
     """
     return {int(code) for code in env.get(TEST_FAILURE_EXIT_CODES, "1").split(",") if code.strip().isdecimal()}
 
@@ -126,13 +128,17 @@ def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
 
 
 def describe_fail_fast(build: AnyBuild) -> str | None:
-    """Returns a sentence about the option with which the job's test runner ends after a failure; None without one."""
+    """Returns a sentence about the option that makes the job's test runner end after a failure; None if the job has no
+    such option.
+    """
     option = find_fail_fast(build.queued.configuration)
     return f"With {option} other tests may not run after a failure: leave it out." if option else None
 
 
 def describe_unexplained(build: Finished) -> str | None:
-    """Returns a sentence about an exit code that failed tests do not explain. Returns None if they may explain it."""
+    """Returns a sentence that says that failed tests do not explain the build's exit code. Returns None if failed tests
+    may explain it, or if the build has no exit code other than 0.
+    """
     code = build.exit_code
     explained = {report.explained_exit_code for report in build.counting_reports} - {None, UNEXPLAINED}
     if not code or code in explained | find_exit_codes_of_failed_tests(build.queued.configuration.env):
@@ -230,5 +236,7 @@ def _count_ignored(count: int, one: str, many: str) -> str | None:
 
 
 def find_reported_verdict(end: BuildFinished | Finished) -> Verdict:
-    """Returns the verdict that the pipeline of an external build reported, which test reports may have overruled."""
+    """Returns the verdict that the pipeline of an external build reported, also if test reports have overruled this
+    verdict.
+    """
     return "passed" if end.reason in ("tests_failed", "reports_unreadable") else end.status

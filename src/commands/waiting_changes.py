@@ -1,4 +1,4 @@
-"""Limits how many changes of a project wait for their evaluation."""
+"""Limits how many changes of a project wait until a worker has decided which jobs they start."""
 
 import asyncio
 import time
@@ -12,12 +12,14 @@ from domain.core.errors import TooManyRequests
 from store.tables.reactions import count_due
 
 MAX_WAITING = 2_000
-"""Largest number of changes of one project that wait for their evaluation, before further ones are refused."""
+"""Largest number of changes of one project that wait until a worker has decided which jobs they start. Further changes
+are refused.
+"""
 RETRY_AFTER_S = 60
 COUNT_LIFETIME_S = 1.0
-"""Seconds until the waiting changes of a project are counted again. A burst of messages so costs few counts."""
+"""Seconds until the waiting changes of a project are counted again. So a burst of hooks costs few counts."""
 MAX_REMEMBERED = 10_000
-"""Largest number of projects for which a process remembers how many changes they may still report (Room)."""
+"""Largest number of projects for which a process remembers a `Room`: how many changes the project may still report."""
 
 
 @dataclass
@@ -31,8 +33,9 @@ class Room:
 
 
 class WaitingChanges:
-    """Counts the waiting changes of projects. Each process adds to its last count what it has accepted since, so other
-    processes can go beyond MAX_WAITING for COUNT_LIFETIME_S.
+    """Counts the waiting changes of projects. Each process adds the changes that it has accepted to its last count, but
+    does not know what other processes have accepted since. So several processes together may exceed MAX_WAITING for
+    COUNT_LIFETIME_S.
     """
 
     def __init__(self, pool: AsyncConnectionPool) -> None:
@@ -41,8 +44,8 @@ class WaitingChanges:
 
     async def add(self, project_id: int, changes: int) -> None:
         """Counts `changes` more changes of a project, which the caller records next. Raises TooManyRequests if
-        MAX_WAITING changes of the project wait. While no worker runs, the changes that arrive are forgotten after
-        COUNT_LIFETIME_S.
+        MAX_WAITING changes of the project wait. While no worker runs, accepted changes do not become due reactions, so
+        the next count, after COUNT_LIFETIME_S, leaves them out.
         """
         room = self._rooms.get(project_id)
         if room is None:

@@ -33,7 +33,9 @@ class RegisterWebhook(Command):
     sealed_secret: bytes | None = None
     active: bool = True
     others: tuple[int, ...] = ()
-    """Ids of the project's webhooks that the caller knows of. They need not be all, nor exist any more."""
+    """Ids of the project's webhooks that the caller knows of. The list may be incomplete, and may contain webhooks that
+    do not exist any more.
+    """
 
     def reads(self) -> Sequence[AnyStream]:
         webhook = WEBHOOK.at(self.webhook_id)

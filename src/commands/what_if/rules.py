@@ -24,7 +24,7 @@ MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 50
 MAX_RULES = 10_000
 FIRST_ID = 2**53
-"""First id for known issues of what-if rules, above all ids of real ones."""
+"""First id for the known issues of what-if rules. It is greater than all ids of real known issues."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -76,7 +76,8 @@ class WhatIfQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"additive": "besides"}):
     """Known issues and quarantine entries for a simulation. A list that is given replaces all real rules of its kind;
-    with `besides` it is added to them. If a kind has no list, its real rules stay.
+    if `besides` is true, its rules are added to the real ones. If no list is given for a kind, the real rules of the
+    kind stay.
     """
 
     known_issues: Annotated[list[WhatIfIssue], Meta(max_length=MAX_RULES)] | None = None

@@ -1,8 +1,8 @@
 """Simulation of the history under what-if rules: which failures and builds would have had another outcome.
 
 The simulation calls the same functions that classified reports and judged builds when they were recorded, but with the
-what-if rules. It returns only the differences. Its memory contains the rules and counts of the builds that have not
-ended, so it does not grow with the history.
+what-if rules. It returns only the differences. In memory it keeps only rules and the states of builds that have not
+ended, so it does not need more memory for a longer history.
 
 The simulation compares a failure's classification under the what-if rules with the failure's classification today,
 which may come from a rule, from a later search for known issues, or from a person.
@@ -60,8 +60,8 @@ BUILD_EVENTS: tuple[type[Event], ...] = (
     BuildFinished,
     BuildDeleted,
 )
-"""Types of the events of builds that a simulation processes, besides all RULE_EVENTS. It needs no events of known
-issues, since events of builds and today's classifications show what known issues did.
+"""Types of the events of builds that a simulation processes. It also processes the events in RULE_EVENTS. It needs no
+events of known issues, since events of builds and today's classifications show what known issues did.
 """
 
 
@@ -177,8 +177,8 @@ class Simulation:
         return [event.case_ids[row] for row in _quarantinable(event)]
 
     def take(self, recorded: Recorded, node_ids: Mapping[int, str]) -> list[VerdictDiffers]:
-        """Processes the next event of the log. If it finishes a build whose simulated verdict differs from the real
-        one, returns the difference. `node_ids` maps the ids that `needs` returned to node ids.
+        """Processes the next event of the log. `node_ids` maps the ids that `needs` returned to node ids. If the event
+        ends a build whose simulated verdict differs from the real one, returns the difference; otherwise an empty list.
         """
         self.counts.position = recorded.position
         event = recorded.event
@@ -246,8 +246,8 @@ class Simulation:
                 opened.newly_quarantined += 1
 
     def _entries(self, event: ResultsRecorded) -> list[str]:
-        """Returns the node ids that are in the simulated quarantine at the time of the event. Returns none if the
-        what-if rules contain no quarantine entries.
+        """Returns the node ids that are in the simulated quarantine at the time of the event. Returns an empty list if
+        the what-if rules contain no quarantine entries.
         """
         if self._what_if.quarantine is None:
             return []
@@ -267,8 +267,8 @@ class Simulation:
         return known
 
     def pop_failures(self, event: ReportRecorded) -> ReportedFailures:
-        """Returns the failures of the report that has just been processed, and forgets them. Returns none if the
-        what-if rules contain no known issues.
+        """Returns the failures of the report that has just been processed, and forgets them. The result is empty if the
+        what-if rules contain no known issues, or if the build is not simulated.
         """
         opened = self._open.get(event.build_id)
         if opened is None:
