@@ -25,12 +25,12 @@ BuildChoice = Literal[
 ]
 """How the assistant chose the build that a question is about.
 
-Empty: it did not choose, since somebody named the build, or there is none. `newest`: the newest build that has ended.
-`most_failures`: the build with the most failed tests, of a matrix that did not pass. `newest_failure`: the newest build
-in which a test failed that the message names. `newest_of_branch`: the newest build of the branch that the message
-names. `red_job`: the newest build of the project's job that failed last. `green_jobs`: the newest build of the project,
-since none of its jobs is red. `offered`: the message names something that does not exist. Then the answer only says
-that there is this build, and does not explain it.
+Empty: the assistant did not choose, since somebody named the build, or there is none. `newest`: the newest build that
+has ended. `most_failures`: of the builds of a matrix that did not all pass, the one with the most failed tests.
+`newest_failure`: the newest build in which a test that the message names failed. `newest_of_branch`: the newest build
+of the branch that the message names. `red_job`: the newest build of the project's job that failed last. `green_jobs`:
+the newest build of the project, since none of its jobs is red. `offered`: the message names something that does not
+exist, so the answer only mentions this build as one that does, and does not explain it.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -83,7 +83,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def sources(self) -> list[str]:
-        """The references that the claims cite, in their order, each once."""
+        """References that the claims cite, each once, in the order in which the claims cite them."""
         return list(dict.fromkeys(ref for claim in self.claims for ref in claim.sources))
 
 
@@ -99,5 +99,5 @@ class Question(msgspec.Struct, frozen=True):
     max_tests: int = 20
     """Largest number of failed tests that are looked at."""
     days: int = 7
-    """Look-back window of questions about a project."""
+    """Number of days before the question that a question about a project covers."""
     build_choice: BuildChoice = ""

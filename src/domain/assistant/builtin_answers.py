@@ -45,7 +45,7 @@ def answer(evidence: Evidence) -> Answer:
 
 
 def answer_without_project(message: str) -> Answer:
-    """Returns the reply to a chat message from which nobody can tell which project it is about."""
+    """Returns the reply to a chat message if it is not clear which project the message is about."""
     missing = describe_missing(message)
     return Answer((*((AnswerClaim(missing),) if missing else ()), AnswerClaim(WHICH_PROJECT)))
 
@@ -101,7 +101,7 @@ def _explain(evidence: Evidence, build: BuildFacts, found: Diagnosis) -> Iterato
         yield from claims.describe_changes(evidence, found.tests)
     yield from claims.describe_tests(found)
     yield from claims.describe_others(found)
-    if evidence.groups:  # not if it is about some tests only
+    if evidence.groups:  # not if the answer is about some tests only
         yield from claims.describe_unseen(evidence, found)
     if evidence.failures:
         yield from claims.describe_uncounted(build)
@@ -126,7 +126,8 @@ def _with_diagnosis(evidence: Evidence, found: Diagnosis, answer_claims: Iterato
 
 
 def _reply_to_message(evidence: Evidence) -> Answer:
-    """Returns the reply to a chat message. If the message names builds that the reply is not about, it says so."""
+    """Returns the reply to a chat message. If the message names builds that the reply is not about, the reply says so.
+    """
     message, build = evidence.question.message, evidence.build
     intent = find_intent(message)
     reply = _reply(evidence, intent)
@@ -156,8 +157,8 @@ def _reply_to_message(evidence: Evidence) -> Answer:
 
 
 def _leave_advice_out(reply: Answer) -> Answer:
-    """Returns `reply`, which is about tests that pass now, without its suggested fix and its next step. If the tests
-    are flaky, returns it unchanged, since flaky tests still need both.
+    """Returns `reply`, which is about tests that pass now, without its suggested fix and its next step. Returns it
+    unchanged if the tests are flaky, since flaky tests still need a fix and a next step.
     """
     if reply.classification == "flaky":
         return reply
@@ -166,8 +167,8 @@ def _leave_advice_out(reply: Answer) -> Answer:
 
 
 def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
-    """Yields claims that what the message names does not exist, and which build of the job or project there is instead.
-    That build is not explained, since nobody asked about it.
+    """Yields a claim that something the message names does not exist, and a claim that names a build of the job or
+    project which the user may ask about. The claims do not explain that build, since nobody asked about it.
     """
     build = evidence.build
     yield AnswerClaim(describe_missing(message, "" if build is None else build.job) or NOT_FOUND)
@@ -183,8 +184,8 @@ def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
 
 
 def _name_chosen_build(evidence: Evidence, build: BuildFacts, intent: Intent) -> Iterator[AnswerClaim]:
-    """Yields claims that say which build the answer is about, if the assistant has chosen it. For an intent whose
-    answer does not name the other builds of the matrix that did not pass, also names these.
+    """Yields claims that say which build the answer is about, if the assistant has chosen the build. Also names the
+    other builds of the matrix that did not pass, if the answer to this intent does not name them anyway.
     """
     match evidence.question.build_choice:
         case "":

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 _SEPARATORS = re.compile(r"[\s\"'`()\[\]{}<>,;:=|]+")
 MIN_PARTS = 2
 """Least number of parts (folders and file name) that the path of a changed file and a path in a trace must have in
-common at their ends. Fewer are enough for a file in the root of the repository, and for a Java class.
+common at their ends. Fewer parts are enough for a file in the root of the repository, and for a Java class.
 """
 
 
 def find_passed_paths(paths: Sequence[str], traces: Iterable[str]) -> list[str]:
-    """Returns those `paths` of a repository that name a file in one of the traces, in their order."""
+    """Returns the changed paths (`paths`) whose files one of the traces names, in the order of `paths`."""
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(path.rpartition("/")[2], []).append(path)
@@ -32,8 +32,8 @@ def find_passed_paths(paths: Sequence[str], traces: Iterable[str]) -> list[str]:
 
 
 def _is_same_file(path: str, word: str, before: str) -> bool:
-    """Returns whether a word of a trace names the file at the path. `before` is the word before it, which is the name
-    of a method with its class and package in traces of Java.
+    """Returns whether a word of a trace names the file at the path. `before` is the word that precedes `word` in the
+    trace. In traces of Java, that is the name of a method with its class and package.
     """
     parts, named = path.split("/"), word.split("/")
     shorter = min(len(parts), len(named))

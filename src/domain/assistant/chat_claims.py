@@ -14,14 +14,16 @@ from domain.assistant.next_steps import find_next_step
 from domain.phrases import count, first_line
 
 MAX_LISTED = 10
-"""Number of failed tests that a reply lists."""
+"""Largest number of failed tests that a reply lists."""
 FIX = "Suggested fix:"
 NAME_A_BUILD = "name a build, such as build 12, or a job, whose newest build counts then."
 WHOLE_PROJECT = "What follows is about the whole project."
 
 
 def name_list(evidence: Evidence, intent: Intent) -> Iterator[AnswerClaim]:
-    """Yields the reply to a question that the assistant does not look up: it names the API request that answers it."""
+    """Yields the reply to a question for which the assistant looks nothing up. The reply names the API request that
+    answers the question.
+    """
     tests = f"GET /api/v3/test-cases?project_id={evidence.question.project_id}"
     if intent == "times":
         yield AnswerClaim(f"How long single tests take is not looked up here. {tests}&sort=slowest lists them.")
@@ -61,8 +63,8 @@ def describe_duration(evidence: Evidence, build: BuildFacts) -> Iterator[AnswerC
 
 
 def name_unknown_tests(evidence: Evidence, build: BuildFacts) -> str:
-    """Returns a sentence that says that the tests which the question names were not looked at; empty if it names no
-    tests. Called only if none of them was looked at.
+    """Returns a sentence that says that the tests which the question names were not looked at. Returns an empty text if
+    the question names no tests. Must be called only if none of the named tests was looked at.
     """
     question = evidence.question
     names = [name for name in find_names_of_tests(question.message) if name.lower() not in build.job.lower()]

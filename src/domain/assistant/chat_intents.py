@@ -1,6 +1,4 @@
-"""Intents of chat messages: which of a handful of things a message asks, by its words. docs/assistant.md lists the
-intents.
-"""
+"""Intents of chat messages: what a message asks for, found by the words in it. docs/assistant.md lists the intents."""
 
 import re
 from typing import Literal
@@ -20,7 +18,9 @@ Intent = Literal[
     "unknown",
 ]
 LISTED_ELSEWHERE: tuple[Intent, ...] = ("times", "ranking", "quarantined")
-"""Intents of questions that the assistant does not look up: the reply names the API request that answers them."""
+"""Intents of questions for which the assistant looks nothing up. The reply names the API request that answers the
+question.
+"""
 
 BUILD_INTENTS: tuple[Intent, ...] = ("why", "changed", "next", "tests", "duration")
 """Intents of questions that can only be answered about a build."""
@@ -118,7 +118,9 @@ _WORDS: tuple[tuple[Intent, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Intents with the words that ask for them. The first intent in this order counts whose words a message has."""
+"""Intents with the words that ask for them, in the order in which they are tried. If a message contains words of
+several intents, the first of these intents counts.
+"""
 
 
 def find_intent(message: str) -> Intent:

@@ -1,7 +1,7 @@
-"""Things that a chat message names: tests, and builds by their numbers.
+"""Tests and builds that a chat message names. Builds are named by their numbers.
 
-All patterns take linear time: each begins at the beginning of a word only, and spaces are single. A message is searched
-once for each test of a build, on the event loop of `testhide work`.
+All patterns take linear time: a match begins only at the beginning of a word, and words are separated by single spaces.
+A slow pattern would block the event loop of `testhide work`, which searches a message once for each test of a build.
 """
 
 import re
@@ -11,7 +11,7 @@ from domain.assistant.answers import Question
 from domain.assistant.evidence import Evidence, FailedTest
 
 MAX_NAMES = 20
-"""Largest number of names of tests, and of numbers of builds, that are read from one message: the first ones."""
+"""Largest number of test names, and of build numbers, that are read from one message. Further ones are ignored."""
 _TEST = re.compile(r"(?<![\w./:-])[\w./-]*::[\w:.]*\w|(?<![\w/.-])test_\w+|(?<![\w/.-])Test[A-Z]\w+")
 _NAME = re.compile(r"[\W\d_]|[a-z][A-Z]")
 """Matches a part of a word that shows that the word is the name of a test, and not a common word such as `build`."""
@@ -41,8 +41,8 @@ def is_asked(question: Question, result_id: int, test: str) -> bool:
 
 @lru_cache(maxsize=16)
 def find_asked_message(question: Question) -> str:
-    """Returns the message of a question. If it does not say what it is about, like `since when?`, appends the names of
-    the tests that the conversation was about before.
+    """Returns the message of a question. If the message does not say what it is about, like `since when?`, adds the
+    names of the tests that the earlier conversation was about.
     """
     message = question.message
     if question.build_choice or question.result_id is not None or find_names_of_tests(message):
@@ -56,14 +56,16 @@ def find_asked_message(question: Question) -> str:
 
 
 def find_text_with_tests(question: Question) -> str:
-    """Returns the text in which the assistant looks for names of tests; empty for a question about one result only."""
+    """Returns the text in which the assistant looks for names of tests. Returns an empty text if the question is no
+    chat message, or if the request named a single result by its id.
+    """
     is_named = question.result_id is None or question.build_choice == "newest_failure"
     return find_asked_message(question) if question.kind == "chat" and is_named else ""
 
 
 def names_test(message: str, test: str) -> bool:
-    """Returns whether a message names a test: by its last part, without parameters, or by a part of its id that looks
-    like the name of a test.
+    """Returns whether a message names a test: the message contains the last part of the test's id (without parameters),
+    or a word of the message that looks like the name of a test is a part of the id.
     """
     last = re.split(r"::| > ", test)[-1].partition("[")[0]
     return (_NAME.search(last) is not None and _has_word(message, last)) or any(

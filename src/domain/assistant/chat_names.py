@@ -1,7 +1,7 @@
 """Names of projects, jobs and branches in a chat message.
 
-A name whose words are all words of questions, such as `Tests`, is meant only if the message says so: `job Tests`, `the
-Tests job`, or in quotes. All patterns take linear time: each begins at the beginning of a word only.
+A name that consists of common words of questions, such as `Tests`, counts only if the message marks it as a name: `job
+Tests`, `the Tests job`, or in quotes. All patterns take linear time: each begins at the beginning of a word only.
 """
 
 import re
@@ -78,7 +78,7 @@ class MarkedName(msgspec.Struct, frozen=True):
 
 def names(message: str, kind: NameKind, name: str) -> bool:
     """Returns whether a message names `name` as a whole word: `capital` does not name `api`. A short name, or a name of
-    common words of questions, must be marked as a name.
+    common words of questions, must be in quotes or next to the word for its kind, such as `job`.
     """
     text, word = message.lower(), re.escape(name.lower())
     if len(name) >= MIN_NAME and not _is_common(name):
@@ -116,7 +116,8 @@ def find_branch_words(message: str) -> list[str]:
 
 def find_misspelt(message: str, known: Sequence[str]) -> tuple[str, int] | None:
     """Returns the first words of a message that are a misspelt name, and the index of that name in `known`. Misspelt
-    means that one letter is wrong, missing or too many, or that two are swapped. Returns None if no name is misspelt.
+    means that one letter is wrong, missing or too many, or that two adjacent letters are swapped. Returns None if the
+    message has no misspelt name.
     """
     words = re.findall(r"[\w./-]*\w", message)[:MAX_WORDS]
     lowered = [name.lower() for name in known]
@@ -130,8 +131,9 @@ def find_misspelt(message: str, known: Sequence[str]) -> tuple[str, int] | None:
 
 
 def describe_missing(message: str, job: str = "") -> str:
-    """Returns a sentence that says that something which a message names was not found: builds; if it names no build,
-    the names that it marks; and otherwise a misspelt name of `job`. Empty if the message names none of these.
+    """Returns a sentence that says what was not found: the builds that a message names; without builds, the names that
+    it marks as those of a project, job or branch; without these, a misspelt form of `job`, the name of a job. Returns
+    an empty text if the message has none of these.
     """
     numbers = [str(number) for number in find_build_numbers(message)]
     if numbers:

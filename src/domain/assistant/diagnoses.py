@@ -25,8 +25,8 @@ MIXED = 0.55
 the share of failures that have this cause.
 """
 FAR_MORE = 3
-"""Ratio of failures of the infrastructure to lasting failures from which the infrastructure is the cause of the build.
-The lasting failures may then be a consequence.
+"""If there are at least this many times as many failures of the infrastructure as lasting failures, the infrastructure
+counts as the cause of the build. Lasting failures are those whose cause is the code. They may then be a consequence.
 """
 
 CODE_SIGNALS: Mapping[str, float] = {
@@ -37,12 +37,15 @@ CODE_SIGNALS: Mapping[str, float] = {
     "detail": 0.45,
     "tool_error": 0.45,
 }
-"""Strongest signal of a log excerpt, if it is one of the code -> confidence that the product is the cause."""
+"""Kind of signal that points to the code -> confidence that the product is the cause. The strongest signal of a log
+excerpt decides.
+"""
 UNKNOWN_LINES = 0.3
 """Confidence in a cause that is read from a log excerpt whose strongest signal is not in CODE_SIGNALS."""
 ERROR_WEIGHT = 3.0
 """Least weight of a log line's signal with which the line explains the failure of a build that has failed tests.
-Lighter lines are warnings or tell of another try. A line that ends a step counts with any weight.
+Lighter lines are warnings, or say that something is tried again. A line that says how a step ended counts with any
+weight.
 """
 DETAIL_SIGNALS = frozenset({"exception", "detail", "source_error", "system_error"})
 """Signals of log lines that say what is wrong. Other lines say where it went wrong."""
@@ -101,14 +104,14 @@ class Diagnosis(msgspec.Struct, frozen=True):
     signature of a test with this cause.
     """
     others: tuple[ProbableCause, ...] = ()
-    """Causes of the other failures of the build: first those that came with a commit, then those that will last, then
-    those of most failures.
+    """Causes of the other failures of the build: first causes that came with a commit, then other causes that will
+    last, then the rest. Within each of these groups, causes of more failures come first.
     """
     is_joined: bool = False
     """Whether failures were given this one cause only because they began in the same build."""
     looked_at: int = 0
     """Number of failed results of the build whose causes were judged. Results that were not looked at count if they
-    have the signature of a test that was.
+    have the signature of a test that was looked at.
     """
 
     @property
@@ -147,9 +150,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _join_by_message(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:
-    """Returns the failures with their causes. Failures with equal messages that tell what failed get one cause: the
-    most certain one of them, and flakiness only if all of their tests were flaky before. Failures that a person or a
-    rule has classified keep their causes.
+    """Returns the failures with their causes. Failures with equal messages get one cause if the message tells what
+    failed: the most certain one of their causes. Flakiness that only the history of a test shows is chosen only if all
+    of these causes are of that sort. Failures that a person or a rule has classified keep their causes.
     """
     groups: dict[str, list[tuple[FailedTest, ProbableCause]]] = {}
     for test, cause in judged:
@@ -205,8 +208,8 @@ def _rank(judged: Sequence[tuple[FailedTest, ProbableCause]], weights: Mapping[s
 
 
 def _find_in_log(evidence: Evidence, least_weight: float = 0.0) -> ProbableCause | None:
-    """Returns the cause that the log names; None if it names none. Lines whose signals have less than `least_weight` do
-    not count, unless they end a step.
+    """Returns the cause that the log names; None if the log names none. Lines whose signals have less than
+    `least_weight` do not count, unless they say how a step ended.
     """
     build = evidence.build
     if build is None:
@@ -225,9 +228,9 @@ def _find_in_log(evidence: Evidence, least_weight: float = 0.0) -> ProbableCause
 
 
 def _from_failed_test(excerpt: LogExcerpt) -> Sequence[str]:
-    """Returns the lines of an excerpt from the header of its first failed test on, since tests that passed before it
-    may have printed errors that they expected. Returns all lines if no failed test has a header. Leaves out repeated
-    commands.
+    """Returns the lines of an excerpt from the header of its first failed test on, since tests that passed before that
+    test may have printed errors that they expected. Returns all lines if no failed test has a header. Leaves out lines
+    that only repeat a command.
     """
     lines = drop_commands(excerpt.lines)
     signals = [signal_of(clean(line)) for line in lines]
@@ -286,8 +289,8 @@ def _guess_from_log(
     fix: str,
     confidence: float,
 ) -> ProbableCause:
-    """Returns a cause that quotes the strongest lines of an excerpt. Used if their words belong to no known kind of
-    failure.
+    """Returns a cause that quotes the strongest lines of an excerpt. Used if the words of the excerpt belong to no
+    known kind of failure.
     """
     ref, line = log_ref(build, excerpt), _describe_failure(excerpt)
     leading = excerpt.reasons[0] if excerpt.reasons else ""
@@ -312,8 +315,9 @@ def _guess_from_log(
 
 
 def _describe_failure(excerpt: LogExcerpt) -> str:
-    """Returns the lines of an excerpt that name the failed test and say what is wrong, as one text. Returns an empty
-    text if only the agent has written lines.
+    """Returns as one text the lines of an excerpt that name the failed test and say what is wrong. Without such lines,
+    returns the line with the strongest signal, or else the last line that does not only show progress. Returns an empty
+    text if no line is left.
     """
     shown = [line for line in _from_failed_test(excerpt) if line.strip() and not _SAYS_NOTHING.match(line.strip())]
     lines = [(_MARKS.sub("", line.strip()), signal_of(clean(line))) for line in shown]
@@ -330,7 +334,9 @@ def _describe_failure(excerpt: LogExcerpt) -> str:
 
 
 def _weigh(evidence: Evidence, judged: Sequence[tuple[FailedTest, ProbableCause]]) -> dict[str, int]:
-    """Returns key of a cause -> number of failed results of the build that have the signature of one of its tests."""
+    """Returns key of a cause -> number of failed results of the build with this cause. Results that were not looked at
+    count if they have the signature of a test with the cause.
+    """
     sizes = {group.signature: group.results for group in evidence.groups if group.signature}
     weights: dict[str, int] = {}
     counted = set[str]()

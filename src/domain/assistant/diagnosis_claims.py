@@ -32,9 +32,11 @@ MAX_NAMED = 3
 MAX_LISTED_BUILDS = 10
 """Largest number of other builds of a matrix that a claim names."""
 MAX_OTHER = 120
-"""Largest number of characters of the root cause that are shown of a cause of other failures."""
+"""Largest number of characters that a claim quotes of the root cause of other failures, of the message of a failure
+that does not count, or of a commit's message.
+"""
 CERTAIN = 0.85
-"""Least confidence with which a claim calls a cause by far the most likely one."""
+"""Least confidence with which a claim says that a cause is almost certain."""
 PROBABLE = 0.6
 """Least confidence with which a claim calls a cause likely."""
 _IGNORED = re.compile(r"(?:^|(?<=\. ))\d[\d,]* [^.]+ (?:was|were) ignored\.")
@@ -65,7 +67,7 @@ def describe_build(build: BuildFacts) -> AnswerClaim:
 
 
 def describe_group(evidence: Evidence) -> Iterator[AnswerClaim]:
-    """Says which other builds of the matrix did not pass."""
+    """Yields a claim that names the other builds of the matrix that did not pass. Yields nothing if there are none."""
     if evidence.build is None or not evidence.group:
         return
     named = ", ".join(
@@ -81,7 +83,7 @@ def describe_group(evidence: Evidence) -> Iterator[AnswerClaim]:
 
 
 def describe_cause(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
-    """Says what the cause is, and why."""
+    """Yields claims that say what the cause is, and why it is the cause."""
     cause = diagnosis.cause
     if cause.classification is None and not cause.refs:
         yield AnswerClaim("Nothing that was looked up says why.", (), is_guess=True)
@@ -101,7 +103,7 @@ def describe_cause(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
 
 
 def describe_tests(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
-    """Says which tests have the cause."""
+    """Yields a claim that says which tests have the cause."""
     tests = diagnosis.tests
     if not tests:
         return
@@ -149,7 +151,7 @@ def _refs_of_start(began: FailureStart | None) -> tuple[str, ...]:
 
 
 def describe_unseen(evidence: Evidence, diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
-    """Says how many failures of the build were not looked at."""
+    """Yields a claim that says how many failures of the build were not looked at."""
     build = evidence.build
     if build is not None and diagnosis.looked_at and (unseen := build.failed - diagnosis.looked_at) > 0:
         verb = "was" if unseen == 1 else "were"
@@ -164,7 +166,7 @@ def describe_cause_start(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
 
 
 def describe_start(test: FailedTest) -> Iterator[AnswerClaim]:
-    """Says where a test began to fail."""
+    """Yields a claim that says in which build a test began to fail."""
     began = test.first_bad
     if began is None:
         return
@@ -212,9 +214,9 @@ def describe_failure(test: FailedTest) -> Iterator[AnswerClaim]:
 
 
 def describe_changes(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
-    """Yields claims about the changes of the repository with which the failures of the tests may have come: the changes
-    of a file through which a trace of the tests passes, or all known changes if there is no such file. Without tests,
-    files that the log names take the place of files in traces.
+    """Yields claims about the changes of the repository with which the failures of the tests may have come. If a trace
+    of the tests passes through a changed file, only such files are named; otherwise all known changes. Without tests,
+    the files that the log names count instead of the files in traces.
     """
     starts = {(test.first_bad.last_good_build, test.first_bad.build_id) for test in tests if test.first_bad is not None}
     changes = [

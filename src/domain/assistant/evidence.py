@@ -23,7 +23,7 @@ MAX_TRACE = 4_000
 """Largest number of characters of a failure's trace. Of a longer one, the beginning and the end are kept."""
 
 MAX_PAST_BUILDS = 10
-"""Largest number of earlier builds with failures of a test that are looked at."""
+"""For each test, at most this many earlier builds in which the test failed are looked at."""
 
 
 class BuildSummary(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class BuildFacts(msgspec.Struct, frozen=True):
 
 
 class FailureStart(msgspec.Struct, frozen=True):
-    """Where a test began to fail, as in `domain.failures.first_failures`."""
+    """Build and commit with which a test began to fail, and the last build before that in which the test passed."""
 
     build_id: int
     commit_sha: str | None
@@ -191,7 +191,7 @@ class FailurePatternFacts(msgspec.Struct, frozen=True):
     message: str
     failures: int
     result_id: int
-    """The newest of these failures."""
+    """Id of the result of the newest of these failures."""
     build_id: int
     is_cut: bool = False
     """Whether there may be more failures with the signature, since not all failures were looked at."""
@@ -203,7 +203,7 @@ class ProjectFacts(msgspec.Struct, frozen=True):
     id: int
     days: int
     passed: int = 0
-    """Builds that passed."""
+    """Number of builds that passed."""
     failed: int = 0
     passed_before: int = 0
     """Number of builds that passed in the period of the same length before the window."""
@@ -222,16 +222,16 @@ class Evidence(msgspec.Struct, frozen=True):
     failures: tuple[FailedTest, ...] = ()
     """Failed results that were looked at, `question.max_tests` at most. One result of each signature comes first."""
     groups: tuple[FailureGroup, ...] = ()
-    """All failures of the build by signature: first those that count against it, then the most frequent."""
+    """Failures of the build, grouped by signature: groups that count against it come first, then larger groups."""
     excerpts: tuple[LogExcerpt, ...] = ()
     issues: tuple[IssueFacts, ...] = ()
     past: tuple[PastFailure, ...] = ()
     earlier: tuple[BuildSummary, ...] = ()
-    """Builds of the job and branch before this one, the newest first."""
+    """Earlier builds of the job on the same branch, the newest first."""
     same_commit: tuple[BuildSummary, ...] = ()
-    """Other builds of the job on the commit."""
+    """Other builds of the job on the same commit."""
     group: tuple[BuildSummary, ...] = ()
-    """Other builds of the build's group, those of one start of a matrix, that failed or were aborted."""
+    """Other builds of the same build group (one start of a matrix) that failed or were aborted."""
     changes: tuple[ChangeFacts, ...] = ()
     """Changes with which failures of the build may have come, the newest first."""
     project: ProjectFacts | None = None
@@ -258,8 +258,8 @@ def with_sources(evidence: Evidence) -> Evidence:
 
 
 def excerpt_log(lines: Sequence[str], offset: int = 0) -> tuple[LogExcerpt, ...]:
-    """Returns the parts of a log that explain the failure. The lines have no line feeds. `offset` is the number of
-    lines before the first of them.
+    """Returns the parts of a log that explain the failure. `lines` are the lines of the log, without line feeds, from
+    line `offset` + 1 on.
     """
     return tuple(
         LogExcerpt(
@@ -274,7 +274,7 @@ def excerpt_log(lines: Sequence[str], offset: int = 0) -> tuple[LogExcerpt, ...]
 
 
 def cut(text: str, length: int) -> str:
-    """Returns the beginning and the end of a text that is longer than `length`."""
+    """Returns a text of at most `length` characters. Of a longer text, keeps the beginning and the end."""
     if len(text) <= length:
         return text
     half = (length - 5) // 2

@@ -1,9 +1,10 @@
 """Most likely cause of one failure, by the strongest evidence that there is.
 
 The evidence, the strongest first: how a person or a rule classified the failure; how people and rules classified
-earlier failures with the same signature; how the assistant or the statistics classified it; words of a full disk, a
-refused connection and the like; that the test also passed on the commit; its history; words of a mistake in the test;
-where it began to fail. docs/assistant.md has the table.
+earlier failures with the same signature; how the assistant or the statistics classified the failure; words in its
+message that name a full disk, a refused connection and the like; a pass of the test on the same commit; the history of
+the test; how people and rules classified failures with similar messages; words of other kinds of failures; words of a
+mistake in the test; the build in which the test began to fail. docs/assistant.md has the table.
 """
 
 from collections import Counter
@@ -41,9 +42,9 @@ BY_USER, BY_RULE, BY_ESTIMATE = 0.95, 0.9, 0.6
 DECIDED: tuple[ClassifiedBy, ...] = ("user", "rule")
 """Sources of classifications that decide the cause. The other sources only estimate it."""
 BY_PAST = 0.88
-"""Confidence in a cause that people gave to all earlier failures with the same signature."""
+"""Confidence in a cause that people or rules gave to all earlier failures with the same signature."""
 BY_SIMILAR = 0.7
-"""Confidence in a cause that people gave to failures of other tests with similar messages."""
+"""Confidence in a cause that people or rules gave to failures of other tests with similar messages."""
 PASSED_ON_COMMIT = 0.85
 FLAKY_BY_HISTORY = 0.9
 """Confidence that a failure is due to flakiness, if the test's runs show for certain that the test is flaky."""
@@ -51,7 +52,9 @@ MISTAKE_IN_TEST = 0.7
 ASSERTION_SINCE_COMMIT, ASSERTION_ONLY = 0.72, 0.6
 SINCE_COMMIT, ERROR_ONLY, NO_MESSAGE = 0.6, 0.45, 0.35
 SEARCHED_TRACE = 1_000
-"""Number of characters at the end of a trace in which words of known kinds are searched, if the message is short."""
+"""Number of characters at the end of a trace that are searched for words of known kinds of failures. The trace is
+searched only if the message has fewer than MAX_LINE characters.
+"""
 MAX_LINE = 300
 """Largest number of characters of a line that a root cause quotes."""
 
@@ -121,7 +124,7 @@ def judge(evidence: Evidence, test: FailedTest) -> ProbableCause:
 
 
 def _by_decision(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
-    """Returns the cause that a person or a rule has given."""
+    """Returns the cause that a person or a rule has given; None if neither has classified the failure."""
     if test.classification is None or test.classified_by not in DECIDED:
         return None
     issue = next((one for one in evidence.issues if one.id == test.known_issue_id), None)
@@ -144,7 +147,7 @@ def _by_decision(evidence: Evidence, test: FailedTest, found: KindMatch | None) 
 
 
 def _by_estimate(test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
-    """Returns the cause that the assistant or the statistics have given."""
+    """Returns the cause that the assistant or the statistics have given; None if the failure has no classification."""
     if test.classification is None:
         return None
     who = "The statistics have" if test.classified_by == "statistics" else "The assistant has"
@@ -173,13 +176,16 @@ def _fix_of(classification: Classification, found: KindMatch | None) -> str:
 
 
 def _by_past(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
-    """Returns the cause that people gave for earlier failures with the signature of this one."""
+    """Returns the cause that people or rules gave for earlier failures with the same signature; None if they gave none.
+    """
     equal = [past for past in evidence.past if past.is_equal and past.signature == test.signature]
     return _by_earlier(test, found, equal, BY_PAST, "with the same signature")
 
 
 def _by_similar(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
-    """Returns the cause that people gave for failures of other tests with similar messages."""
+    """Returns the cause that people or rules gave for failures of other tests with similar messages; None if they gave
+    none.
+    """
     alike = [past for past in evidence.past if not past.is_equal and past.signature == test.signature]
     return _by_earlier(test, found, alike, BY_SIMILAR, "with a similar message")
 

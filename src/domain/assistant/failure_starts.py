@@ -10,13 +10,15 @@ from domain.failures.first_failures import LASTING_BUILDS
 from domain.test_health import BROKEN_FROM, FLAKY_FROM
 
 MIN_EARLIER = 2
-"""Least number of earlier failures of a test with which a new failure can be unlike all of them."""
+"""Number of earlier failures of a test that must be known before a new failure can count as unlike them."""
 _TYPE = re.compile(r"\A(?:E {1,6})?\s{0,8}([A-Za-z_][\w.$]{0,120})(?=:)")
 """Matches the type of the error at the beginning of a message."""
 
 
 def is_unlike(test: FailedTest, earlier: Sequence[str]) -> bool:
-    """Returns whether a test's error has a different type than all errors in the messages `earlier`."""
+    """Returns whether the type of a test's error differs from the types of all errors in the messages `earlier`.
+    Returns False if there are fewer than MIN_EARLIER messages, or if the type of any of these errors is unknown.
+    """
     types = [None if (found := _TYPE.search(message)) is None else found[1] for message in (test.message, *earlier)]
     return len(earlier) >= MIN_EARLIER and None not in types and types[0] not in types[1:]
 
@@ -48,9 +50,9 @@ def is_lasting(test: FailedTest) -> bool:
 def mark_recurring(
     tests: Sequence[FailedTest], past: Sequence[PastFailure], unlike: Collection[int] = ()
 ) -> list[FailedTest]:
-    """Returns the tests, with another cause for some that a commit seems to have broken: `recurring` if the test is
-    flaky, or if it failed with the same signature before it last passed. Marks the tests whose results are in `unlike`,
-    since these are unlike all earlier failures of their tests.
+    """Returns the tests with two changes. A test that a commit seems to have broken gets the cause `recurring` if it is
+    flaky by its history, or if it failed with the same signature before it last passed. A test whose result id is in
+    `unlike` is marked with `is_unlike`: this failure is unlike all earlier failures of the test.
     """
     tests = [msgspec.structs.replace(test, is_unlike=test.result_id in unlike) for test in tests]
     return [

@@ -63,15 +63,15 @@ class ExpectedAnswer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     classification: tuple[Classification, ...] = ()
     says: tuple[Choice, ...] = ()
-    """Alternatives: the answer must contain at least one text of each of these lists."""
+    """Lists of alternative texts: the answer must contain at least one text of each list."""
     never: tuple[str, ...] = ()
     """Texts that the answer must not contain."""
     cites: tuple[Choice, ...] = ()
-    """Alternatives: the answer must cite at least one reference of each of these lists. `test:*` stands for any result
-    of a test.
+    """Lists of alternative references: the answer must cite at least one reference of each list. `test:*` stands for
+    any result of a test.
     """
     cites_log: str = ""
-    """Text that must be in a part of the log that the answer cites; empty for no such demand."""
+    """Text that must be in a part of the log that the answer cites; empty if the answer need not cite the log."""
     next_step: tuple[NextAction | Literal["none"], ...] = ()
     affected_tests: int | None = None
     min_confidence: float = 0.0

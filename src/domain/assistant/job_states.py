@@ -1,8 +1,8 @@
-"""States of a project's jobs: for each job, its newest build that has ended. A job is red if that build failed; of a
-matrix, if any of its newest builds did.
+"""States of a project's jobs: for each job, its newest build that has ended. A job is red if this build failed or was
+aborted; a job with a matrix, if any of its newest builds did.
 
-Jobs and builds have their ids only. The answers are kept with the project, and must not say the name of a job or branch
-after the job or the build was deleted.
+States name jobs and builds by their ids only. Answers are kept as long as the project, and must not show the name of a
+job or branch after the job or the build was deleted.
 """
 
 from collections.abc import Iterator, Sequence

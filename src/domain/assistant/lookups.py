@@ -1,5 +1,5 @@
-"""Look-ups by which an AI job gets more evidence about what it has found. Each look-up has a type and a reference that
-the job's answer cites. So nobody can ask for anything else, such as another project.
+"""Look-ups by which an AI job gets more evidence about what it has found. A look-up is a type, and a reference that the
+job's answer already cites. So a model cannot ask for anything else, such as another project.
 """
 
 from collections.abc import Iterable, Sequence

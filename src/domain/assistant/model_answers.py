@@ -1,8 +1,9 @@
 """Checks what a language model has answered against the evidence that it got.
 
-Only what the cited sources support stays a statement. The rest is dropped or marked as a guess. Numbers, the class that
-rules have found, the confidence in it and the next step are those of the rules, not of the model. What the rules say
-and the model leaves out stays in the answer, so that a model can add to it and word it, but take nothing away.
+Only what the cited sources support stays a statement. The rest is dropped or marked as a guess. Numbers, the
+classification, the confidence and the next step are those that rules have found. If rules found no classification, that
+of the model counts, with a low confidence. What the rules say and the model leaves out stays in the answer: a model can
+add to it and word it, but take nothing away.
 """
 
 import re
@@ -23,7 +24,8 @@ from domain.triage import CLASSIFICATIONS, Classification
 MAX_ANSWER = 20_000
 """Largest number of characters of a model's answer that are read."""
 MAX_READ = 5 * MAX_TEXT
-"""Number of characters of a claim, a root cause or a suggested fix that are read, before links and markup are removed.
+"""Largest number of characters that are read of a claim, a root cause or a suggested fix. Links and markup, which are
+removed afterwards, count.
 """
 MAX_GUESSES = 2
 """Largest number of guesses that are shown in one answer."""
@@ -47,7 +49,9 @@ _INSTRUCTION = re.compile(
     r"(?i)\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:instructions?|rules?|prompts?|above|previous)\b"
     r"|\bsystem prompt\b|\bas an ai\b|\blanguage model\b"
 )
-"""Matches statements about the model itself, which a model copies from instructions that somebody wrote into a log."""
+"""Matches instructions to a language model, and statements about one. A model copies them from texts that somebody
+wrote into a log.
+"""
 _PASSED = re.compile(
     r"(?i)\bbuild(?: \d+)?,?(?: has| have| was| is| actually){0,2} (?:passed|succeeded|success\w*|green)\b"
     r"|\bbuild(?: \d+)? (?:did not|didn't|never) fail"
@@ -131,7 +135,7 @@ def check_answer(text: str, prompt: Prompt, evidence: Evidence, findings: Answer
 
 def read_lookups(text: str, offered: Sequence[Lookup]) -> tuple[Lookup, ...]:
     """Returns the look-ups that a model has chosen, each once, MAX_LOOKUPS at most. Leaves out those that were not
-    offered. Raises UnusableAnswer if the model has named no others.
+    offered. Raises UnusableAnswer if the model has named look-ups, but none that was offered.
     """
     known = {lookup.name: lookup for lookup in offered}
     named = _parse(text, _ModelChoice).lookups
@@ -186,9 +190,9 @@ def _check_claim(
 def _merge_claims(
     supported: Sequence[AnswerClaim], guesses: Sequence[AnswerClaim], findings: Answer
 ) -> tuple[AnswerClaim, ...]:
-    """Returns the claims of an answer. The claims of the model that say more than one of the findings come first,
-    followed by the findings that they do not cover. But if the model does not say the probable root cause of the
-    findings, all findings come first. Some of the guesses come last.
+    """Returns the claims of an answer. First come the model's claims that say more than the findings, then the findings
+    that these claims do not cover. But if the model's claims leave out the root cause that the findings call probable,
+    all findings come first. At most MAX_GUESSES guesses come last.
     """
     more = _without_repetitions(supported, findings.claims)
     if more and _is_enough(_join(more), findings.root_cause, findings):
@@ -246,10 +250,10 @@ def _choose_class(named: str | None, findings: Answer) -> tuple[Classification |
 
 
 def _choose_text(text: str, findings: Answer, support: str, *, is_advice: bool = False) -> str:
-    """Returns the root cause that the model gives (or with `is_advice` its suggested fix) if `support` bears it;
-    otherwise the root cause or the fix of the findings. If the findings are probable, the model's text must also say
-    what theirs says. Advice may have words that no source has, but no other numbers, and must not just repeat the root
-    cause.
+    """Returns the root cause that the model gives, or with `is_advice` its suggested fix. Returns the text of the
+    findings instead if `support` does not confirm the model's text. If the findings are probable, the model's text must
+    also say what the text of the findings says. A suggested fix may have words that are not in `support`, but no other
+    numbers, and must not just repeat the root cause.
     """
     shown = clean_text(text)
     found = findings.suggested_fix if is_advice else findings.root_cause

@@ -36,11 +36,12 @@ class NamedTest(msgspec.Struct, frozen=True):
     passed_since: int = 0
     """Number of runs that passed since `failed_build`."""
     left_out_build: int | None = None
-    """Build of the newest run of all, if this run failed and does not count; otherwise None."""
+    """Id of the build of the test's newest run, if this run failed but does not count since the build is broken or the
+    failure is an outage; otherwise None.
+    """
     left_out_reason: str = ""
     missed_builds: int = 0
-    """Number of builds of the job in which the test did not run, since its newest run that counts, if this run failed.
-    """
+    """If the newest run that counts failed: number of later builds of the job in which the test did not run."""
 
     @property
     def ref(self) -> str:
@@ -99,8 +100,8 @@ def describe_state(test: NamedTest) -> str:
 
 
 def describe_missed(missed: int, *, is_one: bool = True) -> str:
-    """Returns a sentence: in how many newer builds of the job the failing test did not run. With `is_one=False`, the
-    sentence is about several tests.
+    """Returns a sentence that says in how many newer builds of the job the failing test did not run. With
+    `is_one=False`, the sentence is about several tests.
     """
     why = (
         "it: it may have been removed, or is skipped" if is_one else "them: they may have been removed, or are skipped"

@@ -14,7 +14,9 @@ _SIGNATURE = re.compile(r"[0-9a-f]{16}")
 
 
 def find_next_step(evidence: Evidence, diagnosis: Diagnosis) -> NextStep | None:
-    """Returns the request that deals with the cause of a build's failures; None if no single request does."""
+    """Returns the request that deals with the cause of a build's failures. Returns None if no single request does, or
+    if the diagnosis is too uncertain.
+    """
     build, cause = evidence.build, diagnosis.cause
     if build is None or build.status != "failed" or diagnosis.confidence < LEAST_CONFIDENCE:
         return None

@@ -1,6 +1,6 @@
 """Audit of a project: a score from 0 to 100, and what to do about the largest losses.
 
-Each of five measures can cost a number of points, in proportion: all at its limit, none at 0.
+Each of five measures can cost points, in proportion to its value: none at 0, and all of its points from its limit on.
 
     builds that failed     35 points if half of the builds or more failed
     flaky tests            20 points for 20 tests or more
@@ -46,12 +46,12 @@ class UnstableTest(msgspec.Struct, frozen=True):
     case_id: int
     name: str
     job_id: int
-    """Job in which it failed last."""
+    """Job in which the test failed last."""
     flake_rate: float
     is_quarantined: bool = False
     is_infrastructure: bool = False
-    """Whether outages (of the machine, the network or another system) made the test fail now and then. It is not flaky
-    then.
+    """Whether outages (of the machine, the network or another system) made the test fail now and then, and not
+    flakiness.
     """
     known: KnownCause | None = None
     """Known issue that explains the failures of the test as a bug; None if none does."""
@@ -63,7 +63,7 @@ class QuarantineEntryFacts(msgspec.Struct, frozen=True):
     days: int
     """Days since the entry was added."""
     is_over: bool
-    """Whether the entry has expired or its tests have recovered, so that it can go."""
+    """Whether the entry has expired or its tests have recovered, so that the entry can be removed."""
 
 
 class UnreadCluster(msgspec.Struct, frozen=True):
@@ -84,8 +84,8 @@ class UnreadCluster(msgspec.Struct, frozen=True):
 
 
 def put_present_first(clusters: Iterable[UnreadCluster], red: Collection[int]) -> list[UnreadCluster]:
-    """Returns the clusters, those first that occur in one of the builds `red`, because of which jobs are red now. The
-    causes of the other clusters may have been mended.
+    """Returns the clusters in a new order. First come those whose newest build is in `red`, the builds because of which
+    jobs are red now. The causes of the other clusters may have been mended.
     """
     return sorted(clusters, key=lambda cluster: cluster.last_build not in red)
 
@@ -106,12 +106,12 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     unread: int = 0
     """Number of those `failures` that nobody and no rule has classified."""
     unread_clusters: tuple[UnreadCluster, ...] = ()
-    """Clusters of these unread failures, the most frequent first."""
+    """Clusters of the unread failures, the most frequent first."""
 
     @property
     def flakes(self) -> list[UnstableTest]:
-        """Tests of `flaky_tests` that are really flaky: neither outages nor a known bug explain their failures. To put
-        the others in quarantine would only hide the cause.
+        """Tests of `flaky_tests` that are really flaky: neither outages nor a known bug explain their failures.
+        Quarantine of the other tests would only hide the cause.
         """
         return [test for test in self.flaky_tests if not test.is_infrastructure and test.known is None]
 
@@ -164,7 +164,7 @@ def summarize_audit(facts: ProjectAuditFacts, found: ProjectAudit) -> Answer:
 
 
 def _describe_known(tests: Iterable[UnstableTest]) -> Iterator[AnswerClaim]:
-    """Yields a claim that names the known bugs that make tests fail now and then."""
+    """Yields a claim for each known bug that makes tests fail now and then."""
     by_issue: dict[KnownCause, list[UnstableTest]] = {}
     for test in tests:
         if test.known is not None:

@@ -19,19 +19,19 @@ from domain.triage import CLASSIFICATIONS
 MAX_SOURCES = 40
 """Largest number of sources in a prompt."""
 MAX_CITED_TEXT = 2_000
-"""Largest number of characters in a prompt of a source that the findings cite."""
+"""Largest number of characters that a prompt contains of a source which the findings cite."""
 MAX_OTHER_TEXT = 600
-"""Largest number of characters in a prompt of a source that the findings do not cite."""
+"""Largest number of characters that a prompt contains of a source which the findings do not cite."""
 MAX_SOURCES_TEXT = 12_000
-"""Largest number of characters of all sources together in a prompt: 3,000 to 5,000 tokens, so that the whole prompt
-fits a model that reads 8,192.
+"""Largest number of characters of all sources together in a prompt. They are 3,000 to 5,000 tokens, so that the whole
+prompt fits a model that reads 8,192 tokens.
 """
 MIN_SOURCE = 100
-"""Least number of characters left of MAX_SOURCES_TEXT with which one more source is added to a prompt."""
+"""One more source is added to a prompt only if at least this many characters of MAX_SOURCES_TEXT are left."""
 MAX_QUESTION = 2_000
 """Largest number of characters of the question in a prompt."""
 MAX_EARLIER = 4
-"""Largest number of earlier messages of a conversation in a prompt, the newest ones."""
+"""Largest number of earlier messages of a conversation in a prompt. The newest ones are chosen."""
 MAX_REPLY = 500
 """Largest number of characters of an earlier message, of an earlier reply and of a finding in a prompt."""
 MAX_ANSWER_TOKENS = 800
@@ -183,7 +183,9 @@ def _choose_sources(evidence: Evidence, findings: Answer) -> list[Source]:
 
 
 def _clean(text: str, length: int) -> str:
-    """Returns the first `length` characters of the text, without invisible characters and secrets."""
+    """Returns the text without invisible characters and secrets, cut to `length` characters. Of a longer text, the
+    beginning and the end stay.
+    """
     return cut(mask_secrets(remove_hidden(text)), length)
 
 
@@ -197,8 +199,8 @@ def _encode(data: dict[str, Any]) -> str:
 
 def _schema(sources: int) -> dict[str, Any]:
     """Returns the JSON Schema of an answer that may cite this number of sources, in the form that OpenAI's strict mode
-    takes: without optional fields. It depends on nothing else, since model servers take seconds to prepare each new
-    schema.
+    takes: without optional fields. The schema depends on this number only, since model servers take seconds to prepare
+    each new schema.
     """
     text = {"type": "string", "maxLength": MAX_TEXT}
     number = {"type": "integer", "enum": list(range(1, sources + 1))} if sources else {"type": "integer"}

@@ -33,7 +33,7 @@ class FailingTest(msgspec.Struct, frozen=True):
     has_passed: bool = True
     """Whether any run of the test has passed, on any branch."""
     failing_runs: int = 0
-    """Number of runs that count and failed, or passed only on a retry."""
+    """Number of runs that count, and that failed or passed only on a retry."""
     last_build: int = 0
     """Id of the build of the newest run."""
     missed_builds: int = 0
@@ -67,8 +67,10 @@ class Regression(msgspec.Struct, frozen=True):
 
 def find_regressions(tests: Iterable[FailingTest]) -> list[Regression]:
     """Returns the tests that are regressions. Tests that still run come first, and among these the regression with the
-    newest first bad build. A test that has failed since its first run is a regression, since the commit that added it
-    was bad. Flaky tests are not, nor are tests that passed and failed on one commit.
+    newest first bad build.
+
+    A test that has failed since its first run is a regression, since the commit that added it was bad. Flaky tests are
+    no regressions, and neither are tests that passed and failed on one commit.
     """
     found: list[Regression] = []
     for test in tests:

@@ -1,7 +1,7 @@
 """Masks what a language model must not get: credentials, and what identifies people.
 
-The credentials of builds are masked in logs and reports already, since the server knows them. This finds what nobody
-has declared, by its form. So it finds no passwords without a name in front of them, and no names of people.
+The declared credentials of builds are already masked in logs and reports. This module finds undeclared ones by their
+form. So it does not find a password without a name such as `password=` in front of it, nor names of people.
 """
 
 import ipaddress
@@ -18,7 +18,7 @@ USER = "[user]"
 MIN_RANDOM = 28
 """Smallest number of characters of a word that is taken for a random token."""
 MIN_BITS = 3.9
-"""Smallest entropy of a random token, in bits for each character. Names of tests have less."""
+"""Smallest entropy of a random token, in bits per character. Names of tests have less."""
 MIN_DIGITS = 3
 """Smallest number of digits of a random token."""
 

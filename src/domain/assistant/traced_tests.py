@@ -18,8 +18,9 @@ MAX_LINE = 300
 
 
 def pick_traced(failures: Sequence[FailedTest], question: Question) -> list[FailedTest]:
-    """Returns MAX_TRACED tests: first those that the question is about, then one of each other signature. Failures of
-    the infrastructure come last, since it says little where they began.
+    """Returns at most MAX_TRACED failed tests: first those that the question is about, then one test of each signature,
+    then the rest. Within each of these groups, failures of the infrastructure come last, since it says little in which
+    build they began.
     """
     by_signature = {one.signature or one.name: one for one in reversed(failures)}
     chosen = {one.result_id for one in by_signature.values()}
