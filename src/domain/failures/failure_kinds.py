@@ -13,11 +13,13 @@ from domain.failures.infrastructure_failures import INFRASTRUCTURE, FailureKind,
 class KindMatch(msgspec.Struct, frozen=True):
     kind: FailureKind
     line: str
-    """The line with the words of the kind, without spaces around it. If it only announces an error that follows in
-    another line, that line is added.
+    """The line with the words of the kind, without spaces around it. If this line only announces an error, the line
+    that names the error is added.
     """
     file_line: str = ""
-    """This line if it names a file; otherwise the nearest earlier line that names one."""
+    """The line with the words of the kind if it names a file; otherwise the nearest earlier line that does. Empty if
+    none of the MAX_DISTANCE lines before names a file.
+    """
 
     @property
     def is_in_test(self) -> bool:
@@ -214,8 +216,8 @@ KINDS = (*INFRASTRUCTURE, *OF_CODE)
 """All kinds of failures, in the order in which they are tried: those with the most specific words first."""
 
 MAX_DISTANCE = 8
-"""The file and the error of a failure are searched for in this many lines before and after the line that names the
-failure.
+"""A failure's file is searched for in this many lines before the line with the words of its kind, and its error in this
+many lines after it.
 """
 _ANNOUNCES = re.compile(r"\b(?:suite failed to run|COMPILATION ERROR|went wrong|ERROR collecting|code E[A-Z]{3,20})\b")
 _NAMES_ERROR = re.compile(
@@ -239,8 +241,8 @@ ERROR_IN_TEST = re.compile(
     r"|AttributeError: 'NoneType'|AttributeError: module)\b",
     re.MULTILINE,
 )
-"""Matches errors, such as NameError, that are mistakes in the code that raised them. They do not come from the tested
-code.
+"""Matches errors, such as NameError, that are mistakes in the code which raised them. If the code of a test raised one,
+the test is wrong, not the tested code.
 """
 TEST_FILE = re.compile(
     r"(?:^|[/\\\s\"'(])(?:tests?|specs?|__tests__)[/\\]\S{1,200}:\d|\b(?:test_\w{1,100}|\w{1,100}_test"
@@ -265,8 +267,9 @@ _RAISED = re.compile(
 
 
 def find_kind(text: str) -> KindMatch | None:
-    """Returns the first of KINDS whose words are in the text; None if no kind's are. Words of infrastructure and
-    flakiness do not count in lines of failed assertions, since an assertion checks the code, whatever it compares.
+    """Returns the first of KINDS whose words are in the text; None if the text has words of no kind. Words of
+    infrastructure and flakiness do not count in lines of failed assertions, since an assertion checks the code,
+    whatever it compares.
     """
     for kind in KINDS:
         for match in islice(kind.pattern.finditer(text), MAX_MATCHES):

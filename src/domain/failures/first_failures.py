@@ -8,8 +8,7 @@ import msgspec
 from domain.results import FAILED, PASSED
 
 LASTING_BUILDS = 3
-"""Number of builds in a row with failures of a test from which on the test will probably fail in the next build, too.
-"""
+"""A test that has failed in this many builds in a row will probably fail in the next build, too."""
 
 
 class BuildOutcome(msgspec.Struct, frozen=True):
@@ -25,7 +24,9 @@ class FirstFailure(msgspec.Struct, frozen=True):
 
     first_bad: BuildOutcome
     last_good: BuildOutcome | None
-    """The last build before `first_bad` in which the test passed; None if no build that was searched is one."""
+    """The last build before `first_bad` in which the test passed; None if the test passed in none of the earlier builds
+    that were searched.
+    """
     failed_builds: int
     """Number of builds in a row in which the test failed, from `first_bad` to the build that is asked about."""
     is_outage: bool = False
@@ -37,9 +38,10 @@ class FirstFailure(msgspec.Struct, frozen=True):
 
     @property
     def cause(self) -> Literal["commit", "same_commit", "unknown"]:
-        """Whether a commit broke the test. `same_commit`: it passed and failed on one commit, so no commit broke it.
-        But a test that passed only on another branch, and has failed here LASTING_BUILDS times in a row, is broken by
-        something else in which the branches differ.
+        """Whether a commit broke the test. `same_commit`: the test passed and failed on one commit, so no commit broke
+        it. `unknown`: no build with a pass was found, a commit is not known, or the infrastructure failed. Also
+        `unknown`: the test passed on the commit of `first_bad` in another build, but has failed here in LASTING_BUILDS
+        builds in a row. Then something else in which the branches differ broke the test.
         """
         if self.is_outage or self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
             return "unknown"
@@ -53,11 +55,12 @@ class FirstFailure(msgspec.Struct, frozen=True):
 def find_first_failure(
     results: Iterable[tuple[int, str | None, int]], left_out: Collection[int] = (), *, is_complete: bool = False
 ) -> FirstFailure | None:
-    """Returns where the newest failures of a test began; None if it did not fail in the newest build.
+    """Returns where the newest failures of a test began; None if the test did not fail in the newest build.
 
     `results` are (build id, commit, status) of one branch of one job, the newest first. A build in which the test both
-    passed and failed counts as failed. Builds in which it was skipped do not count. Neither do failures in the
-    builds `left_out`, in which something else broke than this test. `is_complete` says that there are no older results.
+    passed and failed counts as failed. Builds in which it was skipped do not count. Failures in the builds `left_out`
+    do not count either, since something other than this test broke in these builds. `is_complete` says that there are
+    no older results.
     """
     first_bad: BuildOutcome | None = None
     failed_builds, oldest = 0, 0

@@ -13,9 +13,9 @@ from domain.triage import Classification
 ASSERTION = re.compile(r"\bassert|\bexpected\b|\bComparisonFailure\b", re.IGNORECASE)
 """Matches words of a message that says what a test expected."""
 MAX_LENGTH = 4096
-"""Largest number of characters that are searched, at the beginning of a message."""
+"""Number of characters at the beginning of a message that are searched."""
 MAX_TRACE = 2000
-"""Largest number of characters that are searched, at the end of a trace."""
+"""Number of characters at the end of a trace that are searched."""
 
 
 class FailureKind(msgspec.Struct, frozen=True):

@@ -3,11 +3,11 @@
 One pass over the lines, in linear time and with bounded memory:
 
 1. A line gets a signal (`log_signals.py`). Lines with signals, and the stack frames and indented lines that follow
-   them, form a block. A block ends after GAP lines without any.
+   them, form a block. A block ends after GAP other lines.
 2. The score of a block is the weight of its strongest line, a little more for each further line with a signal and for
    a stack trace.
-3. A block whose first line is known, numbers and paths masked, counts less: if it was in the log before (a repeated
-   message says less than one that came once), or if the log of the job's last passed build has it, too (`noise`).
+3. A block counts less if its strongest line, with numbers and paths masked, is known: if the line was in the log before
+   (a repeated message says less than a new one), or if the log of the job's last passed build has it, too (`noise`).
 4. At the end of the log, the position counts. A block far before the end of the failed step counts less, and so does
    one after which the build went on: tests passed, steps began. The end of the step is the last line that says how a
    step ended (`exited with 1`, `BUILD FAILED`). Of several failed tests, or errors in sources, the first one counts,
@@ -49,8 +49,8 @@ GAP = 3
 that directly follow a line of the block, belong to the block.
 """
 HEADER_GAP = 20
-"""Number of lines without a signal after which a block ends that has only the header of a failed test so far. pytest,
-for example, prints the source of the test between this header and the error.
+"""A block that so far has only the header of a failed test ends after this many lines without a signal, instead of GAP.
+pytest, for example, prints the source of the test between this header and the error.
 """
 BLOCK_LINES = 400
 """Largest number of lines of a block, so that a log that consists of errors is not one block."""
@@ -62,19 +62,20 @@ MAX_STRENGTH = 16
 """Strength of a block that gets the score 1: a failed test with a stack trace and many further lines with signals."""
 CANDIDATES = 64
 MAX_FINGERPRINTS = 20_000
-"""Largest number of different first lines of blocks that are counted. Further ones count as if they came once."""
+"""Largest number of different strongest lines of blocks that are counted. Further ones count as if they came once."""
 FIRST_COUNTS: tuple[Reason, ...] = ("test_failure", "source_error")
-"""Kinds for which the first of several blocks is chosen, since the later ones often follow from it. The distance of
-such a block from the end of the log does not matter.
+"""Kinds of signals. Of several blocks whose strongest signal has one of these kinds, the first is chosen, since the
+later ones often follow from it. The distance of such a block from the end of the log does not matter.
 """
 ALIKE = 0.8
-"""Least share of the best score with which an earlier block of the same kind is chosen instead of the best one."""
+"""An earlier block of the same kind is chosen instead of the best one if it has at least this share of the best score.
+"""
 PROGRESS_SCALE = 10
-"""Number of progress lines after a block, such as passed tests, that reduce the block's score to 0.8."""
+"""After a block, this many progress lines, such as passed tests, multiply the block's score by 0.8."""
 SIMILAR_FACTOR = 0.6
 """Factor for the score of a block, if a better block has the same kind of strongest signal."""
 NOISE_FACTOR = 0.2
-"""Factor for the score of a block whose first line is also in the log of a passed build."""
+"""Factor for the score of a block whose strongest line is also in the log of a passed build."""
 
 
 class Excerpt(msgspec.Struct, frozen=True):
@@ -176,7 +177,7 @@ class Explainer:
         self._traceback_end = 0
         """Line at which a traceback of pytest ends at the latest, if one has begun."""
         self._is_error_awaited = False
-        """Whether the first error of that traceback is still to come."""
+        """Whether the first error of a traceback of pytest that has begun is still to come."""
         self._outcome = -1
         """Last line that says how a step ended; -1 before the first of them."""
 
@@ -242,9 +243,10 @@ class Explainer:
         block.gap = 0
 
     def _is_new_failure(self, block: _Block, line: str, signal: Signal) -> bool:
-        """Returns whether a line begins another failure than the block's. In a block of weaker signals: a failed test
-        or an error in a source that comes more than two lines later. In any other block: the next failed test, or an
-        error in a source after MAX_LINES.
+        """Returns whether a line begins another failure than the block's. In a block of weak signals (below STRONG), a
+        strong signal begins one if it is more than two lines after the block. In a block with a strong signal, the next
+        strong signal does, at least 3 lines (MAX_LINES for an error in a source) after the block's first line. A weak
+        signal does so BLOCK_LINES after this line.
         """
         if signal.weight >= STRONG and block.weight < STRONG:
             return self._line - block.last > 2

@@ -337,7 +337,9 @@ def is_progress(line: str) -> bool:
 
 
 def signal_of(line: str, is_red: bool = False) -> Signal | None:
-    """Returns the signal of a line that `clean` returned; None if it has none. Tools print errors in red (`is_red`)."""
+    """Returns the signal of a line that `clean` returned; None if the line has no signal. A red line (`is_red`) gets
+    more weight, since tools print errors in red.
+    """
     if is_command(line):
         return None
     lower = line.lower()

@@ -1,15 +1,15 @@
-"""Templates of log lines: lines that one statement of a program wrote are grouped, one after the other.
+"""Templates of log lines: groups lines that the same statement of a program wrote. Lines are added one after the other.
 
 After Drain (He, Zhu, Zheng, Lyu: "Drain: An Online Log Parsing Approach with Fixed Depth Tree", ICWS 2017), with two
 changes:
 
 - Volatile parts (numbers, times, addresses, paths, sizes) are masked before (`volatile_text.py`), by the same
   patterns for every program.
-- A family is what Drain calls a group: lines of one length with the same first words, of which enough are equal. Drain
-  puts a wildcard where its lines differ. Here a position is a wildcard only if it has had more than MAX_WORDS different
-  words, or a value that is no word. So `VM started` and `VM stopped` are two templates, while names, of which there are
-  many, are a wildcard. The template of an earlier line can become more general when later lines arrive; it never
-  becomes more special.
+- A family is what Drain calls a group: lines with the same number of words and the same first words, which also have
+  enough other words in common. Drain puts a wildcard where the lines of a group differ. Here a position is a wildcard
+  only if it has had more than MAX_WORDS different words, or a value that is no word. So `VM started` and `VM stopped`
+  are two templates, while names, of which there are many, are a wildcard. The template of an earlier line can become
+  more general when later lines arrive; it never becomes more specific.
 
 The work for a line is bounded by MAX_TOKENS and MAX_SIBLINGS, and does not depend on the number of lines before.
 """
@@ -34,12 +34,12 @@ SIMILARITY = 0.6
 """Least share of equal words with which a line belongs to a family."""
 MAX_WORDS = 5
 MAX_SIBLINGS = 100
-"""Largest number of families with the same length and first words. Once there are as many, a line that fits none of
-them joins the most similar one.
+"""Largest number of families with the same number of words and the same first words. Once there are that many, a line
+that fits none of them joins the most similar one.
 """
 MAX_LEAVES = 20_000
-"""Largest number of combinations of length and first words. Lines with further combinations are grouped by their
-lengths only.
+"""Largest number of combinations of a number of words with first words. Lines with further combinations are grouped by
+their number of words only.
 """
 
 WILDCARD = "<*>"

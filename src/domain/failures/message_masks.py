@@ -10,9 +10,13 @@ from domain.failures.telling_words import count_telling_words
 MESSAGE_LENGTH = 4096
 """Number of characters of a message that `mask` reads. Later characters are mostly diffs and dumps."""
 SHARED_LENGTH = 500
-"""Number of characters of a message that `find_shared_message` compares: to mask MESSAGE_LENGTH of them takes 1 ms."""
+"""Number of characters of a message that `find_shared_message` compares. It is less than MESSAGE_LENGTH, since masking
+that many characters takes 1 ms.
+"""
 MIN_TELLING = 2
-"""Least number of telling words in a message with which equal messages mean one cause."""
+"""Failures with equal messages count as having one cause only if at least this many words of the message tell what
+failed.
+"""
 
 _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
     (volatile_text.ANSI, ""),

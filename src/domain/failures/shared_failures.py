@@ -14,20 +14,21 @@ from domain.run_histories import RunHistory
 from domain.test_health import BROKEN_BUILD, FAILED, RETRIED
 
 MIN_BUILDS = 3
-"""Least number of builds in which two tests failed together, so that they are similar."""
+"""Two tests count as similar only if they failed together in at least this many builds."""
 MIN_STREAKS = 2
-"""Least number of streaks of failures that two similar tests share. Two tests that broke one after the other fail
-together too, but in one streak.
+"""Two tests count as similar only if the builds in which they failed together belong to at least this many streaks of
+failures of each test. Two tests that broke one after the other fail together, too, but in one streak.
 """
 MIN_LIFT = 3.0
-"""Least ratio of the builds in which two similar tests failed together, to those in which they would do so by chance.
+"""Two tests count as similar only if they failed together in at least this many times as many builds as expected by
+chance.
 """
 MAX_CHANCE = 0.005
-"""Largest probability with which two similar tests would have failed together as often by chance, that is, if they
-failed independently of each other.
+"""Two tests count as similar only if the probability that they failed together so often by chance is at most this. By
+chance means that they fail independently of each other.
 """
 MIN_SIMILARITY = 0.4
-"""Least mean similarity of the tests of two clusters with which the clusters are joined."""
+"""Two clusters are joined only if the tests of one and those of the other have at least this mean similarity."""
 
 
 class FailingRuns(NamedTuple):

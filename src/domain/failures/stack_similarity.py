@@ -2,7 +2,7 @@
 
 The similarity is TraceSim (Vasiliev, Koznov, Chernishev, Khvorov, Luciv, Povarov: "TraceSim: A Method for Calculating
 Stack Trace Similarity", MaLTeSQuE 2020): an edit distance of the frames, in which a frame weighs more the nearer it is
-to the place of the failure, and the fewer of the compared traces contain it. Frames that all traces contain, such as
+to the failure, and the fewer of the compared traces contain it. Frames that all traces contain, such as
 those of a test runner, weigh little.
 """
 
@@ -57,8 +57,8 @@ def compare(left: Sequence[str], right: Sequence[str], containing: Counter[str],
 
 
 def group(traces: Sequence[Trace]) -> list[int]:
-    """Returns the number of each trace's group. Traces belong to one group if they are equal, or if a chain of traces
-    connects them of which each is similar to the next. Compares the MAX_TRACES most frequent traces.
+    """Returns the number of each trace's group. Two traces belong to one group if they are equal, or if a chain of
+    traces, each similar to the next, connects them. Compares only the MAX_TRACES most frequent traces.
     """
     counts = Counter(Trace(trace.kind, trace.frames[:MAX_FRAMES]) for trace in traces)
     compared = [trace for trace, _ in counts.most_common(MAX_TRACES)]

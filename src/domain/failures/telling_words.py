@@ -9,10 +9,12 @@ from domain.search import find_query_words
 MAX_LINE = 300
 """Number of characters of a message's first line from which the words are taken."""
 MAX_WORDS = 6
-"""Largest number of words of a message, the longest ones, that a message must contain to be similar to it."""
+"""Largest number of words of a message, the longest ones, by which similar messages are searched for. A similar message
+contains all of them.
+"""
 MIN_TELLING = 3
-"""Least number of telling words among the MAX_WORDS longest words of a message. With fewer, no similar messages are
-searched for.
+"""Least number of words that must tell what failed, among the MAX_WORDS longest words of a message. With fewer, no
+similar messages are searched for.
 """
 _GENERAL = re.compile(
     r"a|actual|also|an|and|another|any|are|as|assert|asserted|assertion|at|attribute|be|been|but|by|can|caused"
@@ -28,8 +30,8 @@ similar.
 
 
 def find_telling_words(message: str) -> list[str]:
-    """Returns the longest words of the first line of a message, without numbers. Returns none if too few of them tell
-    what failed.
+    """Returns the longest words of the first line of a message, without words that contain digits. Returns an empty
+    list if too few of them tell what failed.
     """
     longest = sorted(_find_words(message), key=len, reverse=True)[:MAX_WORDS]
     return longest if _count_telling(longest) >= MIN_TELLING else []

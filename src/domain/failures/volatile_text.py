@@ -18,7 +18,7 @@ HEX_NUMBER = re.compile(r"\b0[xX][0-9a-fA-F]{1,32}\b")
 OBJECT_HASH = re.compile(r"@[0-9a-f]{5,16}\b")
 """Hash of an object: Java prints an object as `Type@1b6d3586`."""
 LONG_HEX = re.compile(r"\b(?=[a-fA-F]{0,63}\d)(?=\d{0,63}[a-fA-F])[0-9a-fA-F]{12,64}\b")
-"""Long hex string. One without any digit is a word."""
+"""Long hex string with a digit and a letter. Without a digit it is a word, without a letter a number."""
 IP_ADDRESS = re.compile(r"\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b")
 TEMPORARY_PATH = re.compile(
     r"(?:[A-Za-z]:)?[/\\](?:tmp|temp|Temp|var[/\\]folders|var[/\\]tmp|private|home|Users|root|builds?|workspace|work|opt|runner|__w)"
