@@ -39,7 +39,9 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     heading: str = ""
     lines: list[str] = []
     more: int = 0
-    """Number of lines that are not in `lines`. The card ends in "and N more"."""
+    """Number of further lines, which are not in `lines`. The card ends in "and N more", where N counts all lines that
+    it leaves out.
+    """
     link: str = ""
     """The URL that the button opens; empty for no button."""
 

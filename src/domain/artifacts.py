@@ -136,8 +136,8 @@ def is_found_by_wildcard(path: str, globs: Collection[str]) -> bool:
 
 
 def number_path(path: str) -> Iterator[str]:
-    """Yields distinct paths for files that all have the same path, without end: `a/junit.xml`, `a/junit-2.xml`,
-    `a/junit-3.xml`, ...
+    """Yields an endless sequence of distinct paths, for files that all have the path `path`: `a/junit.xml`,
+    `a/junit-2.xml`, `a/junit-3.xml`, ...
     """
     yield path
     folder, slash, name = path.rpartition("/")

@@ -1,7 +1,7 @@
 """The audit log: who read it, which key signs its checkpoints, when it was restored from a backup, when the secret key
 was rotated, and which rows an operator accepted.
 
-Each `audit.read` begins a stream of its own, so recording one never has to wait for another. The log itself contains
+Each `audit.read` begins a stream of its own, so recording one never conflicts with another. The log itself contains
 all signing keys as events. When a new key is recorded, the previous key signs one more checkpoint, which covers the
 event with the new key. So whoever trusts one key can verify all later keys.
 """

@@ -1,8 +1,8 @@
 """Autoscaling of node pools: machines are spawned when builds wait for a pool, and destroyed when they are idle.
 
 Each pool has a stream with its setting, the decisions, and the machines that the decisions have spawned. A machine
-counts until it is removed, so the maximum holds by this stream alone: two decisions from the same state cannot both be
-appended.
+counts towards the pool's maximum until it is removed. Two decisions from the same state cannot both be appended, so
+dispatchers together never spawn more machines than the maximum.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ import msgspec
 from domain.core.events import UNSTAMPED, Category, Event
 
 Cause = Literal["idle", "used", "surplus"]
-"""Why a machine is destroyed: it was idle for the idle time; it has had its only build, and is not reverted; or the
-pool may not have it any more, since the maximum was lowered or the pool is not scaled any more.
+"""Why a machine is destroyed. `idle`: it had no build for the idle time. `used`: it has had its only build, and is not
+reverted. `surplus`: the pool may not have the machine any more, since the maximum was lowered, or the pool was deleted
+or is not scaled any more.
 """
 
 
@@ -78,7 +79,7 @@ class AutoscalingRemoved(AutoscalingEvent, frozen=True):
 
 
 class PoolScaledUp(AutoscalingEvent, frozen=True):
-    """Machines were spawned. Another event, appended at the same time, requests each of them."""
+    """Machines are to be spawned. Further events, appended at the same time, request one machine each."""
 
     name: ClassVar[str] = "node_pool.scaled_up"
     machine_ids: list[str]
@@ -115,7 +116,9 @@ class PoolScalingFailed(AutoscalingEvent, frozen=True):
     machine_id: str
     error: str
     failures: int
-    """Number of failures in a row. Each of them came after the pause that the one before it caused."""
+    """Number of failures in a row, without a build in between that ended on a machine of the pool. A failure during the
+    pause after another one is not counted.
+    """
     retry_at: datetime
     destroys: bool = True
     """Whether the machine is destroyed. If False, the machine's worker still tries to spawn it."""

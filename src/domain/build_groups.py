@@ -47,8 +47,8 @@ class BuildGroupCommitChosen(Event, frozen=True):
 
 
 class ChosenCommit(msgspec.Struct, frozen=True):
-    """The commit that the builds of a group test. `commit_sha` is None until a build has checked one out, and again
-    after that build was deleted.
+    """The commit that the builds of a group test. `commit_sha` is None until a build has checked out a commit. It is
+    None again after that build was deleted.
     """
 
     commit_sha: str | None = None

@@ -105,9 +105,9 @@ class BuildRequeued(BuildEvent, frozen=True):
     attempt: int
     reason: LossReason
     blocks: int = 0
-    """Number of `results.replaced` events beside it, which withdraw the lost attempt's results. 0 in older events."""
+    """Number of `results.replaced` events that withdraw the lost attempt's results. 0 in older events."""
     detail: str | None = None
-    """How the build was lost, as the end of a sentence about it, if `reason` does not say it all."""
+    """End of a sentence that says how the build was lost; None if `reason` says it all."""
 
 
 class BuildStarted(BuildEvent, frozen=True):
@@ -121,8 +121,8 @@ class BuildStarted(BuildEvent, frozen=True):
 class ReportRecorded(BuildEvent, frozen=True):
     """A report was recorded, together with `blocks` events in the build's results stream that contain its results.
 
-    The fields that COUNTS lists are numbers that the build's counts grow by. They count the last attempt of each test
-    of the report. If the report replaces another, the numbers of the other are subtracted, so a field may be negative.
+    The fields in `domain.reports.COUNTS` are added to the build's counts. They count only the last attempt of each
+    test. If the report replaces another, the counts of the replaced report are subtracted, so a field may be negative.
     """
 
     name: ClassVar[str] = "build.report_recorded"
@@ -161,7 +161,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     detail: str | None = None
     """New value of the build's `detail`. Set only if a report without results came after the end of the build."""
     selected_ran: bytes | None = None
-    """One byte for each of `test_ids`: 1 if the test ran or quarantine skips it, else 0. None in older events."""
+    """A byte for each selected test of the build: 1 if it ran or quarantine skips it, else 0. None in older events."""
     by_wildcard: bool = False
     """Whether a wildcard or folder of the job's artifacts found the file. False in older events."""
     lost_tests: bool = False
@@ -199,7 +199,7 @@ class BuildExplained(BuildEvent, frozen=True):
     sealed: ClassVar[tuple[str, ...]] = ("lines",)
     attempt: int
     ranking: int
-    """`domain.failures.log_explanations.VERSION` of the server that found the excerpts."""
+    """Version of the ranking that found the excerpts: `domain.failures.log_explanations.VERSION`."""
     excerpts: list[Excerpt] = []
     lines: list[list[str]] = []
     """The lines of each excerpt, long ones cut."""

@@ -17,9 +17,7 @@ Sort = Literal["failures", "flaky", "newly_failing", "cost", "slowest", "runs", 
 Only = Literal["failing", "flaky", "newly_failing", "never_failing"]
 NO_DURATION = -1
 GONE_AFTER = 3
-"""Number of builds of its job in which a failing test did not run, from which on it is no longer listed as a new
-failure.
-"""
+"""A failing test that did not run in this many newer builds of its job is not listed as newly failing any more."""
 
 
 class CaseActivity(msgspec.Struct, frozen=True, gc=False):
@@ -28,15 +26,15 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     """Number of runs in the window. Leaves out failed and retried runs of broken builds."""
     failed_runs: int = 0
     other_branches: int = 0
-    """Number of those `failed_runs` that were not on the default branches of their jobs. They are neither flips nor the
-    newest run.
+    """Number of the `failed_runs` that were not on the default branches of their jobs. Such runs count neither as flips
+    nor as the newest run.
     """
     outages: int = 0
-    """Number of those `runs` in which an outage made the test fail, or pass only on a retry. They are no flips, and are
-    not in `retried_runs`.
+    """Number of the `runs` in which an outage made the test fail, or pass only on a retry. Such runs count neither as
+    flips nor in `retried_runs`.
     """
     retried_runs: int = 0
-    """Number of those `runs` that passed only on a retry."""
+    """Number of the `runs` that passed only on a retry."""
     flips: int = 0
     """Number of times that the outcome changed between passed and failed, from one run to the next."""
     failing_streak: int = 0
@@ -44,8 +42,8 @@ class CaseActivity(msgspec.Struct, frozen=True, gc=False):
     fails now, whatever the reason. Runs on other branches do not.
     """
     failing_since: int | None = None
-    """Id of the build with which the streak began; None if the newest run passed, or if the streak began before the
-    window.
+    """Id of the build with which the failing streak began. None if the newest run passed, or if the streak began before
+    the window.
     """
     last_failed_build: int | None = None
     """Id of the build of the newest run, if this run failed; otherwise None."""
@@ -117,9 +115,9 @@ class JobRuns(msgspec.Struct, frozen=True):
 def sum_up(
     case_id: int, history: RunHistory, runs: int, duration_ms: int | None, of_job: JobRuns | None = None
 ) -> CaseActivity:
-    """Returns the activity of a test case that has notable runs, in all jobs; with `of_job`, in one job. `history` has
-    the notable runs in the window, and `runs` is the number of all runs in the window, both in all jobs. Leaves out
-    broken builds.
+    """Returns the activity of a test case that has notable runs: in all jobs, or with `of_job` in one job. `history`
+    has the notable runs in the window, and `runs` is the number of all runs in the window, both in all jobs. Runs of
+    broken builds count only for the failing streak.
     """
     runs = max(runs, len(history.notable))
     builds = None if of_job is None else of_job.builds
@@ -207,7 +205,9 @@ class CaseRuns(msgspec.Struct, frozen=True):
         return -1 if number < 0 else number * self.size + min(case_id - self.firsts[number], self.size - 1)
 
     def find(self, case_id: int) -> tuple[int, int | None]:
-        """Returns the number of runs and the duration of a test case."""
+        """Returns the number of runs and the duration of a test case. Returns 0 and None if the columns lack it. The
+        duration is None if it is not known.
+        """
         index = self.index_of(case_id)
         if index < 0 or self.id_at(index) != case_id:
             return 0, None
@@ -222,8 +222,8 @@ class Activity:
     """
 
     def __init__(self, cases: CaseRuns, notable: dict[int, CaseActivity]) -> None:
-        """Takes the columns of all test cases, and the activity of those that have notable runs. `cases` must contain
-        all of these.
+        """Takes the columns of all test cases (`cases`), and the activity of those test cases that have notable runs
+        (`notable`). The columns must contain the test cases in `notable`, too.
         """
         self._cases, self._notable = cases, notable
         self._others = list(cases.runs)

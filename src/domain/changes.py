@@ -12,7 +12,7 @@ from domain.triggers import RepositoryChange, without_paths
 
 Reporter = Literal["github", "gitlab", "bitbucket", "git-notify"]
 EVALUATION = "start_builds_of_a_change"
-"""Name of the reaction that evaluates a change."""
+"""Name of the reaction that decides which jobs a change starts."""
 
 
 class ChangeEvent(Event, frozen=True):

@@ -1,8 +1,8 @@
-"""Statistics of how people have classified failures. They tell what a new failure with an equal signature probably is.
+"""Statistics of how people have classified failures, to estimate the classification of a new failure.
 
-Take the n results with this signature that people have classified last. The most frequent classification was given to k
-of them. By Laplace's rule of succession, the probability that a person would give it to the new failure, too, is (k +
-1) / (n + 2).
+Take the n results with the signature of the new failure that people have classified last. The most frequent
+classification was given to k of them. By Laplace's rule of succession, the probability that a person would give this
+classification to the new failure, too, is (k + 1) / (n + 2).
 """
 
 from collections import Counter, OrderedDict
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from domain.triage import Classification, ResultClassified
 
 CONSIDERED = 50
-"""Number of results of a signature that are considered: those that people have classified last."""
+"""Largest number of results of a signature that are considered: those that people have classified last."""
 MAX_SIGNATURES = 5_000
 """Largest number of signatures of a project that are kept: those that people have classified last."""
 MIN_CONFIDENCE = 75
@@ -30,17 +30,23 @@ class _Word(NamedTuple):
 
 
 class ClassificationStatistics:
-    """How people have classified the failures of a project. Keeps CONSIDERED results of each of MAX_SIGNATURES
-    signatures.
+    """How people have classified the failures of a project. Keeps at most CONSIDERED results of each signature, and at
+    most MAX_SIGNATURES signatures.
     """
 
     def __init__(self) -> None:
         self._words: OrderedDict[str, dict[int, _Word]] = OrderedDict()
-        """Signature -> result id -> what a person said of the result. What people said last comes last."""
+        """Signature -> result id -> classification that a person gave to the result. In both mappings, the newest
+        classifications come last.
+        """
         self._of_builds: dict[int, set[tuple[str, int]]] = {}
-        """Build -> signature and id of each of its results, so that a deleted build is forgotten without a search."""
+        """Id of a build -> signature and id of each of its classified results, so that a deleted build is forgotten
+        without a search.
+        """
         self._estimates: dict[str, tuple[Classification, int] | None] = {}
-        """Signature -> its estimate, for signatures about which nothing was said since it was made."""
+        """Signature -> its estimate. Lacks a signature if a classification of its results was added or forgotten since
+        its last estimate.
+        """
 
     def note(self, event: ResultClassified) -> None:
         """Adds the classification of a failure. Ignores a classification that no person gave, and a failure whose

@@ -7,8 +7,8 @@ MAX_EXCERPT_LENGTH = 1_000
 RETRY_AFTER_STATUSES = (429, 503)
 """HTTP statuses of answers whose header `Retry-After` is honoured."""
 MAX_RETRY_AFTER_S = 3_600
-"""Longest pause that a receiver can ask for, in seconds. So a receiver that asks for days by mistake still gets its
-deliveries.
+"""Longest pause that a receiver can ask for, in seconds. With this limit, a receiver that asks for days by mistake
+still gets its deliveries.
 """
 
 

@@ -1,7 +1,7 @@
 """Leadership of dispatch: a dispatcher that has lost the leadership cannot assign builds, because its appends fail.
 
-Each dispatcher that becomes the leader appends an event to the leader stream. An assignment fails if this stream has
-got a newer event since. So an earlier leader cannot assign builds. Therefore a leader can count the used slots of
+Each dispatcher that becomes the leader appends an event to the leader stream. After another dispatcher has appended a
+newer event to this stream, the assignments of the earlier leader fail. Therefore a leader can count the used slots of
 nodes, pools and jobs in memory, and several dispatchers together never exceed a limit
 (docs/decisions/0003-dispatch-fence.md).
 """

@@ -1,9 +1,9 @@
 """Divisions: which shard of a build group runs which known tests.
 
-A division is made once, when an agent is about to run the first build of the group, so that all builds of the group
-follow the same one, whatever other builds record meanwhile. It divides *units*: a test with all its parameters and
-subtests. These stay together, because the ids of some parameters differ from one process to the next. Each unit is
-named by one of its test cases, so the event has no texts.
+A division is made once, when an agent is about to run the first build of the group. So all builds of the group follow
+the same division, whatever other builds record meanwhile. The parts that are divided are *units*: a unit is a test with
+all its parameters and subtests. These stay together, because the ids of some parameters differ from one process to the
+next. Each unit is named by one of its test cases, so the event has no texts.
 """
 
 import re
@@ -16,7 +16,9 @@ from domain.core.events import Category, Event
 from domain.splitting import MIN_MS, split
 
 MAX_UNITS = 50_000
-"""Largest number of units in a division: those that take longest. Agents treat all others like unknown tests."""
+"""Largest number of units in a division. The units that take longest are chosen. Agents treat all other units like
+unknown tests.
+"""
 _UNIT_ENDS = re.compile(r"::(?=[\[(])|\[")
 
 
@@ -60,8 +62,8 @@ def find_unit(node_id: str) -> str:
 
 
 def divide_cases(cases: Iterable[tuple[int, str, float]], shards: int) -> dict[int, int]:
-    """Returns the number of the shard of each unit, by the least id of its test cases. `cases` are the known cases: id,
-    node id and duration in milliseconds.
+    """Returns a mapping from units to numbers of shards, from 1. The key of a unit is the least id of its test cases.
+    `cases` are the known test cases: id, node id and duration in milliseconds.
     """
     first_ids: dict[str, int] = {}
     durations_ms: dict[str, float] = {}

@@ -45,8 +45,9 @@ class DockerPolicy(msgspec.Struct, frozen=True):
     def _allows(self, image: str) -> bool:
         """Returns whether the globs allow an image.
 
-        With a digest, Docker ignores the tag: `agent:3.14@sha256:…` may be an image with any tag. So a glob for tags
-        does not allow it. A glob must allow the name with the digest, or name the digest itself.
+        With a digest, Docker ignores the tag: `agent:3.14@sha256:…` may be an image with any tag. So a glob that
+        matches only the tag does not allow such an image. A glob must match the image's name with the digest but
+        without the tag. A glob that contains a digest may also match the image as it is written.
         """
         name, at, digest = image.partition("@")
         if not at:
@@ -63,8 +64,8 @@ class ContainerState(msgspec.Struct, frozen=True):
     container_id: str
     running: bool
     run: str = ""
-    """Time at which the container's process last started, in the form in which the Docker host writes it. It identifies
-    this run of the container. Empty if the container was never started.
+    """Time at which the container's process last started, in the form in which the Docker host writes it. The time
+    identifies this run of the container. Empty if the container was never started.
     """
     exit_code: int = 0
     """Exit code of the last run."""
@@ -91,7 +92,9 @@ class DockerAgentEvent(Event, frozen=True):
 
 
 class DockerAgentRequested(DockerAgentEvent, frozen=True):
-    """A Docker agent was requested. `registration_id` and `registration_until` are those of its registration token."""
+    """A Docker agent was requested. `registration_id` is the id of its registration token, and `registration_until` the
+    end of the token's validity.
+    """
 
     name: ClassVar[str] = "docker_agent.requested"
     sealed: ClassVar[tuple[str, ...]] = ("sealed_env",)
@@ -183,14 +186,16 @@ class DockerAgent(msgspec.Struct, frozen=True):
     pending: Operation | None = "spawn"
     """Requested operation that no worker has carried out yet."""
     error: str = ""
-    """Why the status is `error`, or why the last try of the pending operation failed. A worker tries it again."""
+    """Why the status is `error`, or why the last try of the pending operation failed. A worker tries a pending
+    operation again.
+    """
     container_id: str = ""
     ended_run: str = ""
     """The last run that has ended."""
     node_id: int | None = None
     """Id of the agent's node; None until it registers for the first time."""
     token_hash: bytes = b""
-    """Hash of the token that the registration token was exchanged for; empty while it was not used."""
+    """Hash of the token that the agent got for its registration token; empty until the registration token is used."""
     deleted: bool = False
 
 

@@ -20,8 +20,8 @@ values are stored, so they must not change.
 MASK = "***"
 """Text that replaces the secret parts of a URL."""
 _SHOWN_SEGMENTS = {"hooks.slack.com": 1, "hooks.zapier.com": 2, "discord.com": 2, "discordapp.com": 2}
-"""Host -> number of segments at the beginning of the path that are not secret. Lists services whose secrets may be too
-short for `may_be_token` to find.
+"""Host -> number of segments at the beginning of the path that are not secret. The hosts are those of services whose
+secrets may be too short for `may_be_token` to find.
 """
 _LONGEST_PLAIN = 15
 """A part of a URL with this number of characters or fewer is always shown, since tokens are longer."""
@@ -116,8 +116,8 @@ def evolve_endpoint(state: E | None, event: Event) -> E | None:
 
 def mask_url(url: str) -> str:
     """Returns the URL with `***` in place of its secret parts: the user info, the values in the query, the fragment,
-    and each segment of the path that may be a token (`may_be_token`). For a host in _SHOWN_SEGMENTS, also masks every
-    segment of the path after the number that is given there.
+    and each segment of the path that may be a token (`may_be_token`). For a host in _SHOWN_SEGMENTS, also masks all
+    segments of the path beyond the number that is listed for the host.
     """
     parts = urlsplit(url)
     user, _, address = parts.netloc.rpartition("@")

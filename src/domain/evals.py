@@ -1,7 +1,7 @@
 """Evaluations: how well the assistant answers the cases of a suite, whose right answers are known.
 
-An evaluation names its cases when it is requested, so that every try of a worker runs the same ones. A case is graded
-once: a worker that goes on after another one leaves out what is graded already.
+An evaluation names its cases when it is requested, so that every try of a worker runs the same cases. Each case is
+graded once: a worker that takes over an evaluation leaves out the cases that are graded already.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +97,7 @@ class EvalRun(msgspec.Struct, frozen=True):
     ended_at: datetime | None = None
     error: str = ""
     graded: Mapping[str, GradedCase] = {}
-    """Name of a case -> its grade, in the order in which they were graded."""
+    """Name of a case -> its grade, in the order in which the cases were graded."""
 
     @property
     def has_ended(self) -> bool:
@@ -140,7 +140,7 @@ class ChangedCase(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """The differences between two evaluations. Only the cases that both have count."""
+    """The differences between two evaluations. Only cases that are in both evaluations count."""
 
     cases_compared: int
     score_delta: float

@@ -64,17 +64,19 @@ class FlakinessEmerged(TestCaseEvent, frozen=True):
     name: ClassVar[str] = "test.flakiness_emerged"
     job_id: int
     build_id: int
-    """The build whose results showed it."""
+    """Id of the build whose results showed that flakiness has emerged."""
     first_build_id: int
-    """The build of the first failing run after the estimated change."""
+    """Id of the build with the first failing run after the estimated moment from which failures are more frequent."""
     runs: int
     """Number of runs of the test so far."""
     baseline_runs: int
     baseline_failing: int
-    """Number of runs before the estimated change that failed or passed on a retry only, of `baseline_runs`."""
+    """Number of the `baseline_runs`, the runs before failures became more frequent, that failed or passed on a retry
+    only.
+    """
     recent_runs: int
     recent_failing: int
-    """Number of such runs since the estimated change, of `recent_runs`."""
+    """Number of the `recent_runs`, the runs since failures are more frequent, that failed or passed on a retry only."""
     node_id: str = ""
     suite: str = ""
 
@@ -85,11 +87,11 @@ class FlakinessSettled(TestCaseEvent, frozen=True):
     name: ClassVar[str] = "test.flakiness_settled"
     job_id: int
     build_id: int
-    """The build whose results showed it."""
+    """Id of the build whose results showed that the flakiness is over."""
     runs: int
     """Number of runs of the test so far."""
     emerged_build_id: int = 0
-    """`build_id` of the `test.flakiness_emerged` that it ends."""
+    """`build_id` of the `test.flakiness_emerged` event whose flakiness is over."""
     node_id: str = ""
     suite: str = ""
 
@@ -107,7 +109,7 @@ class Flakiness(msgspec.Struct, frozen=True):
     build_id: int | None = None
     """The build in which the test last turned flaky. None if it never did."""
     emerged_build_id: int | None = None
-    """The build that showed that flakiness had emerged. None if there is none, or if it is settled."""
+    """Id of the build that showed that flakiness had emerged. None if no flakiness has emerged, or if it is settled."""
 
 
 def evolve(state: Flakiness, event: Event) -> Flakiness:

@@ -15,7 +15,7 @@ MAX_WILDCARDS = 32
 """Largest number of wildcards (`*`, `**`, `?` and `[`) in a glob."""
 MAX_STEPS = 500_000
 """Largest number of steps of one comparison of paths with globs: about 0.5 s of CPU time. For each glob, each character
-of a path counts as one step or a few.
+of a path counts as one or more steps.
 """
 MAX_CACHED_STEPS = 1_000
 """Largest number of different characters whose transitions an automaton caches."""
@@ -64,8 +64,8 @@ class GlobAutomaton:
         """Number of steps that each character of a name counts as."""
 
     def may_match(self, name: str) -> bool:
-        """Returns False for a name that lacks the beginning or the end that all matching names have, else True. Takes
-        no steps.
+        """Returns False for a name that lacks the beginning or the end that all matching names have, else True. Such a
+        check costs no steps of a budget.
         """
         return name.startswith(self._prefix) and name.endswith(self._suffix)
 

@@ -10,7 +10,9 @@ from domain.run_histories import RunHistory
 from domain.test_health import FAILED, LEFT_OUT, RETRIED, Action
 
 NEWEST_FAILURES = 5
-"""Number of newest failures of a test that must all have a known issue, for the issue to count as their cause."""
+"""Number of a test's newest failures that must all have a known issue. Only then does a known issue count as the cause
+of the test's failures.
+"""
 
 
 class QuarantineOf(msgspec.Struct, frozen=True):
@@ -40,8 +42,8 @@ NO_DECISIONS = Decisions()
 
 
 def find_newest_failures(history: RunHistory) -> list[tuple[int, bool]]:
-    """Returns the newest NEWEST_FAILURES runs that count and failed or passed on a retry, as pairs (build id, whether
-    it passed on a retry).
+    """Returns the newest runs that count and that failed or passed on a retry, NEWEST_FAILURES at most. Each is a pair
+    (build id, whether the test passed on a retry).
     """
     counting = (run for run in reversed(history.notable) if not run.flags & LEFT_OUT)
     failing = [(run.build_id, not run.flags & FAILED) for run in counting if run.flags & (FAILED | RETRIED)]
@@ -49,8 +51,9 @@ def find_newest_failures(history: RunHistory) -> list[tuple[int, bool]]:
 
 
 def find_known_cause(failures: Sequence[KnownCause | None]) -> KnownCause | None:
-    """Returns the known issue that explains a test. `failures` has the known issue of each of the test's newest
-    failures, the newest first. If all of them have one, that of the newest failure is returned; otherwise None.
+    """Returns the known issue that explains the failures of a test. `failures` has the known issue of each of the
+    test's newest failures, the newest first. If all of these failures have a known issue, returns that of the newest
+    failure; otherwise None.
     """
     return failures[0] if failures and None not in failures else None
 

@@ -28,8 +28,8 @@ MAX_STEPS = 50
 
 
 class InquirySubject(msgspec.Struct, frozen=True):
-    """User, project, build and the like that an inquiry is about. All events of the inquiry repeat it, since the data
-    key depends on it.
+    """User, project, build and the like that an inquiry is about. All events of the inquiry repeat these ids, since the
+    data key depends on them.
     """
 
     inquiry_id: str
@@ -111,7 +111,9 @@ class InquiryAnswered(InquiryEvent, frozen=True):
     tokens: int = 0
     """Tokens of the prompt and of the model's reply."""
     fell_back: str = ""
-    """A sentence that says why the answer is not the model's; empty if it is, or if no model is configured."""
+    """A sentence that says why rules answered and not the configured model; empty if the model answered, or if no model
+    is configured.
+    """
 
 
 class InquiryFailed(InquiryEvent, frozen=True):
@@ -146,7 +148,7 @@ class Inquiry(msgspec.Struct, frozen=True):
     build_choice: BuildChoice = ""
     steps: tuple[InquiryStepTaken, ...] = ()
     end: InquiryEnd | None = None
-    """The event that ended the inquiry; None while nobody has answered it."""
+    """The event that ended the inquiry, by an answer, a failure or a cancellation; None while the inquiry is open."""
 
     @property
     def subject(self) -> InquirySubject:

@@ -94,7 +94,9 @@ class Invalid(Rejection):
 
 @contextlib.contextmanager
 def collect_errors(errors: list[FieldError]) -> Iterator[None]:
-    """Adds the errors of an Invalid that the block raises to `errors`."""
+    """Runs the block of a `with` statement. If the block raises Invalid, adds the field errors of this exception to
+    `errors`, and goes on after the block.
+    """
     try:
         yield
     except Invalid as refused:
