@@ -41,7 +41,7 @@ MAX_SOURCE_TEXT = 4_000
 class Source(msgspec.Struct, frozen=True):
     ref: str
     text: str
-    """What the source says, MAX_SOURCE_TEXT characters at most."""
+    """Text of the source, at most MAX_SOURCE_TEXT characters."""
 
 
 class AnswerClaim(msgspec.Struct, frozen=True):
@@ -71,7 +71,7 @@ class Answer(msgspec.Struct, frozen=True):
     """Why the build or test failed; None if the evidence does not say, or if the question is not about a failure."""
     root_cause: str = ""
     confidence: float = 0.0
-    """From 0 to 1: how likely `root_cause` and `classification` are right."""
+    """Number from 0 to 1 that says how likely `root_cause` and `classification` are right."""
     suggested_fix: str = ""
     affected_tests: int = 0
     next_step: NextStep | None = None
