@@ -109,10 +109,10 @@ async def plan_starts(
     project_repository: str,
     unchanged_since: datetime | None = None,
 ) -> StartPlan:
-    """Returns which of the project's jobs a change starts. Compares their triggers on a thread, which can take some
-    seconds.
+    """Returns which of the project's jobs a change starts. Compares the change with the jobs' triggers on a thread,
+    since this can take some seconds.
 
-    `project_repository` is the address of the repository for jobs that name none; empty if there is none. With
+    `project_repository` is the address of the repository of jobs that name no repository; empty if they have none. With
     `unchanged_since`, leaves out jobs that were enabled or got other triggers after this time.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"

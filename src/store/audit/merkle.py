@@ -54,7 +54,7 @@ def cover(first: int, end: int) -> list[Subtree]:
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """Combines the hashes of adjacent subtrees into one hash. Each subtree must be smaller than the one on its left."""
+    """Combines the hashes of adjacent subtrees into one hash. Each subtree must be smaller than its left neighbour."""
     if not hashes:
         return EMPTY
     folded = hashes[-1]

@@ -128,7 +128,7 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=_as_stored)
 
 
 class _OfThread(threading.local):
-    """Compressor of the current thread. Each thread has another compressor, since two threads must not use the same
+    """Compressor of the current thread. Each thread has a separate compressor, since two threads must not use the same
     compressor at the same time.
     """
 

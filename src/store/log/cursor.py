@@ -83,7 +83,7 @@ class LogCursor:
         self._changed.set()
 
     async def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits for a notification, at most `timeout_s` (None: the poll interval).
+        """Waits for a notification, for at most `timeout_s` seconds (None: the poll interval).
 
         Returns True if a notification has arrived since the last wait, False after a time-out.
         """

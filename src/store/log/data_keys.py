@@ -24,7 +24,7 @@ KEY_CACHE_LIFETIME_S = 60.0
 has destroyed.
 """
 MAX_TRIED_KEYS = 100
-"""Number of data keys that `check_secret` tries. If none of them decrypts, the configured secret key is wrong."""
+"""Largest number of data keys that `check_secret` tries. If none of them decrypts, the server's secret key is wrong."""
 
 DOES_NOT_OPEN = "does not open"
 IS_MISSING = "is missing"

@@ -48,7 +48,7 @@ def select_after(
 def select_streams(names: Sequence[str], limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
     """Returns the query for the events of these streams, ordered by stream and version, and its parameters. The query
     returns at most `limit` events. It ends early after the event with which the stored states have `max_bytes`
-    together.
+    bytes together.
     """
     condition, values = is_among("originator_id", names)
     # PostgreSQL would sort the events of one stream, which the index already orders.
@@ -66,7 +66,7 @@ def is_among(column: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 def select_stream(name: str, after: int, limit: int, max_bytes: int) -> tuple[str, tuple[object, ...]]:
     """Returns the query for the events of one stream after version `after`, in order, and its parameters. The query
     returns at most `limit` events. It ends early after the event with which the stored states have `max_bytes`
-    together.
+    bytes together.
     """
     condition = "originator_id = %s AND originator_version > %s"
     return _select_some(condition, VERSION, max_bytes), (name, after, limit)
@@ -74,7 +74,7 @@ def select_stream(name: str, after: int, limit: int, max_bytes: int) -> tuple[st
 
 def select_at(positions: Sequence[int], max_bytes: int) -> tuple[str, tuple[object, ...]]:
     """Returns the query for the events at these positions, in this order, and its parameters. The query ends early
-    after the event with which the stored states have `max_bytes` together.
+    after the event with which the stored states have `max_bytes` bytes together.
     """
     size_before = "sum(octet_length(state)) OVER (ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)"
     return (
@@ -99,7 +99,7 @@ async def load_streams(
 ) -> list[StreamRows]:
     """Reads the first events of many streams by one query. Each element of `asked` is a list of streams. Returns a
     StreamRows for each of these lists. The query ends after `limit` events of all streams together, or after the event
-    with which the stored states have `max_bytes` together.
+    with which the stored states have `max_bytes` bytes together.
     """
     names = list({stream for streams in asked for stream in streams})
     found = await fetch_rows(connection, *select_streams(names, limit, max_bytes))

@@ -13,7 +13,7 @@ SEQUENCES = (  # noqa: SIM905
     "users api_tokens projects jobs node_pools nodes node_commands templates builds comments artifacts test_cases"
     " known_issues quarantine results webhooks audit_reads"
 ).split()
-"""Sequences of ids, one for each kind of `store.log.ids` in this version."""
+"""Names of the kinds of ids in schema version 1. For each kind a sequence `<kind>_ids` is created."""
 
 STATEMENTS: tuple[Statement, ...] = (
     # The log, as the `eventsourcing` library creates it (PostgresApplicationRecorder.create_table).

@@ -107,7 +107,7 @@ class BuildLogs:
         """Returns a text that says which of the first `lines` lines are missing or were changed; None if all are
         intact.
 
-        Reads all these lines. `digest` is the digest that the last of their chunks should have.
+        Reads all these lines. `digest` is the digest that the chunk with the last of these lines should have.
         """
         reached, found = 0, b""
         while reached < lines:

@@ -92,7 +92,7 @@ class CircuitBreaker(NamedTuple):
 
 
 PAUSES = CircuitBreaker(opens_after=10, first_pause_s=60, longest_pause_s=600)
-"""An endpoint is paused after 10 failed calls in a row: for 1 minute at first, and for 10 at most."""
+"""Pauses of an endpoint after 10 failed calls in a row: the first takes 1 minute, the longest 10 minutes."""
 LONGEST_PAUSE = timedelta(seconds=max(PAUSES.longest_pause_s, MAX_RETRY_AFTER_S) + 60)
 """Longest pause that PAUSES or a receiver can cause, and a minute more for clocks that differ. A longer pause in the
 table was not written by this server, and is ignored.

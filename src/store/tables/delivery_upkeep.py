@@ -65,7 +65,7 @@ async def expire(connection: AsyncConnection, now: datetime, oldest: datetime, l
     """Gives up deliveries that have been pending since before `oldest` at an endpoint that is inactive or failing.
     Gives up at most `limit` of them, and returns how many.
 
-    If other deliveries wait for one of them because they have the same ordering key, the next of these becomes due.
+    If other deliveries with the same ordering key wait for a delivery that is given up, the next of them becomes due.
     """
     cursor = await connection.execute(
         "UPDATE webhook_deliveries SET state = 'giving_up', last_error = coalesce(last_error, 'not tried in time')"

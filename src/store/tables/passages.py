@@ -1,7 +1,8 @@
-"""Passages: texts that semantic search finds, such as failure messages, grouped so that equal ones are stored once.
+"""Passages: texts that semantic search finds, such as failure messages. Texts that are equal but for numbers, times and
+paths are one group, of which only the newest text is stored.
 
-They are made of events by a worker (`workers.semantic_index`), and can be made again. A passage has the vector
-of its text (an embedding), which that worker adds later. Vectors are arrays of numbers, so that the table needs no
+A worker (`workers.semantic_index`) makes passages from events, and can make them again. A passage has the vector of its
+text (an embedding), which the same worker adds later. Vectors are arrays of numbers, so that the table needs no
 extension of PostgreSQL. Queries turn them into the type `vector` of the extension pgvector, if it is there.
 """
 
