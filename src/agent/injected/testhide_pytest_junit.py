@@ -90,7 +90,7 @@ class CompleteLog(junitxml.LogXML):
         return f'<property name="{_BUILD}" value="{self.build}"'
 
     def _read_earlier(self) -> bytes:
-        """Return what earlier runs of this build wrote into the file, without the end tag. If the last of them was cut
+        """Return what earlier runs of this build wrote into the file, without the end tag. If one of these runs was cut
         off, add the comment that says so. Return no bytes if no earlier run of this build wrote the file.
         """
         try:
