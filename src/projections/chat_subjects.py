@@ -128,9 +128,10 @@ async def choose_build(source: AsyncConnection, subject: ChatSubject, message: s
     2. for a job, its newest build on the branch that the message names, or else on the default branch;
     3. for a project, the newest build of the job that failed last, or the project's newest build if no job is red.
 
-    Considers only builds that passed or failed, ran all tests and are not of a fork. If the builds of a matrix did not
-    all pass, chooses the build with the most failed tests. If a question about a project needs no build, chooses none.
-    If something that the message names does not exist, offers a build instead of choosing it.
+    Ignores builds of forks. For 2 and 3, considers only builds that passed or failed and ran all tests. If the builds
+    of a matrix did not all pass, 2 and 3 choose the build with the most failed tests. If a question about a project
+    needs no build, chooses none. If something that the message names does not exist, offers a build instead of choosing
+    it.
     """
     if subject.is_missing:
         return await _offer_build(source, subject)
