@@ -114,12 +114,15 @@ class RecordReport(Command):
     matches: Sequence[Match] = ()
     """Failures that the project's known issues, classification rules or statistics match."""
     flips: bytes = b""
-    """One byte for each row, as in `ResultsRecorded.flips`; empty if all are 0."""
+    """One byte for each row: FLIPPED or DIFFERED (see `domain.results`) if other builds on the same commit had the
+    opposite result, else 0. Empty if all are 0.
+    """
     replaced_blocks: Sequence[ResultsRecorded] = ()
     """Results of the report that this one replaces."""
     digest: bytes = b""
     is_replacement: bool = False
-    """If True, this report replaces the earlier one at its path, which then no longer counts. If False, both count."""
+    """If True, this report replaces the earlier report at its path, and only this report counts. If False, both count.
+    """
     now: datetime = UNSTAMPED
     """Time of recording. Quarantine entries that have expired by then do not count."""
 

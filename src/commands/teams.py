@@ -21,7 +21,7 @@ class RegisterChannel(Command):
     events: tuple[str, ...]
     mention: str = ""
     others: tuple[int, ...] = ()
-    """Ids of the project's channels that the caller knows of. They need not be all, nor exist any more."""
+    """Ids of channels of the project, as the caller knows them. Some may be missing, and some may be deleted."""
 
     def reads(self) -> Sequence[AnyStream]:
         return CHANNEL.at(self.channel_id), PROJECT.at(self.project_id), CHANNEL_LIST.at(self.project_id)

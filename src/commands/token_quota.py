@@ -1,4 +1,6 @@
-"""Reserves and settles the tokens of calls of language models, so that a month has no more than its quota."""
+"""Reserves tokens for calls of language models, and later replaces each reservation by the tokens that the call has
+used. So the calls of a month never use more tokens than the month's quota.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +36,7 @@ class QuotaUsedUp(TooManyRequests):
 @dataclass(frozen=True)
 class ReserveTokens(Command):
     """Reserves tokens for a call, and releases the reservations of the month that have expired. Raises QuotaUsedUp if
-    the month would have more than `limit` tokens.
+    the used and reserved tokens of the month would be more than `limit`.
     """
 
     reservation_id: str
@@ -106,7 +108,9 @@ class TokenMeter:
     async def reserve(
         self, reservation_id: str, model: str, tokens: int, expires_at: datetime, limit: int, caller: CommandContext
     ) -> str:
-        """Reserves tokens in the current month, and returns the month. Raises QuotaUsedUp."""
+        """Reserves tokens in the current month, and returns the month. Raises QuotaUsedUp if the month would then have
+        more than `limit` used and reserved tokens.
+        """
         command = ReserveTokens(reservation_id, model, tokens, expires_at, self._clock(), limit)
         month = month_of(command.now)
         await self._execute(month, command, caller)
@@ -120,7 +124,7 @@ class TokenMeter:
 
     async def _execute(self, month: str, command: ReserveTokens | SettleTokens, caller: CommandContext) -> None:
         for _ in range(MAX_TRIES):
-            # One after the other in this process, so that only those of other processes are in the way.
+            # Commands of this process run one after the other, so that only other processes cause conflicts.
             async with self._lock:
                 loaded = await self._load(month)
                 try:

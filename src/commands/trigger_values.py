@@ -97,7 +97,7 @@ def show_time_tables(triggers: Triggers) -> list[TimeTable]:
 
 def check_triggers(data: NewTriggers, *, are_whole: bool = True) -> None:
     """Raises Invalid for values that have the right type but do not make sense, such as an unknown time zone. With
-    `are_whole=False`, values with other mistakes have been left out, so that only single values are checked.
+    `are_whole=False`, checks only each value by itself: the caller has then left out values with other mistakes.
     """
     errors: list[FieldError] = []
     for name in GLOB_FIELDS:

@@ -19,7 +19,7 @@ from domain.triggers import CronTrigger, RepositoryChange, Triggers, evaluate, f
 
 
 class UnreadJobs(Exception):
-    """The command lacks the state of a job. It must read the needed jobs, the jobs that these need, and so on."""
+    """The command has not read all jobs that the needed jobs need in turn. `job_ids` lists the missing ones."""
 
     def __init__(self, job_ids: Sequence[int]) -> None:
         super().__init__(f"jobs {job_ids} are missing")

@@ -1,8 +1,8 @@
 """Untrusted builds: builds of pull requests from forks, whose commits anybody may have written.
 
-A build is untrusted if its change says that it comes from a fork (`builds.StartBuild.is_untrusted`). This module
-decides what such a build may not have. It gets no secrets, and its caches are apart from those of trusted builds
-(`build_caches.py`). It runs after a writer of the project has approved it, on nodes of pools for untrusted builds.
+A build is untrusted if its change comes from a fork (`builds.StartBuild.is_untrusted`). An untrusted build gets no
+secrets, and its caches are apart from those of trusted builds (`build_caches.py`). It runs only after a writer of the
+project has approved it, and only on nodes of pools for untrusted builds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,8 +21,8 @@ from domain.pools import Pool
 
 @dataclass(frozen=True)
 class ApproveBuild(Command, of=BUILD):
-    """Lets an untrusted build run, and the other builds of its group. The approval holds for the build's commit only: a
-    newer commit gets a build of its own, which needs its own approval.
+    """Lets an untrusted build and the other builds of its group run. The approval holds for the build's commit only: a
+    newer commit gets a new build, which needs another approval.
     """
 
     build_id: int
@@ -64,9 +64,9 @@ def withhold_secrets(configuration: Configuration) -> Configuration:
 def may_have_token(queued: BuildQueued, node: Node | None) -> bool:
     """Returns whether git gets the token of the project's SCM endpoint for the checkout of a build on a node.
 
-    For the checkout of an untrusted build, all builds of the machine must run under accounts of their own, so that none
-    can reach the token. And since `.gitmodules` of a fork may name any repository, a checkout with submodules gets no
-    token.
+    For an untrusted build, git gets the token only if all builds of the machine run under accounts of their own, so
+    that no build can read the token. And git gets no token if an untrusted build checks out submodules, since
+    `.gitmodules` of a fork may name any repository.
     """
     checkout = queued.configuration.checkout
     has_submodules = checkout is not None and checkout.submodules

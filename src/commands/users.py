@@ -133,7 +133,7 @@ class SetPassword(Command, of=USER):
 
     def decide(self, user: UserAccount | None) -> Iterable[Event]:
         user = must_exist(user, f"user {self.user_id}")
-        if self.current_hash not in (None, user.password_hash):  # read models may not show the newest one yet
+        if self.current_hash not in (None, user.password_hash):  # read models may not show the newest password yet
             raise Conflict("The password has changed meanwhile; sign in again.")
         yield self.event(UserPasswordSet)
 

@@ -152,10 +152,10 @@ def most_parts(expected: Any) -> float:
 
 
 def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, str]]:
-    """Yields the parts of a decoded value, one level down: the type, the value and the path of each.
+    """Yields (type, value, path) for each part of a decoded value, one level down.
 
-    For a field that the struct does not have, the type is None, and the value is the names of the fields that it has.
-    Yields nothing if the value has more parts than its type allows, since it is then wrong as a whole.
+    For a field that the struct does not have, yields None as the type, and the names of the struct's fields as the
+    value. Yields nothing if the value has more parts than its type allows, since it is then wrong as a whole.
     """
     if isinstance(value, dict | list) and len(value) > most_parts(expected):
         return
@@ -176,7 +176,7 @@ def children(value: Any, expected: Any, path: str) -> Iterator[tuple[Any, Any, s
 
 
 def checks_of(expected: Any) -> Iterator[Callable[[str, Any], None]]:
-    """Yields the checks of a type, or of the members of a union, but not those of its parts."""
+    """Yields the checks of a type, or of the members of a union, but not the checks of its fields and items."""
     arguments = get_args(expected)
     if get_origin(expected) is Annotated:
         yield from (item.check for item in arguments[1:] if isinstance(item, ValueCheck))

@@ -1,4 +1,4 @@
-"""Checks that are part of a value's type. A request is checked for them together with the types of its fields, so that
+"""Checks that are part of a value's type. They run together with the check of the types of a request's fields, so that
 one error names all wrong values.
 """
 
@@ -11,7 +11,7 @@ from msgspec import Meta
 
 class ValueCheck(msgspec.Struct, frozen=True):
     """An item of `Annotated` that refuses values which have the right type but do not make sense. The API calls `check`
-    with the name of the field and its value; `check` raises Invalid.
+    with the name and the value of the field. `check` raises Invalid to refuse the value.
     """
 
     check: Callable[[str, Any], None]

@@ -37,8 +37,8 @@ class CreateVcenter(Command, of=VCENTER):
 class UpdateVcenter(Command, of=VCENTER):
     """Changes the given fields. A field that is None stays unchanged.
 
-    Refuses to send the stored password to another host, or to a host whose certificate is no longer checked: who does
-    not know the password could find it out so.
+    Raises Invalid if the stored password would be sent to another host, or to a host whose certificate is no longer
+    checked: by that, people who do not know the password could find it out.
     """
 
     vcenter_id: int

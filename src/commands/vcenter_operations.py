@@ -28,8 +28,8 @@ from domain.vcenter_operations import (
 from domain.vcenter_vms import VCENTER_VMS, Inventory, VcenterVmsChanged, VirtualMachine, find_changes
 
 REGISTRATION_LIFETIME = timedelta(hours=2)
-"""Time for which a registration token of a virtual machine is valid. It begins when the machine is requested, since
-cloning may take an hour, or when a revert ends.
+"""Time for which a registration token of a virtual machine is valid. The time begins when the machine is requested, or
+when a revert of the machine ends. It is long, since cloning may take an hour.
 """
 MAX_CHANGED = 500
 """Largest number of machines in one event of the inventory (VcenterVmsChanged)."""
@@ -57,8 +57,8 @@ class RequestVcenterOperation(Command):
 
 @dataclass(frozen=True)
 class StartVcenterOperation(Command, of=VCENTER_OPERATION):
-    """Records that a worker is about to ask the vCenter for the operation; with a `task_id`, that the vCenter has begun
-    it.
+    """Records that a worker is about to ask the vCenter for the operation. With a `task_id`, records that the vCenter
+    has begun the operation as this task.
     """
 
     operation_id: int
@@ -75,7 +75,7 @@ class StartVcenterOperation(Command, of=VCENTER_OPERATION):
 
 @dataclass(frozen=True)
 class CompleteVcenterOperation(Command, of=VCENTER_OPERATION):
-    """Records that a test succeeded. Ignores an operation that has ended."""
+    """Records that the test of a vCenter succeeded. Ignores an operation that has ended."""
 
     operation_id: int
     version: str
@@ -110,8 +110,9 @@ class RecordVcenterSync(Command):
 
 @dataclass(frozen=True)
 class RecordVcenterVms(Command, of=VCENTER_VMS):
-    """Records which machines the vCenter has. Leaves out machines that changed in the inventory since `before`, the
-    inventory that was loaded before the vCenter was asked: an operation knows better how they are.
+    """Records which machines the vCenter has. `before` is the inventory that was loaded before the vCenter was asked.
+    Leaves out machines that have changed in the inventory since then, since an operation may have recorded a newer
+    state of them.
     """
 
     vcenter_id: int
@@ -167,8 +168,8 @@ class FailVcenterOperation(Command, of=VCENTER_OPERATION):
 @dataclass(frozen=True)
 class RenewVcenterRegistration(Command, of=VCENTER_OPERATION):
     """Makes a new registration token valid for a machine that was reverted. `operation_id` is the operation that has
-    cloned the machine. Its node is offline from now on, so builds that ran on it are queued again, and the node's token
-    is void: a build may have read it in the machine.
+    cloned the machine. The machine's node goes offline, so builds that ran on the node are queued again. The node's
+    token becomes invalid, since a build may have read the token in the machine.
     """
 
     operation_id: int
@@ -190,11 +191,11 @@ class RenewVcenterRegistration(Command, of=VCENTER_OPERATION):
 
 @dataclass(frozen=True)
 class RegisterVcenterMachine(Command):
-    """Exchanges the registration token of a machine that was cloned for a token of its node. The agent has made the
-    latter token itself, so it may repeat the request if the answer was lost.
+    """Exchanges the registration token of a machine that was cloned for a token of its node. The agent itself has made
+    the token of the node, so it may repeat the request if the answer was lost.
 
-    The first time, this registers the node, with the id `node_id`. After a revert of the machine, it gives the node a
-    new token.
+    The first time, the command registers the node, with the id `node_id`. After a revert of the machine, the command
+    gives the node a new token.
     """
 
     operation_id: int

@@ -1,9 +1,9 @@
 """A process that reads reports and does nothing else: `ReadingPool` starts it, and bounds what one report may cost.
 
-A request is the path of a file, then the match rules of its project. The answer is a `ReportRead` in several messages,
-so that the server never decodes a large message at once. First comes the report without its texts, then the texts of
-each block in a message, and last its matches with known issues and its outages. If reading or matching a report takes
-too much CPU time, the kernel ends the process by a signal.
+A request is the path of a report, followed by the match rules of the report's project. The answer is a `ReportRead` in
+several messages, so that the server never decodes a large message at once. First comes the report without its texts,
+then the texts of each block in a message, and last the report's matches and outages. If reading or matching a report
+takes too much CPU time, the kernel ends the process by a signal.
 """
 
 import os

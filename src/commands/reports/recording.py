@@ -248,9 +248,9 @@ class ReportRecorder:
         self, execute: Execute, build: AnyBuild, report: ReportRead
     ) -> tuple["array[int]", NewCases | None]:
         """Returns the test case id for each of the report's `node_ids`, and the new test cases that must be added
-        together with the report, if any. If the report has more than MAX_NEW_CASES new test cases, adds all but the
-        last part before. Before it adds a part, it waits until the read models show all parts but the newest, so that
-        they apply one part while the next is stored.
+        together with the report; None if there are none. More than MAX_NEW_CASES new test cases are divided into parts
+        of that size, and all parts but the last are added here. After adding a part, this method waits until the read
+        models show the part before it. So the read models apply one part while the next part is stored.
         """
         project_id = build.queued.project_id
         shown = await self.read_models.find_cases(project_id, report.node_ids)

@@ -60,8 +60,8 @@ class ReportQueue:
 
     @contextlib.asynccontextmanager
     async def turn(self, project_id: int, actor: str, has_left: asyncio.Event | None = None) -> AsyncIterator[bool]:
-        """Waits for the turn of a report, which lasts until the block ends. Yields whether the report had to wait.
-        Raises Unavailable if `has_left` is set before the turn comes.
+        """Waits for the turn of a report, which lasts until the `async with` statement ends. Yields whether the report
+        had to wait. Raises Unavailable if `has_left` is set before the turn comes.
         """
         waiting = _QueuedReport(project_id, actor, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)

@@ -47,9 +47,9 @@ class RuleBook:
         self._lock = asyncio.Lock()
 
     async def fetch_match_rules(self, event_log: EventLog, project_id: int) -> list[MatchRule]:
-        """Returns the match rules of all known issues of a project: rules that users entered, and rules from failures
-        that users linked. The classification rules and statistics of the project follow. What cannot be read has no
-        rules.
+        """Returns the match rules of a project. First come those of its known issues: rules that users entered, and
+        rules made from failures that users linked. Then come its classification rules, and at last rules from the
+        statistics of how people have classified failures. Leaves out known issues and rules that cannot be read.
         """
         await self.follow(event_log)
         issues = [issue for issue in self._issues.values() if issue.project_id == project_id]

@@ -38,7 +38,7 @@ def show_forbidden(code: int) -> str:
 
 
 def show_in_names(window: str) -> str:
-    """Returns the window of text with visible signs in place of characters that XML forbids, but only in attributes
+    """Returns the window of text with visible signs instead of characters that XML forbids, but only in attributes
     whose values may be part of a test's name.
     """
     return _NAME.sub(
