@@ -1,22 +1,10 @@
-"""Queries for builds that belong together: builds of a group, restarts of a build, builds of a change, builds of a job
-and branch.
-"""
-
-from psycopg.types.json import Jsonb
+"""Queries for builds that belong together: builds of a group, restarts of a build, builds of a change."""
 
 from domain.assistant.evidence import BuildSummary
 from domain.core.events import copy_fields
-from projections import builds
 from projections.builds import BuildRow
 from projections.engine.queries import fetch_all, fetch_column
 from store.postgres.queries import Source, fetch_rows
-
-MAX_EARLIER = 10
-"""Largest number of builds that `fetch_earlier` returns."""
-SEARCHED_EARLIER = 60
-"""Number of builds that `fetch_earlier` searches for builds of the same branch: the newest ones of the job that are
-older than the given build.
-"""
 
 
 async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
@@ -74,36 +62,3 @@ async def fetch_of_change(source: Source, change_id: int) -> list[tuple[int, int
         " AND (trigger->>'change_id')::bigint = %(change)s ORDER BY job_id, id"
     )
     return [(job_id, build_id) for job_id, build_id in await fetch_rows(source, query, {"change": change_id})]
-
-
-async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the builds of the same job, branch and combination that came before this one, and passed or failed.
-    Leaves out builds that ran only some tests: such a build may pass while other tests still fail.
-    """
-    query = (
-        f"SELECT * FROM (SELECT * FROM {BuildRow.table} WHERE job_id = %(job)s AND id < %(id)s ORDER BY id DESC"
-        f" LIMIT {SEARCHED_EARLIER}) older WHERE status IN ('passed', 'failed') AND branch = %(branch)s"
-        f" AND matrix = %(matrix)s AND selected_tests IS NULL ORDER BY id DESC LIMIT {MAX_EARLIER}"
-    )
-    parameters = {"job": build.job_id, "id": build.id, "branch": build.branch, "matrix": Jsonb(build.matrix)}
-    rows = await fetch_all(source, BuildRow, query, parameters)
-    return tuple(copy_fields(BuildSummary, row) for row in rows)
-
-
-async def fetch_same_commit(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the newest other builds of the same job, combination and commit that passed or failed, the newest first:
-    at most `builds.MAX_ON_COMMIT`, and none if the commit is not known. Leaves out untrusted builds, unless `build` is
-    untrusted, too.
-    """
-    if not build.commit_sha:
-        return ()
-    ids = await builds.find_ended_on_commit(
-        source, build.job_id, build.commit_sha, build.matrix, other_than=build.id, untrusted=build.untrusted
-    )
-    rows = await fetch_all(
-        source,
-        BuildRow,
-        f"SELECT * FROM {BuildRow.table} WHERE id = ANY (%(ids)s) ORDER BY id DESC",
-        {"ids": ids},
-    )
-    return tuple(copy_fields(BuildSummary, row) for row in rows)

@@ -1,11 +1,10 @@
 """Read model of builds and their comments."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from psycopg.types.json import Jsonb
 
 from domain import builds
 from domain.core.events import Recorded, copy_fields
@@ -33,10 +32,6 @@ MAX_COUNT = 10_000
 """Number of builds at which `count` stops if several filters are combined. With a single filter the count is exact."""
 MAX_NEWER = 200
 """Number of a job's newest builds among which `find_superseded` looks for newer changes."""
-MAX_OLDER = 200
-"""Number of older builds of a job among which `find_last_passed` looks for one that passed."""
-MAX_ON_COMMIT = 5
-"""Largest number of other builds on the same commit with which a report is compared."""
 
 
 class BuildRow(Row, frozen=True):
@@ -303,41 +298,6 @@ class SupersededBuild(NamedTuple):
     build_id: int
     change_id: int
     """Id of the newest change that started a build of the same job and branch."""
-
-
-async def find_ended_on_commit(
-    source: Source, job_id: int, commit_sha: str, matrix: Mapping[str, str], *, other_than: int, untrusted: bool
-) -> list[int]:
-    """Returns the ids of up to MAX_ON_COMMIT builds of a job that passed or failed on this commit with the combination
-    `matrix`, newest first. Leaves out the build `other_than` and, unless `untrusted` is true, builds of forks:
-    strangers may have written their results.
-    """
-    query = (
-        f'SELECT id FROM {BuildRow.table} WHERE lower(commit_sha) COLLATE "C" = lower(%(commit)s)'
-        " AND job_id = %(job)s AND matrix = %(matrix)s AND status IN ('passed', 'failed') AND id <> %(other)s"
-        f" AND (%(untrusted)s OR NOT untrusted) ORDER BY id DESC LIMIT {MAX_ON_COMMIT}"
-    )
-    parameters = {
-        "job": job_id,
-        "commit": commit_sha,
-        "matrix": Jsonb(dict(matrix)),
-        "other": other_than,
-        "untrusted": untrusted,
-    }
-    return await fetch_column(source, query, parameters)
-
-
-async def find_last_passed(source: Source, build_id: int) -> int | None:
-    """Returns the id of the newest build before `build_id` that passed, with the same job and combination. Searches the
-    job's MAX_OLDER builds before it; None if none matches. Leaves out builds of forks, whose logs strangers write.
-    """
-    query = (
-        f"SELECT older.id FROM {BuildRow.table} this CROSS JOIN LATERAL (SELECT id, status, matrix, untrusted"
-        f"  FROM {BuildRow.table} WHERE job_id = this.job_id AND id < this.id ORDER BY id DESC LIMIT {MAX_OLDER}) older"
-        " WHERE this.id = %(id)s AND older.status = 'passed' AND NOT older.untrusted"
-        " AND older.matrix = this.matrix ORDER BY older.id DESC LIMIT 1"
-    )
-    return next(iter(await fetch_column(source, query, {"id": build_id})), None)
 
 
 async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:

@@ -37,7 +37,7 @@ from domain.failures.first_failures import FirstFailure
 from domain.results import FAILED
 from domain.run_histories import RunHistory
 from domain.test_health import assess
-from projections import build_groups, builds, first_failures, results_queries, test_health
+from projections import build_groups, builds, comparable_builds, first_failures, results_queries, test_health
 from projections.builds import BuildRow
 from projections.change_evidence import fetch_changes
 from projections.engine.queries import fetch_all, find_row
@@ -96,8 +96,8 @@ async def _gather_of_build(connection: AsyncConnection, question: Question, buil
         build=copy_fields(
             BuildFacts, build, job=str(build.job_id) if job is None else job.name, duration_s=_find_duration(build)
         ),
-        earlier=await build_groups.fetch_earlier(connection, build),
-        same_commit=await build_groups.fetch_same_commit(connection, build),
+        earlier=await comparable_builds.fetch_earlier(connection, build),
+        same_commit=await comparable_builds.fetch_same_commit(connection, build),
         group=await build_groups.fetch_failed_others(connection, build),
     )
     if build.status not in ("failed", "aborted") and not (build.known_issues or build.quarantined):

@@ -7,7 +7,8 @@ import msgspec
 
 from domain.failures.first_failures import FirstFailure, find_first_failure
 from domain.results import FAILED, PASSED
-from projections.builds import MAX_ON_COMMIT, BuildRow
+from projections.builds import BuildRow
+from projections.comparable_builds import MAX_ON_COMMIT
 from projections.engine.queries import fetch_value
 from projections.results import ReportRow, SupersededRow
 from projections.results_blocks import STATUS, BlockRow, has_case, positions_of
@@ -92,8 +93,9 @@ async def _find_pass_on_commit(source: Source, case_id: int, build_id: int) -> i
         f"SELECT b.id FROM ({others}) b JOIN {ReportRow.table} r ON r.build_id = b.id AND {IS_CURRENT}"
         f" CROSS JOIN LATERAL (SELECT block.first_result_id + at - 1 AS id, block.facts[at] AS facts"
         f"  FROM ({blocks}) block CROSS JOIN LATERAL unnest({positions_of('%(case)s::int')}) AS at) t"
-        f" WHERE t.facts >= 0 AND (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL GROUP BY b.id HAVING bool_and({FACTS} & {STATUS} <> {FAILED})"
-        f" AND bool_or({FACTS} & {STATUS} = {PASSED}) ORDER BY b.id DESC LIMIT 1"
+        f" WHERE t.facts >= 0 AND (SELECT true FROM {SupersededRow.table} s WHERE s.id = t.id) IS NULL GROUP BY b.id"
+        f" HAVING bool_and({FACTS} & {STATUS} <> {FAILED}) AND bool_or({FACTS} & {STATUS} = {PASSED})"
+        " ORDER BY b.id DESC LIMIT 1"
     )
     found = await fetch_value(source, query, {"build": build_id, "case": case_id})
     return None if found is None else int(found)

@@ -10,7 +10,7 @@ from domain.artifacts import number_path
 from domain.builds import AnyBuild, commit_of
 from domain.flakiness import OtherResult
 from domain.results import FAILED
-from projections import builds, results_queries
+from projections import comparable_builds, results_queries
 from projections.results_cases import find_case_ids
 from projections.results_queries import ReportRanges
 from projections.test_health import find_noted_outages
@@ -29,7 +29,7 @@ class ReportLookups:
     async def find_results_on_commit(self, build: AnyBuild, path: str, failed: Sequence[int]) -> Sequence[OtherResult]:
         found: list[OtherResult] = []
         async with self.pool.connection() as connection:
-            others = await builds.find_ended_on_commit(
+            others = await comparable_builds.find_ended_on_commit(
                 connection,
                 build.queued.job_id,
                 commit_of(build),

@@ -13,7 +13,7 @@ from domain.builds import BUILD, BuildFinished, Finished
 from domain.core.events import Damaged, Recorded
 from domain.failures.log_explanations import Excerpt, Explainer, NoiseFinder
 from domain.failures.log_signals import clean
-from projections import builds
+from projections import comparable_builds
 from store.log.event_log import EventLog
 from store.tables.build_logs import BuildLogs, Line
 
@@ -50,7 +50,7 @@ class BuildExplainer:
         """Returns the fingerprints of the lines that look like failures in the log of the last passed build of the job.
         Lines like these explain no failure.
         """
-        passed_id = await builds.find_last_passed(self.pool, build_id)
+        passed_id = await comparable_builds.find_last_passed(self.pool, build_id)
         passed = None if passed_id is None else await self.event_log.load_state(BUILD.at(passed_id))
         finder = NoiseFinder()
         if isinstance(passed, Finished):

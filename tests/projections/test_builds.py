@@ -10,6 +10,7 @@ from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQu
 from domain.core.events import Event
 from projections import build_groups, builds
 from projections.builds import PROJECTION, BuildCount, BuildFilters
+from projections.comparable_builds import find_ended_on_commit
 from projections.engine.engine import Engine, ensure_tables
 from testhide.processes import Core
 from tests.projections.toys import recorded
@@ -51,7 +52,7 @@ async def test_results_are_compared_with_builds_of_the_same_combination(tables: 
         end = BuildFinished(**ids(number), status="passed")
         await tables.after(queued(number, commit_sha="c0ffee", matrix=matrix, group_id=1), end)
     found = [
-        await builds.find_ended_on_commit(tables.connection, 5, "c0ffee", matrix, other_than=9, untrusted=False)
+        await find_ended_on_commit(tables.connection, 5, "c0ffee", matrix, other_than=9, untrusted=False)
         for matrix in combinations
     ]
     assert found == [[5, 1], [3], [5, 1], [7]]
@@ -65,7 +66,7 @@ async def test_results_are_compared_with_builds_of_forks_only_in_builds_of_forks
         end = BuildFinished(**ids(number), status="passed")
         await tables.after(queued(number, commit_sha="c0ffee", untrusted=untrusted), end)
     found = [
-        await builds.find_ended_on_commit(tables.connection, 5, "c0ffee", {}, other_than=5, untrusted=untrusted)
+        await find_ended_on_commit(tables.connection, 5, "c0ffee", {}, other_than=5, untrusted=untrusted)
         for untrusted in (False, True)
     ]
     assert found == [[1], [3, 1]]

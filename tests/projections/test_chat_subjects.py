@@ -8,9 +8,9 @@ import pytest
 from domain.builds import BuildFinished, BuildQueued, Verdict
 from domain.jobs import JobCreated
 from projections import builds, jobs
-from projections.build_groups import fetch_earlier
 from projections.builds import BuildRow
 from projections.chat_subjects import ChatSubject, Nameable, choose_build, choose_named
+from projections.comparable_builds import fetch_earlier
 from projections.engine.engine import Engine, ensure_tables
 from projections.job_states import fetch_job_states, find_worst
 from testhide.processes import Core
