@@ -43,7 +43,7 @@ MAX_PATHS = 3_000
 
 
 class NewJobTriggers(NewTriggers):
-    """Triggers of a job, and the jobs that must have passed before the job starts. Triggers that are left out are off."""
+    """Triggers of a job, and the jobs that must have passed before the job starts. Missing triggers are off."""
 
     needs: Annotated[list[Id], Meta(max_length=MAX_NEEDS)] = []
     """Ids of other jobs of the project, the needed jobs. A change starts the job only if it also starts the needed

@@ -252,7 +252,7 @@ class RequestContext:
 
     @property
     def _state(self) -> dict[str, Any]:
-        """State of the request, read from the ASGI scope: `Request.state` would make an object with a lock at each use."""
+        """State of the request, from the ASGI scope: `Request.state` would make an object with a lock at each use."""
         return self.request.scope["state"]
 
 

@@ -73,7 +73,7 @@ def searchable(message: str, trace: str) -> bytes:
 
 
 def must_be_a_pattern(field: str, text: str) -> None:
-    """Raises Invalid for the field `field` if the text is not a valid pattern, is too long or matches the empty text."""
+    """Raises Invalid for the field `field` if the text is no valid pattern, is too long or matches the empty text."""
     if len(text) > MAX_PATTERN:
         raise Invalid.field(field, f"must have at most {MAX_PATTERN:,} characters")
     try:

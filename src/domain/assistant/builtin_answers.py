@@ -126,7 +126,7 @@ def _with_diagnosis(evidence: Evidence, found: Diagnosis, answer_claims: Iterato
 
 
 def _reply_to_message(evidence: Evidence) -> Answer:
-    """Returns the reply to a chat message. If the message names builds that the reply is not about, the reply says so."""
+    """Returns the reply to a chat message. If it names builds that the reply is not about, the reply says so."""
     message, build = evidence.question.message, evidence.build
     intent = find_intent(message)
     reply = _reply(evidence, intent)

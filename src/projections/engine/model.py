@@ -259,7 +259,7 @@ class Projection:
 
 
 def versions_digest(projections: Iterable[Projection]) -> str:
-    """Returns a short hash of the names and versions of projections. The projector's notifications contain this hash."""
+    """Returns a short hash of the names and versions of projections. Notifications of the projector contain it."""
     names = ",".join(sorted(f"{projection.name} {projection.version}" for projection in projections))
     return hashlib.sha256(names.encode()).hexdigest()[:12]
 

@@ -68,7 +68,7 @@ async def fetch_ids_of_project(connection: AsyncConnection, project_id: int) -> 
 
 
 async def lock_endpoints(connection: AsyncConnection, endpoint_ids: Collection[int]) -> None:
-    """Locks endpoints until the transaction ends, in the order of their ids, so that two transactions cannot deadlock."""
+    """Locks endpoints until the transaction ends, in the order of their ids, so that transactions cannot deadlock."""
     await connection.execute(
         "SELECT FROM webhook_endpoints WHERE id = ANY (%s) ORDER BY id FOR UPDATE",
         (sorted(endpoint_ids),),

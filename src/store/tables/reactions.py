@@ -157,7 +157,7 @@ async def find_project(source: Source, due: Due) -> int | None:
 
 
 async def count_due(source: Source, name: str, project_id: int, limit: int) -> int:
-    """Returns the number of a project's events for which the reaction `name` is due or under way. Counts up to `limit`."""
+    """Returns the number of a project's events for which the reaction `name` is due or under way, up to `limit`."""
     row = await fetch_row(
         source,
         "SELECT count(*) FROM (SELECT FROM due_reactions"
