@@ -290,7 +290,7 @@ class WebhookController(Controller):
 
     @post("/{id:int}/replay", status_code=202, guards=[PROJECT_ADMINS], opt={"problems": (TooManyRequests,)})
     async def replay_webhook(self, ctx: RequestContext, id: int, data: WebhookReplay) -> StartedReplay:
-        """Delivers all notifications since a log position or a time again, marked as a replay. The notifications about
+        """Delivers again, marked as a replay, all notifications since a log position or a time. The notifications about
         one build stay in order. A webhook can have 5 replays under way; more are refused.
         """
         # A user's requests take turns, so that each counts the replays of those before it.

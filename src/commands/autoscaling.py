@@ -1,8 +1,8 @@
 """Commands on the autoscaling of node pools: set and remove it, spawn and destroy machines, and record their failures.
 
-Only the leading dispatcher may spawn and destroy machines, as only it may assign builds. The commands for both read the
-leader stream, so they fail once another dispatcher leads. So no dispatcher assigns a build to a machine that another
-dispatcher is about to destroy.
+Only the leading dispatcher may spawn and destroy machines, as only it may assign builds. The commands for all of this
+read the leader stream, so they fail once another dispatcher leads. So no dispatcher assigns a build to a machine that
+another dispatcher is about to destroy.
 """
 
 from collections.abc import Iterable, Sequence
@@ -45,7 +45,7 @@ from domain.vcenter_operations import (
 )
 
 MIN_PAUSE_S = 5.0
-"""Seconds for which a pool spawns no machines after its first failure. Each further failure in a row doubles them."""
+"""Seconds for which a pool spawns no machines after a first failure. Each further failure in a row doubles the time."""
 MAX_PAUSE_S = 600.0
 """Largest number of seconds for which a pool spawns no machines after a failure."""
 NAME_MARK_SIZE = 8
@@ -89,8 +89,8 @@ class RemoveAutoscaling(Command, of=AUTOSCALING):
 
 
 class MachineRegistration(NamedTuple):
-    """Id of a machine to spawn, with the id and the last moment of its registration token. For a virtual machine, whose
-    token is made later, only the first characters of `registration_id` are used: they become a part of its name.
+    """Id of a machine to spawn, with the id and the expiry of its registration token. For a virtual machine, whose
+    token is made later, only the first characters of `registration_id` are used, as a part of the machine's name.
     """
 
     machine_id: str
@@ -191,8 +191,8 @@ class _MachineCommand(Command):
 
 @dataclass(frozen=True)
 class ScaleDown(_MachineCommand):
-    """Requests to destroy a machine that runs no build. Does nothing if the pool needs the machine for its minimum.
-    Raises Conflict if the dispatcher `leader` does not lead.
+    """Requests to destroy a machine that runs no build. Does nothing if the pool needs an idle machine for its minimum,
+    or has no surplus over its maximum any more. Raises Conflict if the dispatcher `leader` does not lead.
     """
 
     pool_id: int

@@ -201,7 +201,7 @@ class StartBuild(Command):
 
     def with_values(self, configuration: Configuration, values: Mapping[str, str], shards: int) -> Configuration:
         """Returns `configuration` with the values of a combination as variables. `shards` is the number of shards of
-        the matrix. Raises Conflict if `env` of this StartBuild or a secret already sets one of these variables.
+        the matrix. Raises Conflict if `self.env` or a secret already sets one of these variables.
         """
         variables = {variable_of(name): value for name, value in values.items()}
         if SHARD_NAME in values:

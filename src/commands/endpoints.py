@@ -58,8 +58,8 @@ def to_compare(endpoint: E, active: bool | None) -> E:
 
 
 def list_existing(kind: EndpointKind, project_id: int, endpoints: Iterable[Webhook | Channel | None]) -> list[int]:
-    """Returns the ids of those of `endpoints`, the endpoints of a project, that exist and are not deleted. Raises
-    Conflict if the project can have no more endpoints.
+    """Returns the ids of the project's `endpoints` that exist and are not deleted. Raises Conflict if the project can
+    have no more endpoints.
     """
     existing = [endpoint.endpoint_id for endpoint in endpoints if endpoint is not None and not endpoint.deleted]
     if len(existing) >= MAX_ENDPOINTS:

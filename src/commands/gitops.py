@@ -26,8 +26,8 @@ from store.log.ids import Ids
 
 
 class SyncOvertaken(Conflict):
-    """Raised by a sync if another sync ended after the first had read `.testhide.yml`. The file that was read may be
-    older than the file of the other sync, or come from a branch that the project no longer follows.
+    """Raised by a sync if another sync has ended since the first sync read `.testhide.yml`. The file that the first
+    sync has read may be outdated, or come from a branch that the project no longer follows.
     """
 
 

@@ -33,8 +33,8 @@ from store.log.append import IdempotencyKey, VersionConflict
 from store.log.event_log import EventLog, Write
 
 MAX_TRIES = 12
-"""Number of further tries of a command after another writer has changed its streams during the first try. If all of
-them meet such a change, too, the command fails with Conflict.
+"""Largest number of times that a command is tried again because other writers have changed its streams. After that, the
+command fails with Conflict.
 """
 
 

@@ -53,7 +53,7 @@ class CreateIdentityProvider(Command):
 
 @dataclass(frozen=True)
 class UpdateIdentityProvider(Command, of=IDENTITY_PROVIDER):
-    """Changes the provider's fields to the values that are not None, and sets the fields named in `cleared` to None."""
+    """Changes the given fields. A field that is None stays unchanged, or becomes None if `cleared` names it."""
 
     provider_id: int
     title: str | None = None

@@ -89,7 +89,7 @@ class ImportJob(CreateJob):
 
 @dataclass(frozen=True)
 class UpdateJob(Command):
-    """Changes the job's fields to the values that are not None, and sets the fields named in `cleared` to None."""
+    """Changes the given fields. A field that is None stays unchanged, or becomes None if `cleared` names it."""
 
     job_id: int
     title: str | None = None

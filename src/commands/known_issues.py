@@ -46,9 +46,7 @@ class CreateKnownIssue(Command):
 
 @dataclass(frozen=True)
 class UpdateKnownIssue(Command, of=KNOWN_ISSUE):
-    """Changes the known issue's fields to the values that are not None, and sets the fields named in `cleared` to
-    None.
-    """
+    """Changes the given fields. A field that is None stays unchanged, or becomes None if `cleared` names it."""
 
     known_issue_id: int
     title: str | None = None

@@ -114,9 +114,7 @@ class ConnectNode(Command, of=NODE):
 
 @dataclass(frozen=True)
 class MarkNodeOffline(Command, of=NODE):
-    """Records that a node went offline. Does nothing if `session` is no longer the session of the node, because another
-    agent has connected.
-    """
+    """Records that a node went offline. Does nothing if `session` is no longer the session of the node."""
 
     node_id: int
     session: str
@@ -129,8 +127,8 @@ class MarkNodeOffline(Command, of=NODE):
 
 @dataclass(frozen=True)
 class UpdateNode(Command):
-    """Changes the node's fields to the values that are not None, and sets the fields named in `cleared` to None.
-    `claim` is the id of the claim that keeps the new name unique.
+    """Changes the given fields. A field that is None stays unchanged, or becomes None if `cleared` names it. `claim` is
+    the id of the claim that keeps the new name unique.
     """
 
     node_id: int
@@ -202,7 +200,7 @@ class DeleteNode(Command, of=NODE):
 
 
 def must_be_pool(pool_id: int | None, pool: Pool | None) -> None:
-    """Raises Invalid if there is no pool `pool_id`. None is valid: the node then has no pool."""
+    """Raises Invalid if there is no pool `pool_id`. None is valid, and means no pool."""
     if pool_id is not None and (pool is None or pool.deleted):
         raise Invalid.field("pool_id", f"there is no node pool {pool_id}")
 

@@ -41,9 +41,9 @@ class CreatePool(Command):
 
 @dataclass(frozen=True)
 class UpdatePool(Command, of=POOL):
-    """Changes the pool's fields to the values that are not None, and sets the fields named in `cleared` to None.
-    `claim` is the id of the claim that keeps the new name unique. Raises Forbidden if the command changes `shared`
-    without `may_share`, or `untrusted` without `may_trust`.
+    """Changes the given fields. A field that is None stays unchanged, or becomes None if `cleared` names it. `claim` is
+    the id of the claim that keeps the new name unique. Raises Forbidden if the command changes `shared` without
+    `may_share`, or `untrusted` without `may_trust`.
     """
 
     pool_id: int
@@ -79,8 +79,8 @@ class UpdatePool(Command, of=POOL):
 
 @dataclass(frozen=True)
 class DeletePool(Command):
-    """Deletes a pool, and puts its nodes in quarantine. The nodes then have no pool. Without the quarantine they would
-    run builds of all projects, and only people who manage nodes may decide that.
+    """Deletes a pool. Its nodes then have no pool, and are put in quarantine. Without the quarantine they would run
+    builds of all projects, and only people who manage nodes may decide that.
 
     `node_ids` lists the pool's nodes as the read model has them. `active_builds` is the number of the pool's builds
     that have not ended. The pool can be deleted only if this number is 0.

@@ -57,7 +57,7 @@ class CreateProject(Command):
 
 @dataclass(frozen=True)
 class UpdateProject(Command):
-    """Changes the project's fields to the values that are not None, and sets the fields named in `cleared` to None."""
+    """Changes the given fields. A field that is None stays unchanged, or becomes None if `cleared` names it."""
 
     project_id: int
     title: str | None = None

@@ -38,7 +38,7 @@ class UpdateVcenter(Command, of=VCENTER):
     """Changes the given fields. A field that is None stays unchanged.
 
     Raises Invalid if the stored password would be sent to another host, or to a host whose certificate is no longer
-    checked: by that, people who do not know the password could find it out.
+    checked. Otherwise people who do not know the password could find it out.
     """
 
     vcenter_id: int

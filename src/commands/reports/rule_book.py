@@ -48,7 +48,7 @@ class RuleBook:
 
     async def fetch_match_rules(self, event_log: EventLog, project_id: int) -> list[MatchRule]:
         """Returns the match rules of a project. First come those of its known issues: rules that users entered, and
-        rules made from failures that users linked. Then come its classification rules, and at last rules from the
+        rules made from failures that users linked. Then come its classification rules, and last the rules from the
         statistics of how people have classified failures. Leaves out known issues and rules that cannot be read.
         """
         await self.follow(event_log)
