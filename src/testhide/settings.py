@@ -302,7 +302,7 @@ def find_value(field: str, environ: Mapping[str, str]) -> str:
 
 
 def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None:
-    """Return the key that the environment gives for a field; None if it has none. Raises Fault if the text is no key."""
+    """Return the key that the environment gives for a field; None if there is none. Raises Fault if it is not a key."""
     value = find_value(field, environ)
     return parse_key(value, variable(field)) if value else None
 

@@ -176,7 +176,7 @@ def _fix_of(classification: Classification, found: KindMatch | None) -> str:
 
 
 def _by_past(evidence: Evidence, test: FailedTest, found: KindMatch | None) -> ProbableCause | None:
-    """Returns the cause that people or rules gave for earlier failures with the same signature; None without such."""
+    """Returns the cause that people or rules gave for earlier failures with this signature; None if they gave none."""
     equal = [past for past in evidence.past if past.is_equal and past.signature == test.signature]
     return _by_earlier(test, found, equal, BY_PAST, "with the same signature")
 
