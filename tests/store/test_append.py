@@ -120,6 +120,25 @@ async def test_what_was_written_before_the_connection_broke_is_found_again(datab
     await second.close()
 
 
+async def test_a_cancelled_close_fails_what_is_not_written(database: str) -> None:
+    commit = GroupCommit(database)
+    with psycopg.connect(database) as other:
+        other.execute("LOCK TABLE stored_events")
+        writing = asyncio.ensure_future(commit.append(Request([event("a")])))
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        while other.execute(waiting).fetchone() is None:
+            other.execute("SELECT pg_stat_clear_snapshot()")
+            await asyncio.sleep(0.01)  # between two looks
+        queued = asyncio.ensure_future(commit.append(Request([event("b")])))
+        closing = asyncio.ensure_future(commit.close())
+        await asyncio.sleep(0)  # lets both begin
+        closing.cancel()
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(writing, queued, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [AppendFailed, AppendFailed]
+    assert rows(database) == []
+
+
 async def test_a_database_that_stays_away_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("store.log.append.RECONNECT_PAUSES_S", (0.01, 0.01))
     commit = GroupCommit("postgresql://nobody@127.0.0.1:1/nothing")

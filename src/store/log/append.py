@@ -148,8 +148,8 @@ class GroupCommit:
             await self._written.wait()
 
     async def close(self) -> None:
-        """Waits until all requests are written or have failed. If the caller is cancelled meanwhile, the current batch
-        fails.
+        """Waits until all requests are written or have failed. If the caller is cancelled meanwhile, all of them
+        fail.
         """
         try:
             if self._flusher is not None:
@@ -167,10 +167,13 @@ class GroupCommit:
                 self.is_disk_full = False
             except BaseException as error:
                 self.is_disk_full = isinstance(error, psycopg.errors.DiskFull)
-                for waiting in batch:
-                    waiting.fail(error if isinstance(error, Exception) else AppendFailed("the process is stopping"))
                 if not isinstance(error, Exception):
+                    for waiting in (*batch, *self._queue):
+                        waiting.fail(AppendFailed("the process is stopping"))
+                    self._queue.clear()
                     raise
+                for waiting in batch:
+                    waiting.fail(error)
             finally:
                 self._batch = []
                 self._written.set()
