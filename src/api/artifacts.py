@@ -55,7 +55,7 @@ UPLOAD = {
         "replace": {
             "type": "string",
             "enum": ["true", "false"],
-            "description": "Whether a report takes the place of the one at its path",
+            "description": "Whether a report replaces the report that the build already has at this path",
         },
         "file": {"type": "string", "format": "binary", "description": "The file, with its name"},
     },

@@ -42,7 +42,9 @@ events out and says so.
 SEAL_INTERVAL_S = 0.1
 """Seconds between two checks whether the requested checkpoint exists."""
 
-Size = Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Of the checkpoint of this size [the newest]")]
+Size = Annotated[
+    int | None, Parameter(ge=1, le=MAX_ID, description="Size of the checkpoint; the newest checkpoint if left out")
+]
 
 
 class CheckpointItem(msgspec.Struct):
@@ -101,7 +103,9 @@ class AuditLogController(Controller):
         self,
         request: Request[User, Any, Any],
         ctx: RequestContext,
-        before: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Only smaller ones")] = None,
+        before: Annotated[
+            int | None, Parameter(ge=1, le=MAX_ID, description="Only checkpoints smaller than this size")
+        ] = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE_SIZE, description="Checkpoints on a page")] = 100,
     ) -> Response[Checkpoints]:
         """Returns a page of the log's signed checkpoints, the newest first. Store copies of checkpoints outside of this

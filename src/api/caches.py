@@ -25,7 +25,7 @@ from store.tables.shared_caches import CacheName, CacheQuota
 
 log = structlog.get_logger()
 
-Digest = Annotated[str, Parameter(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of what names the cache")]
+Digest = Annotated[str, Parameter(pattern=r"^[0-9a-f]{64}\Z", description="SHA-256 of the name of the cache")]
 
 
 class CacheController(Controller):

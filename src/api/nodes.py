@@ -62,7 +62,7 @@ class RegisteredNode(msgspec.Struct):
     name: str
     pool_id: int
     agent_token: str
-    """Token with which the node's agent authenticates. Shown only here."""
+    """Token with which the node's agent authenticates. Only this response shows it."""
     tags: list[str]
     max_parallel: int
 
@@ -70,7 +70,7 @@ class RegisteredNode(msgspec.Struct):
 class RotatedToken(msgspec.Struct):
     node_id: int
     agent_token: str
-    """New token of the node's agent. Shown only here."""
+    """New token of the node's agent. Only this response shows it."""
     old_token_until: datetime | None
     """Time until which the server accepts the old token; null if it refuses the old token from now on. If the agent
     uses the new token earlier, the old token ends then.

@@ -185,7 +185,7 @@ class Handler:
                     return await self._once(command, caller)
                 except VersionConflict:
                     continue
-        raise Conflict("Others keep changing the same thing at the same time; try again.")
+        raise Conflict("Other requests keep changing the same data at the same time; try again.")
 
     async def preview(self, command: Command) -> Receipt:
         """Returns the receipt that `execute` would return now, but without versions and positions. Appends nothing."""

@@ -75,7 +75,7 @@ FIELDS: dict[str, str] = {
     "secrets": "Secret environment variables; their values are never returned.",
     "configuration": "Setup, command and environment of the builds.",
     "jobs_count": "Number of jobs in the project.",
-    "webhook_secret": "Secret that signs the calls of the project's inbound webhook. Shown only here.",
+    "webhook_secret": "Secret that signs the calls of the project's inbound webhook. Only this response shows it.",
     # Builds
     "branch": "Branch, tag or ref of git. A branch has its short name: `main`, not `refs/heads/main`.",
     "commit_sha": "Commit SHA; null until it is known.",
