@@ -162,7 +162,7 @@ class WebhookController(Controller):
         ctx: RequestContext,
         paged: Paged,
         project_id: Annotated[int | None, Parameter(ge=1, le=MAX_ID, description="Filter by project")] = None,
-        active: Annotated[bool | None, Parameter(description="Return only active/inactive hooks")] = None,
+        active: Annotated[bool | None, Parameter(description="Only active webhooks, or only inactive ones")] = None,
     ) -> Response[list[WebhookItem]]:
         """Returns a page of the webhooks of the caller's projects, ordered by id. Admins also see webhooks without a
         project.
