@@ -137,11 +137,11 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def find_file(sources: Sequence[str]) -> str | None:
-    """Return the path of the file that the token comes from, and that may get a new token. Return None if the token is
-    not from a file.
+    """Return the path of the file that the token comes from. The agent reads this file again if the server refuses the
+    token. Return None if the token comes from no file, but from standard input (`-`) or a pipe.
 
-    `sources` are the values of all options `--token-file`. The last one counts. After a restart the last one names a
-    pipe; then the option before it may name a file.
+    `sources` are the values of all options `--token-file`. A restart adds a pipe as the last option. Pipes are ignored;
+    the last of the other options counts.
     """
     files = [source for source in sources if not _is_pipe(source)]
     return files[-1] if files and files[-1] != "-" else None

@@ -121,7 +121,7 @@ class ServerConfig(msgspec.Struct):
     global_options: GlobalOptions
     """Options for all projects."""
     mail: MailConfig
-    """Mails that the server sends."""
+    """Whether the server sends mails."""
     features: dict[str, bool]
     """Gated features by name: true if the licence includes the feature now."""
     integrations: Integrations

@@ -32,8 +32,8 @@ from store.postgres.queries import Source, fetch_rows
 MAX_SUSPECTS = 2_000
 """Largest number of tests of a project whose histories one request reads: those with the most notable runs."""
 MAX_NOTABLE = 300_000
-"""Largest number of notable runs of a project in which the MAX_SUSPECTS tests with the most notable runs are searched
-for. If there are more notable runs, the newest ones are searched.
+"""Largest number of a project's notable runs, the newest ones, that are read to find the MAX_SUSPECTS tests with the
+most notable runs.
 """
 HISTORIES_AT_ONCE = 250
 """Number of histories that one query reads. It is small, so that other requests get their turn between queries."""

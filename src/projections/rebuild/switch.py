@@ -120,8 +120,9 @@ async def switch(
 
 
 async def find_losses(live: AsyncConnection, projections: Sequence[Projection]) -> list[Loss]:
-    """Returns what a switch to the staging tables of these projections would lose: events that were applied to sound
-    live tables, and cannot be applied any more, for example because their rows in the log were damaged since.
+    """Returns the events that a switch to the staging tables of these projections would lose. Such an event was applied
+    to live tables that are not broken, but cannot be applied any more, for example because its row in the log has been
+    damaged.
     """
     sound = (await inspect(live, projections)).sound
     chosen = [item for item in projections if item.name in sound]

@@ -25,8 +25,8 @@ TILES_AT_ONCE = 10
 every 10 s, 900,000 events an hour are checked.
 """
 CHECKPOINTS_AT_ONCE = 20
-"""Largest number of checkpoints that one call of `check_next` checks. Fewer checkpoints are signed between two calls,
-so each round of checks reaches its end.
+"""Largest number of checkpoints that one call of `check_next` checks. It is larger than the number of checkpoints that
+are signed between two calls, so the checks reach the newest checkpoint.
 """
 MAX_NAMED = 10
 """Largest number of positions that an error message names."""
