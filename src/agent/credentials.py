@@ -137,8 +137,8 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def find_file(sources: Sequence[str]) -> str | None:
-    """Return the path of the file that the token comes from. The agent reads this file again if the server refuses the
-    token. Return None if the token comes from no file, but from standard input (`-`) or a pipe.
+    """Return the path of the file that the token comes from; None if it comes from standard input (`-`) or a pipe. The
+    agent reads the file again before each heartbeat, and if the server refuses the token.
 
     `sources` are the values of all options `--token-file`. A restart adds a pipe as the last option. Pipes are ignored;
     the last of the other options counts.

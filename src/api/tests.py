@@ -91,7 +91,8 @@ class ReportView(msgspec.Struct):
     """Sum of the durations of the tests in seconds. The build may have taken longer or, with parallel tests, less."""
     known_issues: int
     classified_by_rules: int
-    """Number of failures that match a known issue of this server. Unlike those in `known_issues`, they fail the build.
+    """Number of failures that match a known issue on this server. They fail the build. Failures in `known_issues`,
+    which the report itself marks as known, do not.
     """
     quarantined: int
     flaky: int

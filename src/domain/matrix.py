@@ -72,7 +72,9 @@ def expand(matrix: Matrix) -> list[dict[str, str]]:
 
 
 def count_shards(combinations: Iterable[Mapping[str, str]]) -> int:
-    """Returns the number of shards into which the tests are divided; 0 without the value `testhide-shard`."""
+    """Returns the number of shards into which the tests are divided; 0 if no combination has a value
+    named `testhide-shard`.
+    """
     return len({values[SHARD_NAME] for values in combinations if SHARD_NAME in values})
 
 

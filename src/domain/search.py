@@ -97,7 +97,7 @@ def _choose_start(text: str, words: Iterable[str]) -> int:
 
 
 def _count_words(found: Sequence[tuple[int, str]], index: int) -> int:
-    """Returns the number of different words in a snippet that begins before the word at this index."""
+    """Returns how many different searched words a snippet shows that begins shortly before the match `found[index]`."""
     end = found[index][0] + SNIPPET_LENGTH * 3 // 4
     shown = takewhile(lambda item: item[0] < end, islice(found, index, None))
     return len({word for _, word in shown})

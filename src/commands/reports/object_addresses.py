@@ -34,7 +34,7 @@ class _SuiteNames:
     names: dict[str, str] = field(default_factory=dict)
     """Node id in the report -> node id without addresses."""
     numbers: dict[str, int] = field(default_factory=dict)
-    """Node id without addresses -> number of tests so far with this node id. The name of the second test ends in `#2`."""
+    """Node id without addresses -> number of tests so far with this node id. The second test gets `#2` at its end."""
     taken: set[str] = field(default_factory=set)
 
     def find(self, node_id: str, masked: str) -> str:

@@ -289,8 +289,8 @@ def _guess_from_log(
     fix: str,
     confidence: float,
 ) -> ProbableCause:
-    """Returns a cause that quotes the strongest lines of an excerpt. Used if the words of the excerpt belong to no
-    known kind of failure.
+    """Returns a cause that quotes the lines of an excerpt that describe the failure best. Used if the excerpt matches
+    no known kind of failure.
     """
     ref, line = log_ref(build, excerpt), _describe_failure(excerpt)
     leading = excerpt.reasons[0] if excerpt.reasons else ""

@@ -119,7 +119,9 @@ class GitRepository:
         return self._url if self._folder is None else self._folder.as_uri()
 
     async def _git(self, work: str, *arguments: str) -> bytes:
-        """Runs git in the folder `work`, and returns its output. Raises SourceFailure."""
+        """Runs git in the folder `work`, and returns its output. Raises SourceFailure if git fails or takes
+        too long.
+        """
         env = await self._environment(work)
         try:
             async with asyncio.timeout(TIME_LIMIT_S), self._slots:

@@ -255,8 +255,8 @@ class Demo:
         return dict(found[0])
 
     def follow(self, build: int, commit: str, how: str) -> None:
-        """Print a build's log live. Raises DemoFailed if the build's verdict, report or artifact does not match the
-        log.
+        """Print a build's log live. Raises DemoFailed if its report or artifact does not match the log, its verdict
+        does not match the report, or it ran another commit.
         """
         started_at = time.monotonic()
         print_step(f"Build {build}, {how}, live from /api/v3/builds/{build}/stream")

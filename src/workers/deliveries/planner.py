@@ -1,5 +1,5 @@
-"""Plans deliveries: follows the log, and enqueues a delivery for each notification of an event to each endpoint that
-asks for it.
+"""Plans deliveries: follows the log. For each notification that an event causes, enqueues one delivery to each endpoint
+that asks for notifications of this type.
 
 Deliveries are enqueued in the transaction that moves the planner's position, so none is lost or planned twice. The
 planner reads the events about endpoints from the same log in the same order (`workers.deliveries.endpoints`). So an
