@@ -159,9 +159,7 @@ class Explainer:
     """Reads the lines of a log one after the other. `finish` returns the excerpts."""
 
     def __init__(self, noise: Collection[int] = ()) -> None:
-        """`noise` contains the fingerprints of the lines that look like failures in the log of a passed build of the
-        same job (`find_noise`).
-        """
+        """`noise`: fingerprints of the lines in the log of a passed build that look like failures (`find_noise`)."""
         self._noise = noise
         self._line = 0
         self._byte = 0
