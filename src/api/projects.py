@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from datetime import datetime
+from secrets import token_hex
 from typing import Annotated
 
 import msgspec
@@ -111,7 +112,9 @@ class ProjectController(Controller):
         secret = new_token("wh_sec_")
         secrets = ctx.services.secrets
         base = make_slug(data.name)
-        candidates = [base or f"project-{project_id}", f"{base or 'project'}-{project_id}"]
+        # Another project may be called like the second one, too: `Mobile App 7` before project 7 is `Mobile App`.
+        numbered = f"{base or 'project'}-{project_id}"
+        candidates = [base or numbered, numbered, f"{numbered}-{token_hex(4)}"]
         receipt = await ctx(
             CreateProject(
                 project_id=project_id,

@@ -49,6 +49,8 @@ class CreateProject(Command):
         _must_exist(self.scm_endpoint_id, endpoint)
         owner = PROJECT.at(self.project_id).name
         free = [slug for slug, claim in zip(self.slugs, claims, strict=True) if claim.owner in ("", owner)]
+        if not free:
+            raise Conflict(f"Other projects have the slugs {', '.join(slug for slug, _ in self.slugs)}: try again.")
         slug, claim = free[0]
         yield ClaimTaken(claim=claim, owner=owner)
         yield self.event(ProjectCreated, slug=slug, claim=claim)

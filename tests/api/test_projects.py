@@ -43,6 +43,14 @@ def test_slugs_differ(server: Server, project: dict[str, Any]) -> None:
     assert again["slug"] != project["slug"]
 
 
+def test_a_project_is_created_although_another_has_its_numbered_slug(server: Server) -> None:
+    first = server.admin.create("/projects", name="Slug")["id"]
+    other = server.admin.create("/projects", name=f"Slug {first + 2}")
+    created = server.admin.create("/projects", name="Slug")
+    assert created["id"] == first + 2
+    assert created["slug"].startswith(f"{other['slug']}-")
+
+
 def test_what_one_is_no_member_of_does_not_exist(server: Server, project: dict[str, Any]) -> None:
     stranger = server.make_user("developer", {})
     assert stranger.get(f"/api/v3/projects/{project['id']}").status_code == 404

@@ -54,6 +54,12 @@ def test_the_next_slug_is_taken() -> None:
     assert (created.slug, created.claim) == ("mobile-app-1", "slug-2")
 
 
+def test_a_project_without_a_free_slug_is_refused() -> None:
+    taken = [ClaimTaken(claim=claim, owner="project-9") for _, claim in CREATE.slugs]
+    with pytest.raises(Conflict, match="mobile-app, mobile-app-1"):
+        given(*taken).when(CREATE)
+
+
 def test_only_what_changes_is_told() -> None:
     command = UpdateProject(1, title="Mobile App", description="iOS")
     given(CREATED).when(command).then(ProjectUpdated(project_id=1, description="iOS"))

@@ -106,9 +106,7 @@ class Execution:
         return verdict
 
     def _prepare(self) -> dict[str, str]:
-        """Check out the commit, report to the server that the build starts, and return the environment of its
-        commands.
-        """
+        """Check out the commit, report that the build starts, and return the environment of its commands."""
         message = self._message
         self._log.note(f"Build {message['id']} of {message['job_name']}, attempt {message['attempt']}")
         short = [name for name, value in message["secrets"].items() if 0 < len(value) < SHORTEST_SECRET]
@@ -245,8 +243,6 @@ class Execution:
 
 
 def _shorten(command: str) -> str:
-    """Return the first line of the command, cut after `_SHOWN_CHARACTERS` characters. If anything is left out, ` ...`
-    follows.
-    """
+    """Return the first line of the command, with ` ...` instead of what follows `_SHOWN_CHARACTERS` characters."""
     first, *more = command.strip().splitlines() or [""]
     return first[:_SHOWN_CHARACTERS] + (" ..." if more or len(first) > _SHOWN_CHARACTERS else "")
