@@ -71,7 +71,7 @@ class ChatMessage(msgspec.Struct):
     test_id: Id | None = None
     """Result of a test that the question is about."""
     session_id: SessionId | None = None
-    """Conversation that the question continues, from an earlier answer; null for a new one."""
+    """`session_id` of an earlier answer, to continue its conversation; null for a new conversation."""
 
 
 class ChatReply(msgspec.Struct):

@@ -45,7 +45,7 @@ class ProjectChanges(msgspec.Struct):
     none.
     """
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
-    """Days after which finished builds are deleted, unless they are kept forever; 0: never because of their age."""
+    """Days after which finished builds are deleted, unless they are kept forever; 0 keeps builds of any age."""
     retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
     """Number of finished builds of each job that are kept, the newest ones; 0 keeps all."""
 
@@ -77,7 +77,7 @@ class ProjectDetail(msgspec.Struct):
     webhook_url: str
     """URL to enter in a hook at the source code host. The host sends its reports about changes to this URL."""
     retention_days: int
-    """Days after which finished builds are deleted; 0: never because of their age."""
+    """Days after which finished builds are deleted; 0 keeps builds of any age."""
     retention_builds: int
     """Number of finished builds of each job that are kept, the newest ones; 0 keeps all."""
     artifact_bytes: int

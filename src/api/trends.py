@@ -48,8 +48,8 @@ class TrendItem(msgspec.Struct):
     result. Null if there are no results. This is not the flake rate of a test, which its health estimates.
     """
     time_to_green_s: float | None
-    """Median time, in seconds, from the first failed build of a job, branch and matrix combination to the next build
-    that ran all tests and passed. Only times that ended on this day count; null if there are none.
+    """Median time in seconds until a job, branch and matrix combination passes again: from the first failed build after
+    a pass to the next build that ran all tests and passed. Times that ended on this day count; null if there are none.
     """
 
 

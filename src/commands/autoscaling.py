@@ -191,8 +191,9 @@ class _MachineCommand(Command):
 
 @dataclass(frozen=True)
 class ScaleDown(_MachineCommand):
-    """Requests to destroy a machine that runs no build. Does nothing if the pool needs an idle machine for its minimum,
-    or has no surplus over its maximum any more. Raises Conflict if the dispatcher `leader` does not lead.
+    """Requests to destroy a machine that runs no build. Does nothing if the cause is `idle` and the pool needs the
+    machine for its minimum, or if the cause is `surplus` and the pool is not over its maximum any more. Raises Conflict
+    if the dispatcher `leader` does not lead.
     """
 
     pool_id: int

@@ -30,8 +30,8 @@ class RecordFlakyTests(Command):
 
 @dataclass(frozen=True)
 class RecordChangedFlakiness(Command):
-    """Records that the flakiness of tests emerged or settled. Leaves out tests that are already recorded as emerged, or
-    as settled.
+    """Records that the flakiness of tests emerged or settled. Leaves out a test whose
+    flakiness would emerge but already has, and a test whose flakiness would settle but has not emerged.
     """
 
     tests: tuple[FlakinessEmerged | FlakinessSettled, ...]

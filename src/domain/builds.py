@@ -145,7 +145,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     suites: list[str] = []
     warnings: list[str] = []
     explained_exit_code: int | None = None
-    """Exit code that the results explain: 0, or 1 for failed tests. UNEXPLAINED for other causes; None if unknown."""
+    """Exit code of pytest if tests alone explain it (0 or 1), UNEXPLAINED if not, None if the report does not say."""
     unloaded: int = 0
     """Number of suites that failed as a whole or could not be loaded. The results may lack tests of these suites."""
     digest: bytes = b""

@@ -69,9 +69,7 @@ class RunHistory(msgspec.Struct, frozen=True):
         return RunHistory([run for run in self.notable if run.number <= left], left)
 
     def without_unknown(self) -> "RunHistory":
-        """Returns the newest part of the history, in which all notable runs are known. Older notable runs may have been
-        dropped.
-        """
+        """Returns the history without its oldest part, of which notable runs may have been dropped (see KEPT_RUNS)."""
         if len(self.notable) < KEPT_RUNS:
             return self
         return self.newest(self.runs - self.notable[0].number + 1)

@@ -295,8 +295,8 @@ very many runs are known. Too low a rate would cause false alarms.
 CAUTION_RUNS = 250.0
 """Number that is divided by the number of known runs and added to CAUTION, since a few runs say little."""
 RISE = 8.0
-"""Factor by which a rise is assumed to multiply the odds of a failure. The evidence compares this assumption with that
-of no rise.
+"""Factor by which the odds of a failure are assumed to grow when a test begins to fail more often. The evidence in
+DriftState compares this assumption with that of unchanged odds.
 """
 RUNS_PER_FALSE_ALARM = 10_000
 MAX_STREAK = 5

@@ -46,9 +46,9 @@ class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
     vm_id: str = ""
     """Id of the virtual machine, or of the template to clone; empty for an operation on the whole vCenter."""
     vm_name: str = ""
-    """Name of the machine that a clone makes (`make_vm_name`). It is chosen when the clone is requested, so that a
-    second try finds a machine that the first try has made. A deletion or revert that autoscaling requests has the name
-    of its machine, too; a deletion then has no `vm_id`. Empty for any other operation.
+    """Name of the machine that a clone makes (`make_vm_name`), chosen when the clone is requested, so that a second try
+    finds the machine of the first try. If autoscaling requests a deletion or revert: name of the machine; such a
+    deletion has no `vm_id`. Empty for any other operation.
     """
 
     pool_id: int | None = None

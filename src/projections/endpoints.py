@@ -1,4 +1,4 @@
-"""Projections of endpoints: one table for webhooks, and one for Teams channels."""
+"""Code that the projections of webhooks and of Teams channels share. Each of the two has a table."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeVar, Unpack

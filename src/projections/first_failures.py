@@ -20,12 +20,12 @@ MAX_RESULTS = 500
 """Largest number of results of a test that are searched for a pass: the newest ones on the branch, up to the failure.
 """
 FIRST_BLOCKS = 50
-"""Largest number of blocks with results of the test, on any branch, that the first query reads: the newest up to the
-failure.
+"""Largest number of blocks that the first query reads: the newest blocks with results of the test, up to the block of
+the failed result. Blocks of other branches count, too.
 """
 MAX_BLOCKS = 5_000
-"""Largest number of blocks with results of the test, on any branch, that a second query reads if the first one finds no
-pass before the failures.
+"""Largest number of blocks that a second query reads, in the same order, if the first query finds no pass before the
+failures.
 """
 
 

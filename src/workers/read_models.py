@@ -64,7 +64,9 @@ ALARMED_INTERVAL_S = 10.0
 BATCH_SIZE = 500
 """Number of events that are read at once."""
 TRAIL_EVENTS = 20_000
-"""Number of positions of the log that one sweep compares with the audit trail, builds and test cases."""
+"""Largest number of positions of the log that one sweep covers when it compares the log with the audit trail, and with
+the read models of builds and test cases.
+"""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ MAX_TRACE = 8_000
 end.
 """
 MAX_FAIL_IDS = 20
-"""Largest number of fail ids that become labels of a ticket."""
+"""Largest number of fail ids (ids that reporters give to failures) that become labels of a ticket."""
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 

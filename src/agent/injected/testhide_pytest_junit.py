@@ -71,7 +71,7 @@ class CompleteLog(junitxml.LogXML):
     outcome: Any
     """A `testhide_pytest_outcome.RunOutcome`."""
     earlier: int
-    """Number of bytes that earlier runs of this build wrote into the file."""
+    """Number of bytes that earlier runs of pytest in this build wrote into the file."""
     build: str
 
     def begin_file(self) -> None:
@@ -90,8 +90,8 @@ class CompleteLog(junitxml.LogXML):
         return f'<property name="{_BUILD}" value="{self.build}"'
 
     def _read_earlier(self) -> bytes:
-        """Return what earlier runs of this build wrote into the file, without the end tag. If one of these runs was cut
-        off, add the comment that says so. Return no bytes if no earlier run of this build wrote the file.
+        """Return what earlier runs of pytest in this build wrote into the file, without the end tag. If one of them was
+        cut off, add the comment that says so. Return no bytes if no earlier run of pytest wrote the file.
         """
         try:
             with open(self.logfile, "rb") as file:

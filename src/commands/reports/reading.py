@@ -26,7 +26,7 @@ from domain.triage import CERTAIN, Classification
 
 CHUNK = 256 * 1024
 XFAILED = ("outcome", "xfailed")
-"""Property that pytest's reports give to a skipped test that ran and failed, as expected."""
+"""Property that pytest's reports give to a test that failed as expected. They list such a test as skipped."""
 GZIP = b"\x1f\x8b"
 MAX_UNPACKED = 512 * 1024 * 1024
 """Largest size in bytes of an unpacked report. Agents may send uncompressed reports of the same size."""

@@ -1,8 +1,8 @@
 """States of a project's jobs: for each job, its newest build that has ended. A job is red if this build failed or was
-aborted; a job with a matrix, if any of its newest builds did.
+aborted. A job with a matrix is red if the newest build of any combination failed or was aborted.
 
-States name jobs and builds by their ids only. Answers are kept as long as the project, and must not show the name of a
-job or branch after the job or the build was deleted.
+A state contains the ids of jobs and builds, but no names. Answers are kept as long as the project, and must not show
+the name of a job or branch after the job or the build was deleted.
 """
 
 from collections.abc import Iterator, Sequence

@@ -97,7 +97,7 @@ class Prompt(msgspec.Struct, frozen=True):
     data: str
     """The evidence, as JSON."""
     sources: tuple[Source, ...]
-    """Sources that the prompt contains, cut as in the prompt."""
+    """Sources that the prompt contains. Their texts are shortened as in the prompt."""
     schema: dict[str, Any]
     """JSON schema of the answer."""
     answer_tokens: int = MAX_ANSWER_TOKENS

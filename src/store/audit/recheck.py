@@ -124,8 +124,8 @@ class Recheck:
         return end
 
     async def _check_keys(self, names: Collection[str]) -> None:
-        """Checks the data keys with these names. A key must be destroyed if a deletion in the log destroyed it. Any
-        other key must exist and decrypt. Raises TreeDamaged for the first key for which this is not so.
+        """Checks the data keys with these names. A key that a deletion in the log has destroyed must not exist any
+        more. Any other key must exist and decrypt. Raises TreeDamaged for the first key for which this is not so.
         """
         keys, faults = await self._log.data_keys.load_with_faults(names)
         if faults:

@@ -103,8 +103,8 @@ class AutoscalingState:
                 pass
 
     def find(self, machine_id: str, *, is_leaving: bool) -> Machine | None:
-        """Returns a machine of a node pool; None if it is gone. `is_leaving` says whether the machine's removal was
-        decided.
+        """Returns the machine of a node pool with this id; None if it is gone. `is_leaving` says whether its removal
+        was decided: from then on, a machine that could not be made counts as gone.
         """
         operation_id = read_machine_id(machine_id)
         if operation_id is None:
