@@ -20,6 +20,7 @@ from domain.projects import MemberAdmitted, ProjectCreated, WebhookSecretRotated
 from domain.quarantine import TestsQuarantined
 from domain.registry import AREAS, EVENTS
 from domain.users import UserRegistered
+from domain.vcenter_operations import VcenterOperationRequested
 from domain.webhooks import WebhookRegistered, WebhookUpdated
 from projections import audit_trail
 from projections.audit_trail import NO_PROJECT, TrailRow, actor_number, microseconds, type_number
@@ -72,6 +73,11 @@ def test_every_event_has_a_summary(name: str, data: st.DataObject) -> None:
         summary = summarize(one)
         assert summary == summary.strip()
         assert not {"None", "“”", "  ", "[", "{"} & set(summary.split()), summary
+
+
+def test_a_machine_that_autoscaling_deletes_is_named() -> None:
+    event = VcenterOperationRequested(operation_id=3, vcenter_id=1, kind="delete", vm_name="testhide-3")
+    assert summarize(event) == "asked vCenter 1 to delete testhide-3"
 
 
 def blank(event: Event) -> Event:

@@ -21,7 +21,9 @@ REQUESTS: Mapping[vcenter_operations.Kind, str] = {
 
 
 def _requested(event: vcenter_operations.VcenterOperationRequested) -> str:
-    return REQUESTS[event.kind].format(vcenter_id=event.vcenter_id, vm_id=event.vm_id, vm_name=event.vm_name)
+    # Autoscaling deletes a machine by its name.
+    vm_id = event.vm_id or event.vm_name
+    return REQUESTS[event.kind].format(vcenter_id=event.vcenter_id, vm_id=vm_id, vm_name=event.vm_name)
 
 
 def _scaled_up(event: autoscaling.PoolScaledUp) -> str:
