@@ -32,8 +32,8 @@ class CacheStore:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """Create the folder. Remove incomplete files of an agent that was killed while it saved a cache, and archives
-        that are too many for the limit.
+        """Create the folder. Remove incomplete files of an agent that was killed while it saved a cache. If the
+        archives together exceed the limit, remove those that were used longest ago.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
@@ -86,8 +86,9 @@ class CacheStore:
         return digest
 
     def _shrink(self) -> None:
-        """Remove the archives that were used longest ago, until the others have at most `limit_bytes`. Also remove the
-        folders of scopes that have no archive left: otherwise every branch that ever saved a cache would keep a folder.
+        """Remove the archives that were used longest ago, until the others together have at most `limit_bytes`. Also
+        remove the folders of scopes that have no archive left: otherwise every branch that ever saved a cache would
+        keep a folder.
         """
         with self._lock:
             self._remove_oldest()

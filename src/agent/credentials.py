@@ -41,9 +41,9 @@ class TokenHolder:
             self._reload_locked()
 
     def replace(self, refused: str) -> bool:
-        """Replace the token `refused`, which the server has refused: by the token in the file or, if the server has
-        refused that one, too, by the token that was used before. Return whether `token` is now one that the server has
-        not refused.
+        """Replace the token `refused`, which the server has refused, by the token in the file. If the file has no token
+        that the server may accept, go back to the token that was used before. Return whether `token` is now a token
+        that the server has not refused.
         """
         with self._lock:
             self._refused.add(refused)
@@ -137,11 +137,11 @@ def read_token(source: str | None) -> tuple[str, str | None]:
 
 
 def find_file(sources: Sequence[str]) -> str | None:
-    """Return the path of the file that the token comes from; None if it comes from standard input (`-`) or a pipe. The
-    agent reads the file again before each heartbeat, and if the server refuses the token.
+    """Return the path of the file from which the agent reads the token again: before each heartbeat, and if the server
+    refuses the token. Return None if the options name no file, but only standard input (`-`) or nothing.
 
-    `sources` are the values of all options `--token-file`. A restart adds a pipe as the last option. Pipes are ignored;
-    the last of the other options counts.
+    `sources` are the values of all options `--token-file`. A restart adds a pipe as the last option. Pipes are ignored
+    here: the last of the other options counts.
     """
     files = [source for source in sources if not _is_pipe(source)]
     return files[-1] if files and files[-1] != "-" else None

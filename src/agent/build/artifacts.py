@@ -101,7 +101,9 @@ class _Glob:
         self._last = len(self._segments) - 1
 
     def find(self, root: str, is_over: Callable[[], bool]) -> Iterator[str]:
-        """Yield the paths of the files below `root` that match. Visits each folder only once."""
+        """Yield the paths of the files below `root` that match. Also yields links that lead out of `root`, and folders
+        that cannot be read: opening these paths then reports why. Visits each path only once.
+        """
         waiting = [("", {0})]
         while waiting:
             folder, states = waiting.pop()

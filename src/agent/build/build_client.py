@@ -69,9 +69,9 @@ class BuildClient:
     def fetch_cache(
         self, name: str, is_fallback: bool, read: Callable[[HTTPResponse], bytes], pause: RetryPause
     ) -> None:
-        """Ask the server for the shared cache `name` in the build's cache scope or, with `is_fallback`, in the build's
-        fallback scope. Calls `read` for each answer of the server. Raises `RequestRefused` if the server has no such
-        cache.
+        """Ask the server for the shared cache `name` in the build's cache scope or, with `is_fallback`, in the scope of
+        the job's default branch. Calls `read` for each answer of the server. Raises `RequestRefused` if the server has
+        no such cache.
         """
         query = {"attempt": self._attempt, **({"fallback": "true"} if is_fallback else {})}
         self._server.download(f"{self._path}/caches/{name}", query, read, pause)

@@ -1,9 +1,9 @@
 """Checks the archive of a cache, before it is saved and before `tar` unpacks it.
 
-`tar` runs with the rights of the build's user, so an archive cannot do what the build itself could not. But another
-build made the archive. So the check refuses files outside of the cache's paths, such as files of the checkout, or
-settings in the home folder that programs read. It also refuses members that no cache needs (devices, pipes and sparse
-files), and headers that another program could understand differently.
+`tar` runs with the rights of the build's user, so unpacking an archive can do only what the build itself could do. But
+another build may have made the archive. So the check refuses files outside of the cache's paths, such as files of the
+checkout, or settings in the home folder that programs read. It also refuses members that no cache needs (devices, pipes
+and sparse files), and headers that another program could understand differently.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CODEC = "utf-8", "surrogateescape"
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _WITHOUT_CONTENT = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE)
 _SIZE = re.compile(rb" *[0-7]+[ \0]*|\x80.*", re.DOTALL)
-_GNU_MAGIC = b"ustar  \0"  # its headers have other fields where those of POSIX have the beginning of the name
+_GNU_MAGIC = b"ustar  \0"  # in its headers, other fields are where POSIX headers have the beginning of the name
 _EXTENSIONS = {tarfile.GNUTYPE_LONGNAME: "path", tarfile.GNUTYPE_LONGLINK: "linkpath"}
 
 
@@ -134,5 +134,5 @@ def _parse_pax(content: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _pad(size: int) -> int:
-    """Return the number of bytes in the whole blocks that `size` bytes of content take up."""
+    """Return `size`, a number of bytes, rounded up to whole blocks. The content of a member fills whole blocks."""
     return -(-size // _BLOCK_BYTES) * _BLOCK_BYTES

@@ -36,9 +36,9 @@ class CacheTransfer:
     limit_bytes: int
 
     def fetch(self, name: str, is_fallback: bool, file: BinaryIO) -> bool:
-        """Write the cache called `name` into a file and return True. The cache is that of the build's cache scope or,
-        with `is_fallback`, that of the build's fallback scope. Return False if the server has no such cache. Raises
-        `NotTransferred` if the transfer fails or takes too long.
+        """Write the cache called `name` into a file and return True. The cache is taken from the build's cache scope
+        or, with `is_fallback`, from the scope of the job's default branch. Return False if the server has no such
+        cache. Raises `NotTransferred` if the transfer fails or takes too long.
         """
         deadline = time.monotonic() + _TRANSFER_TIMEOUT_S
 

@@ -1,5 +1,5 @@
-"""Restores a build's caches before its setup lines run. After the build has passed, saves the caches that this agent
-did not have.
+"""Restores a build's caches before its setup lines run. After the build has passed, saves the caches that were found
+neither on this agent nor on the server.
 
 A build saves caches in the cache scope of its branch. Caches that this scope lacks are restored from the fallback
 scope, which is that of the job's default branch. A cache that this agent does not have may come from the server, to
@@ -64,7 +64,9 @@ class Caches:
         return bool(self._missing)
 
     def restore(self) -> None:
-        """Unpack the caches that this agent or the server has. Leave out what is damaged or cannot be unpacked."""
+        """Unpack the caches that this agent or the server has. If a cache is damaged or cannot be unpacked, the build
+        goes on without it.
+        """
         for number, cache in enumerate(self._wanted):
             try:
                 key = CHECKSUM.sub(self._hash_file, cache["key"])
@@ -73,8 +75,8 @@ class Caches:
                 self._note(f"Cache {show_path(cache['key'])} is not used: {why}")
 
     def save(self) -> None:
-        """Save the caches that `restore` has not found: on this agent, and on the server. This method must be called
-        after the build's processes have ended.
+        """Save the caches that `restore` has not found. They are saved on this agent, and sent to the server. This
+        method must be called after the build's processes have ended.
         """
         for number, (key, paths) in enumerate(self._missing):
             try:
@@ -98,8 +100,9 @@ class Caches:
         archive.unlink()
 
     def _find(self, key: str, paths: Sequence[str], archive: Path) -> tuple[str, str]:
-        """Write the cache into a new file. Return the name of its source, and an empty text. If no cache is found,
-        leave no file, and return an empty text and the end of a sentence that says why.
+        """Write the cache into the new file `archive`. Return two texts: the source of the cache, such as `the server`,
+        and an empty text. If no cache is found, leave no file; the first text is empty, and the second is the end of a
+        sentence that says why.
         """
         whys = []
         for scope in (self._scope, self._fallback):

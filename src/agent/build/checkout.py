@@ -204,7 +204,7 @@ def _full_names(branch: str) -> tuple[str, ...]:
 
 
 def _find_lfs_url(url: str) -> str:
-    """Returns the address at which git-lfs looks for the files of a repository if nothing names another one."""
+    """Returns the address at which git-lfs looks for a repository's files unless a setting names another address."""
     if not re.match("https?://", url, re.IGNORECASE):
         return url
     base = url.removesuffix("/")

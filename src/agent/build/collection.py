@@ -101,8 +101,9 @@ class Collector:
 
     def _send_if_report(self, path: str, since_ns: int) -> bool | None:
         """Send the file if it is a report of this build. Return True if it was sent, or if an error kept it from being
-        sent. Return False if it has the file ending of a report but is no report or cannot be opened. Return None if it
-        does not count: it has another ending, it is older than the first command, or the build was interrupted.
+        sent. Return False if it has the file ending of a report but is no report or cannot be opened. Return None if
+        the file does not count as a report: it has another ending, it is missing or older than the first command, or
+        the build was interrupted.
         """
         if not has_report_ending(path) or self._interrupt.cause:
             return None
@@ -156,8 +157,8 @@ class Collector:
         return False
 
     def _send_missing_report(self, pattern: str, *, is_denied: bool = False) -> None:
-        """Report to the server that results are missing. The server refuses this if the build has too many reports.
-        That refusal is ignored, since the last report that the server accepted already says so.
+        """Report to the server that results are missing. If the build has too many reports, the server refuses this
+        one. That refusal is ignored: the last report that the server accepted already keeps the build from passing.
         """
         try:
             self._client.send_missing_report(pattern[-_MAX_PATH:], is_denied=is_denied)

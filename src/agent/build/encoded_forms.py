@@ -2,8 +2,8 @@
 in hex.
 
 Each character is matched in all its forms. So mixed forms are found too, such as `\\&quot;` for a quote in JSON in XML.
-No secret can make the search for its pattern slow: two alternatives for one form always begin or end differently, so
-few combinations of them can match.
+No secret can make the search slow: two alternative forms of one character always begin or end differently, so few
+combinations of forms can match the same bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 _MIN_BASE64 = 6  # characters; shorter pieces of base64 are too common in ordinary text to be masked
 _ALNUM_BYTES = 25
-"""Number of UTF-8 bytes of the longest form of an ASCII letter or digit: the character and two marks of CDATA."""
+"""Upper limit for the UTF-8 bytes of an ASCII letter or digit, with the two marks of CDATA that may follow it."""
 _OTHER_BYTES = 104
-"""Number of UTF-8 bytes of the longest form of any other character. The form has two marks of CDATA, and 4 backslashes
-before each of 4 bytes.
+"""Upper limit for the UTF-8 bytes of the longest form of any other character, with the two marks of CDATA that may
+follow it.
 """
 MAX_TEXT = 1024
 """Largest number of characters of a text. A longer secret is searched for in parts, since the pattern for 1,024
@@ -115,8 +115,9 @@ class _Forms:
         self._amp = self._lit("&") + self._repeated("amp;", 0, 2)
 
     def text(self, text: str) -> bytes:
-        """Return the expression that matches all forms of the text. Marks of CDATA may stand between its characters,
-        unless the text itself contains such a mark.
+        """Return the expression that matches all forms of the text. Marks of CDATA may stand between the characters of
+        the text. If the text itself contains an end mark, only an end mark followed by a begin mark may. If the text
+        contains a begin mark, none may.
         """
         mark = self._repeated(_CDATA_END + _CDATA, 0, 1) if _CDATA_END in text else self._any_mark()
         between = b"" if _CDATA in text else mark

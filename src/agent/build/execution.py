@@ -39,7 +39,7 @@ class BuildVerdict(NamedTuple):
 
 
 class _BuildEnded(Exception):
-    """The build ends before its next step. The only argument is its `BuildVerdict`."""
+    """The build ends before its next step. The only argument of the exception is the `BuildVerdict` of the build."""
 
 
 @dataclass
@@ -61,8 +61,8 @@ class Execution:
         self._report_path = ""
         self._has_command_begun = False
         self._prepared_ns = 0
-        """File time (ns) just before the first command; 0 until then. A report file that is older is not read as a
-        report of this build.
+        """Time (ns) of the workspace's file system just before the first command; 0 until then. A file that was last
+        written before this time is not read as a report of this build.
         """
 
     def run(self) -> BuildVerdict:
@@ -178,7 +178,7 @@ class Execution:
         return Caches(store, transfer, scope, fallback, wanted, self._workspace, run, self._log.note)
 
     def _run_setup(self, shell: Shell) -> BuildVerdict | None:
-        """Run the setup lines. Return the verdict if one fails, and None otherwise."""
+        """Run the setup lines. Return the verdict of the build if a setup line fails, and None otherwise."""
         pinned = {name: shell.env[name] for name in injection.PINNED if name in shell.env}
         for number, line in enumerate(self._message["setup"], 1):
             self._log.note(f"Setup: {_shorten(line)}")
@@ -243,6 +243,6 @@ class Execution:
 
 
 def _shorten(command: str) -> str:
-    """Return the first line of the command, with ` ...` instead of what follows `_SHOWN_CHARACTERS` characters."""
+    """Return the first `_SHOWN_CHARACTERS` characters of the command's first line, and ` ...` if there is more."""
     first, *more = command.strip().splitlines() or [""]
     return first[:_SHOWN_CHARACTERS] + (" ..." if more or len(first) > _SHOWN_CHARACTERS else "")

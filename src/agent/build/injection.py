@@ -1,5 +1,5 @@
-"""Writes files for test runners next to a workspace: lists of the selected tests, of the tests in quarantine and of
-the tests of each shard, and a pytest plugin.
+"""Writes files for test runners next to a workspace: plugins for pytest and unittest, and lists of tests. The lists
+name the selected tests, those in quarantine, those of this shard and those of the other shards.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if sys.version_info >= (3, 8):
 
     testhide_startup.begin()
 """
-"""Source of the module `sitecustomize`, which every Python process of the build imports at its start, even if the
-plugin does not support its version of Python.
+"""Source of the module `sitecustomize`. Every Python process of the build imports this module at its start. In a
+version of Python that the plugin does not support, the module does nothing.
 """
 LISTS = ("TESTHIDE_TEST_IDS_FILE", "TESTHIDE_QUARANTINE_FILE", "TESTHIDE_IGNORE_FAILURES_FILE")
 SHARD_LISTS = ("TESTHIDE_SHARD_FILE", "TESTHIDE_OTHER_SHARDS_FILE")

@@ -28,8 +28,8 @@ MAX_REQUEST_LINES = 1000
 MAX_REQUEST_BYTES = 512 * 1024
 _MIN_REQUEST_INTERVAL_S = 0.05  # between two requests while there are few new lines
 _INDEX_INTERVAL = 256
-"""Number of lines from one line whose position in the file is stored to the next such line. When the server asks for an
-earlier line, the agent searches for this line from the nearest stored position before it.
+"""For one line in this many lines, the agent stores the position in the file. When the server asks for an earlier line,
+the agent searches for this line from the nearest stored position before it.
 """
 MAX_FILE_BYTES = 128 * 1024 * 1024
 """Largest size in bytes of the file with a build's log. Lines that come when the file is full are only in memory, which

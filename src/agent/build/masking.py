@@ -22,8 +22,8 @@ _CHECK_INTERVAL = 16  # positions between two checks of the time
 _MIN_SEARCH_S = 0.5
 """Seconds of CPU time that a search may take for any data. What was not searched in time is masked as a whole."""
 _SEARCH_S_PER_BYTE = 20e-6
-"""Additional seconds of CPU time that a search may take for each byte of data. Ordinary data needs a fortieth of it.
-Only data with very many near-matches of a secret needs more.
+"""Additional seconds of CPU time that a search may take for each byte of data. Ordinary data needs a fortieth of this
+time. Only data with very many near-matches of a secret needs more than this time.
 """
 _MAX_TAG = 4096  # bytes before the end of a chunk in which the beginning of a tag is looked for
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")

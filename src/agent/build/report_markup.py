@@ -1,5 +1,5 @@
-"""Tells the markup of test reports from their content, so that masking a secret such as `test` makes no report
-unreadable.
+"""Distinguishes the markup of test reports from their content. The markup is never masked: a report could not be read
+if a secret such as `test` were masked in the names of its elements.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ _INHERITED = (
 
 
 class Workspace:
-    """Folder of one build, which belongs to the agent. Its subfolders workspace, home and tmp belong to `account`."""
+    """Folder of one build or administrator command. The folder belongs to the agent's user, and its subfolders
+    workspace, home and tmp belong to `account`. Without `account`, all of them belong to the agent's user.
+    """
 
     def __init__(self, folder: Path, account: BuildAccount | None) -> None:
         self.folder = folder

@@ -1,12 +1,12 @@
 """A pytest plugin that the agent adds to builds (pytest 6 or newer, Python 3.8 or newer). PYTEST_DONT_REWRITE
 
 It records each test's node id as the property `nodeid` of its case in the JUnit file. With TESTHIDE_TEST_IDS_FILE it
-runs only the tests listed in that file: exact node ids, one a line. A run that has none of them ends with 0. An id
-without parameters means the test with each of its parameters; the id of a subtest means its whole test. Tests that
-TESTHIDE_QUARANTINE_FILE lists are skipped: node ids, or prefixes of node ids that end before `::` or `[`. Failures of
-tests that TESTHIDE_IGNORE_FAILURES_FILE lists in the same form do not fail a run that writes a JUnit file. With
-TESTHIDE_SHARD_FILE it runs only the tests of one shard (see `testhide_pytest_shard`). The plugin has no effect in a
-pytest that a test starts. No defect of this plugin ends a test run.
+runs only the tests listed in that file: exact node ids, one a line. A run that has none of these tests ends with exit
+code 0. An id without parameters means the test with each of its parameters; the id of a subtest means its whole test.
+TESTHIDE_QUARANTINE_FILE lists tests to skip, by node ids or by prefixes of node ids that end before `::` or `[`.
+TESTHIDE_IGNORE_FAILURES_FILE lists tests in the same form: their failures do not fail a run that writes a JUnit file.
+With TESTHIDE_SHARD_FILE the plugin runs only the tests of one shard (see `testhide_pytest_shard`). The plugin has no
+effect in a pytest that a test starts. No defect of this plugin ends a test run.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ _RUNNING = "TESTHIDE_PYTEST_RUNNING"
 """Variable that the outermost pytest sets to its process id, so that a pytest inside it runs without the plugin."""
 _PROPERTY = "nodeid"
 _COUNTS_KEY = "testhide_selection"
-"""Key of `workeroutput`, in which an xdist worker tells the main process how many tests it keeps and has found."""
+"""Key of `workeroutput` for two numbers that an xdist worker sends to the main process: the tests that the worker
+keeps, and all tests that it has collected.
+"""
 _SKIPPED_KEY = "testhide_skipped"
-"""Key of `workeroutput`, in which an xdist worker tells the main process how many tests it skips."""
+"""Key of `workeroutput` for the number of tests that an xdist worker skips. The worker sends it to the main process."""
 _PREFIX_ENDS = re.compile(r"::|\[")
 _SUBTEST = re.compile(r"::(?=\[|\()")
 _MAX_SHOWN_IDS = 3
