@@ -25,7 +25,7 @@ from testhide.proxies import TrustedProxies
 HEAD_TIMEOUT_S = 30.0
 """Seconds within which a connection must have sent the head of its first or next request."""
 MAX_HEAD_BYTES = 64 * 1024
-"""Largest size of the head of a request, in bytes. A connection buffers no more than this of a body either."""
+"""Largest number of bytes in the head of a request. Also the largest part of a body that a connection buffers."""
 SEND_TIMEOUT_S = 30.0
 """Seconds that sent data may stay unacknowledged before the kernel closes the connection."""
 KEEPALIVE_IDLE_S = 60

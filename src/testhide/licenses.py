@@ -11,8 +11,9 @@ from testhide.settings import Settings
 
 
 def load_license(settings: Settings) -> License:
-    """Return the licence in the file that the setting `license` names, or that of the community tier if the setting is
-    empty. Raises Fault if the file cannot be read or is not signed with the key `license_key`.
+    """Return the licence in the file that the setting `license` names. If the setting is empty, return the licence of
+    the community tier. Raises Fault if the file cannot be read, or if the key in the setting `license_key` does not
+    verify its signature.
     """
     if not settings.license:
         return COMMUNITY

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 POOL_SIZE = 10
 """Largest number of connections for queries in a process that answers HTTP or runs many workers."""
 MAX_IDLE_S = 10.0
-"""Seconds after which a process closes a connection for queries that it has not needed. It closes one at a time, and
-keeps one. A connection takes PostgreSQL up to 5 MB, and opening one takes some 5 ms.
+"""Seconds without use after which a process closes a connection for queries. The process closes one connection at a
+time, and keeps the last one. A connection takes PostgreSQL up to 5 MB, and opening one takes some 5 ms.
 """
 
 

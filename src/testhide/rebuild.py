@@ -93,9 +93,9 @@ async def rebuild(settings: Settings, names: Sequence[str], *, from_scratch: boo
     """Build the read models `names`. Without names, builds those that are missing or broken; if there are none, builds
     all.
 
-    With `then_switch`, makes them live as soon as they are built, unless they lack events that the live tables have.
-    Returns the exit code: 1 if they lack such events, otherwise 0. Raises Fault if a name is unknown or the second
-    process fails.
+    With `then_switch`, makes the built tables live, unless they lack events that the live tables have. Returns the exit
+    code: 1 if the tables were not made live for this reason, otherwise 0. Raises Fault if a name is unknown or the
+    second process fails.
     """
     async with core(settings, pool_size=2) as parts:
         if names:

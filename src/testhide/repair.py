@@ -34,8 +34,8 @@ BATCH_SIZE = 500
 FOLDED = ("kind", "project_id", *delivery_endpoints.FOLDED_COLUMNS)
 """Columns of an endpoint that come from the log."""
 SKIPPING = {reaction.name: reaction.event.name for reaction in REACTIONS if not reaction.repeats_old}
-"""Name of each reaction that goes on at the end of the log if its position was beyond the end -> type of the events
-that the reaction skips.
+"""Reactions that must not repeat old events: name -> type of the events that the reaction handles. If the position of
+such a reaction was beyond the end of the log, the reaction goes on at the end, and so may skip events.
 """
 
 
@@ -45,7 +45,7 @@ class Repaired(NamedTuple):
     set_back: dict[str, int]
     """Worker -> its new position, for each worker whose position was beyond the end of the log."""
     endpoints: list[int]
-    """Ids of webhooks and channels whose rows for deliveries did not agree with the log."""
+    """Ids of webhooks and channels whose rows in `webhook_endpoints` did not agree with the log, and were corrected."""
     is_sealing_reset: bool
     """Whether the sealer's progress in checking the sealed log (`audit_sealing`) was reset, because it named more
     positions than were ever used.
@@ -78,8 +78,8 @@ async def _move_sequences(parts: Core) -> dict[str, int]:
 
 
 async def _find_newest(parts: Core) -> int:
-    """Returns the newest position that this server has surely used. This is the last position that a checkpoint covers.
-    If the log's last row is newer and its MAC is right, it is the position of that row.
+    """Returns the newest position that this server has surely used: the last position that a checkpoint covers or, if
+    the log's last row is newer and has a right MAC, the position of this row.
     """
     tree = AuditTree(parts.pool)
     ((last,),) = await fetch_rows(parts.pool, "SELECT coalesce(max(notification_id), 0) FROM stored_events")
@@ -146,7 +146,7 @@ async def _fill(connection: AsyncConnection, event_log: EventLog, names: set[str
         # Without a position the planner would begin with the first event, and send all messages again.
         await log_positions.move_position(connection, planner.NAME, await event_log.read_head())
     elif "flaky_tests" in names:
-        # Without a position the watch takes new baselines.
+        # Without a position, the FlakinessWatch stores new baselines of the tests that are flaky now.
         await connection.execute("DELETE FROM reaction_positions WHERE reaction = %s", (FLAKINESS,))
     if "search_passages" in names:
         await connection.execute("DELETE FROM reaction_positions WHERE reaction = %s", (SEMANTIC_INDEX,))

@@ -97,7 +97,7 @@ async def _rotate(settings: Settings, file: Path | None, *, leaked: bool, on_pro
 @asynccontextmanager
 async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
     """Hold a lock until the block ends, so that no other rotation runs meanwhile. A second rotation could make the new
-    key of this one useless. Raises Fault if another rotation is running.
+    key of this rotation useless. Raises Fault if another rotation is running.
     """
     try:
         connection = await AsyncConnection.connect(with_keepalive(settings.database_url), autocommit=True)

@@ -146,7 +146,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     smtp_url: str = ""
     mail_from: str = ""
     prints_links: bool = False
-    """Whether the links of mails are printed if no mail server is set."""
+    """Whether a server without a mail server prints the links that its mails would contain."""
     license: str = ""
     license_key: str = ""
     checkpoints_to: str = ""
@@ -201,7 +201,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def docker_problem(self) -> str:
-        """Why containers of Docker agents cannot reach the server; empty if they may, or without Docker hosts."""
+        """Why containers of Docker agents cannot reach the server; empty if they probably can, or if there are no
+        Docker hosts.
+        """
         return find_server_problem(self.url_for_containers, self.docker_network) if self.docker_hosts else ""
 
     def __repr__(self) -> str:
@@ -302,7 +304,9 @@ def find_value(field: str, environ: Mapping[str, str]) -> str:
 
 
 def key_from_environment(field: str, environ: Mapping[str, str]) -> bytes | None:
-    """Return the key that the environment gives for a field; None if there is none. Raises Fault if it is not a key."""
+    """Return the key that the environment gives for a field of the settings; None if the environment has no value for
+    this field. Raises Fault if the value is no key.
+    """
     value = find_value(field, environ)
     return parse_key(value, variable(field)) if value else None
 

@@ -19,8 +19,8 @@ from testhide.operator_errors import Fault
 
 @contextlib.contextmanager
 def refuse_outage() -> Iterator[None]:
-    """Raise Fault if the database cannot be reached, or is lost, while the block reads it. Only for the start of a
-    process: what runs later waits until the database is back.
+    """Raise Fault if the database cannot be reached, or stops answering, while the block reads from it. Only for the
+    start of a process: later, a process waits until the database is back.
     """
     try:
         yield
@@ -56,7 +56,9 @@ async def refuse_older_schema(pool: AsyncConnectionPool) -> None:
 
 
 async def refuse_lost_tables(pool: AsyncConnectionPool) -> None:
-    """Raise Fault if tables are lost. Otherwise each process would fail later, at a point of its own."""
+    """Raise Fault if tables are lost. Without this check, each process would only fail when it needs one of these
+    tables.
+    """
     async with pool.connection() as connection:
         if lost := await find_lost_tables(connection):
             raise Fault(f"Tables are {describe(lost)}.")

@@ -38,8 +38,8 @@ def up(
     data
         Data folder [/var/lib/testhide as root, else ~/.local/share/testhide].
     agent
-        Start a local agent. If you are root, each of its builds has a separate user. If not, it runs only builds of
-        admins, as you.
+        Start a local agent. If you are root, each build runs as a separate user. If not, the agent runs only builds
+        of admins, as you.
     trust_builds
         The local agent runs everybody's builds as you: they can read all of this server's data, and change it.
     unsafe

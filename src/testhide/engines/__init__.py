@@ -1,6 +1,7 @@
 """Embedded PostgreSQL and Valkey: child processes on unix sockets (`with embedded_engines(folder) as engines`).
 
-folder           the data folder: its lock, the home of the engines, and the record that describes the home
+folder           the data folder: its lock, the home (the folder with the data of the engines), and the record about
+                 the home
 accounts         the account that the engines run as
 postgres         PostgreSQL: cluster, settings, orphan processes, conversion of older clusters
 valkey           Valkey: settings

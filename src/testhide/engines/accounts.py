@@ -15,7 +15,8 @@ def engine_account(home: Path) -> Account | None:
     """Return the account that PostgreSQL and Valkey run as; None if this process is not root.
 
     The account is the owner of `home`. If `home` does not exist or root owns it, the account is `postgres` or, if that
-    does not exist, `nobody`. Raises Fault if there is no such account.
+    does not exist, `nobody`. Raises Fault if the user id of the owner has no account, or if neither of these two
+    accounts exists.
     """
     if os.geteuid() != 0:
         return None

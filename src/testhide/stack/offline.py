@@ -16,9 +16,9 @@ from testhide.settings import Settings, find_value, load_settings
 @contextlib.contextmanager
 def settings_of(data: Path | None, environ: Mapping[str, str]) -> Iterator[Settings]:
     """Yield the settings of the stack of the data folder `data`; None stands for the default folder. If this stack does
-    not run, starts its PostgreSQL and Valkey until the block ends, unless it used another PostgreSQL than the one in
-    the folder. Raises Fault if the folder has no stack or cannot be used, or if the environment names another database
-    than that of the stack.
+    not run, starts the folder's PostgreSQL and Valkey, and stops them when the block ends. Starts nothing if the
+    database of the stack is outside of the folder. Raises Fault if the folder has no stack or cannot be used, or if the
+    environment names another database than that of the stack.
 
     If `data` is None and the environment names a database, only yields the settings of the environment.
     """

@@ -43,9 +43,11 @@ class Plan:
     """Whether the local agent runs the builds of all users as its own user."""
     verbose: bool
     opened: str = ""
-    """Networks that webhooks of admins may call if only this machine reaches the server; otherwise empty."""
+    """Networks that webhooks of admins may call because only this machine reaches the server; empty if other machines
+    reach it, or if the setting `outgoing_allow` names the networks.
+    """
     docker_problem: str = ""
-    """Why containers of Docker agents cannot reach the server; empty if they may."""
+    """Why containers of Docker agents cannot reach the server; empty if they probably can."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -105,8 +107,8 @@ def _local_agent(plan: Plan, folder: Path) -> list[Step]:
 
 
 def _isolated_workdir(folder: Path) -> Path:
-    """Return a work folder for builds that each run as a separate user of the operating system. It is in the agent's
-    folder. If such users cannot enter that folder, it is below /var/cache.
+    """Return a work folder for builds, each of which runs as a separate user of the operating system. The work folder
+    is in `folder`, the agent's folder. If these users cannot enter `folder`, the work folder is below /var/cache.
     """
     if all(path.stat().st_mode & 0o001 for path in folder.parents):
         folder.chmod(0o711)  # everything else in it is private

@@ -23,7 +23,7 @@ def record_running(path: Path, running: Iterable[tuple[str, int]]) -> None:
 
 def end_recorded(path: Path, timeout_s: float = 3.0) -> list[str]:
     """End the recorded processes that still run: those whose pid and start time match. Leaves PostgreSQL to
-    `testhide.engines.postgres`. Returns the names of the processes, including PostgreSQL.
+    `testhide.engines.postgres`. Returns the names of the processes that still ran, including PostgreSQL.
 
     Ignores a record that was copied from another folder, since its processes may be in use. A copied record names
     another inode than that of its folder. A moved folder keeps its inode.

@@ -162,8 +162,8 @@ class Supervisor:
     # Running
 
     def _tick(self, timeout: float | None) -> None:
-        """Read output, notice services that ended, and restart those that are due, once. Raises _Stop after a
-        signal.
+        """Do one round of supervision: read output, notice services that ended, and restart services whose pause is
+        over. Raises _Stop after a signal.
         """
         due = [child.due for child in self._children if child.due is not None]
         if due:
