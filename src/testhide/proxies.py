@@ -35,8 +35,9 @@ class TrustedProxies:
         await self._app(scope, receive, send)
 
     def _find_caller(self, proxy: Address, forwarded: str) -> Address:
-        """Returns the last address in `forwarded` that is no trusted proxy, or the first address if all are trusted
-        proxies. If a trusted proxy sent a text that is no address, returns the address of that proxy.
+        """Returns the last address in `forwarded`, the text of X-Forwarded-For, that is not the address of a trusted
+        proxy; the first address if all are addresses of trusted proxies. If a trusted proxy sent a text that is no
+        address, returns the address of that proxy.
         """
         caller = proxy
         for text in reversed(forwarded.split(",")):

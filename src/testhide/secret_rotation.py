@@ -111,8 +111,9 @@ async def _only_rotation(settings: Settings) -> AsyncIterator[None]:
 
 
 async def _find_new_key(connection: AsyncConnection, file: Path) -> bytes:
-    """Return the new secret key of a rotation. An interrupted rotation has stored its new key beside `file` or, if it
-    had replaced `file` already, in `file`. Without an interrupted rotation, make a new key, and store it beside `file`.
+    """Return the new secret key of a rotation. If a rotation was interrupted, this is its new key: it is in a file
+    beside `file` or, if the rotation had replaced `file` already, in `file`. Otherwise make a new key, and store it in
+    the file beside `file`.
     """
     if key := read_key(file.with_name(NEXT_SECRET_KEY)):
         return key

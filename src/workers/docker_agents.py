@@ -31,7 +31,7 @@ CALLER = CommandContext("system:docker-agents")
 
 
 class DockerDelayed(Exception):
-    """A Docker host did not carry out an operation; it must be tried again. The message says why."""
+    """A Docker host did not carry out an operation, which must be tried again. The message says why."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class DockerOperator:
     clock: Callable[[], datetime]
     policy: DockerPolicy
     """Docker hosts and images that may be used. The policy is checked again before a container is created, since it may
-    have changed after a pool was set to use them.
+    have changed after a pool was set to use a host and an image.
     """
 
     async def operate(self, agent_id: str) -> None:

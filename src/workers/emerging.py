@@ -1,7 +1,8 @@
 """Decides when flakiness emerges in tests, and when it is settled. `workers.flakiness` records the decisions.
 
-For each block of results, only tests with a failure, a retry or open flakiness are looked at. Only their notable runs
-are read, whose number is limited. So the cost of a result does not grow with the history of its test.
+For each block of results, only tests are looked at that have a failure or a retry in the block, or flakiness that is
+not settled yet. Of these tests, only the notable runs are read, whose number is limited. So the cost of a result does
+not grow with the history of its test.
 """
 
 from itertools import compress
@@ -18,8 +19,8 @@ from projections.test_health import CaseHistory
 async def find_changes(
     connection: AsyncConnection, event: ResultsRecorded
 ) -> list[FlakinessEmerged | FlakinessSettled]:
-    """Returns the events about flakiness that emerged or is settled by the results of one block. Some of them may be
-    recorded already.
+    """Returns the events to record after the results of one block: that the flakiness of a test has emerged, or that it
+    is settled. Some of these events may be recorded already.
     """
     columns = (event.case_ids, event.statuses, event.flaky)
     finals = list(zip(*(compress(column, event.finals) for column in columns), strict=True))
@@ -40,8 +41,9 @@ async def find_changes(
 def decide(
     case: CaseHistory, history: RunHistory, event: ResultsRecorded, *, is_open: bool
 ) -> list[FlakinessEmerged | FlakinessSettled]:
-    """Returns the event about the flakiness of one test if it has just emerged or is settled, otherwise an empty list.
-    `is_open` says whether flakiness that emerged earlier is not settled yet.
+    """Returns, in a list, the event that the flakiness of one test has just emerged or is settled. Returns an empty
+    list if there is nothing to record. `is_open` says whether the flakiness of the test is recorded as emerged, and not
+    as settled since.
     """
     drift = follow(history.without_unknown())
     state = drift.state

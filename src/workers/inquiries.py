@@ -36,7 +36,7 @@ CALLER = CommandContext("system:assistant")
 CANCEL_POLL_INTERVAL_S = 0.5
 """Seconds between two looks whether the inquiry was cancelled."""
 GIVE_UP_AFTER = timedelta(minutes=5)
-"""Age of an inquiry from which its next failed try is the last one: the inquiry fails."""
+"""Age of an inquiry from which a failed try is not repeated any more: the inquiry fails."""
 OVERDUE_AFTER = timedelta(hours=1)
 """Age of an inquiry at which it fails in any case, for example because its worker died in each try."""
 SWEEP_INTERVAL_S = 60.0

@@ -33,7 +33,9 @@ SLICE_S = 2.0
 more than this.
 """
 MAX_CPU_S = 60.0
-"""CPU time of one search, in seconds. A search that takes more ends, even if it has not compared all failures."""
+"""Largest CPU time of one search, in seconds. A search that has used this much ends, even if it has not compared all
+failures.
+"""
 CHUNK_SIZE = 500
 """Number of failures that are read at once."""
 MAX_FAILURES = 100_000
@@ -68,8 +70,9 @@ class KnownIssueSearch:
     """(Known issue id, edition) -> effort of the search, for each search that is not complete."""
 
     async def sweep(self) -> None:
-        """Continues the search for each known issue whose newest edition is not compared with all older failures.
-        Projects take turns: each has `slice_s` of CPU time in a sweep.
+        """Continues the search for each known issue whose newest edition is not compared with all older failures. An
+        issue gets a new edition when its rule or its classification changes. Projects take turns: each has `slice_s` of
+        CPU time in a sweep.
         """
         used: dict[int | None, float] = defaultdict(float)
         for known_issue_id, project_id in await known_issues.find_unsearched(self.pool, SWEEP_SIZE):

@@ -50,16 +50,18 @@ MAX_SIGNATURES = 50
 EXAMPLES = 3
 """Number of failures of a signature, or of a cluster, that are shown as examples."""
 MAX_FLAKES = 100
-"""Largest number of flaky tests that an audit lists: those with the highest flake rates."""
+"""Largest number of tests that an audit lists as unstable: flaky tests first, those with the highest flake rates before
+others, then tests with outages.
+"""
 MIN_OUTAGES = 2
-"""Smallest number of outages in which a test failed for an audit to list the test."""
+"""Number of outages of a test from which an audit lists the test even if it is not flaky."""
 MAX_ENTRIES = 1_000
 """Largest number of quarantine entries that an audit reads: the oldest ones."""
 MAX_SCANNED = 200
 """Largest number of failing tests that a search for regressions looks at: those that failed last."""
 RECENT_RUNS = 200
-"""A search for regressions reads a test only if the test failed, or passed on a retry, in one of this many last runs on
-any branch.
+"""Number of the last runs of a test, on any branch, that matter to a search for regressions. The search reads only
+tests that failed, or passed on a retry, in one of these runs.
 """
 MAX_RECENTLY_FAILED = 1_000
 """Largest number of tests that a search for regressions reads: those that failed last."""
@@ -192,8 +194,8 @@ class ProjectAnalyst:
         return _to_findings(answer, failing, result, present[0] if present else None)
 
     async def _find_first_failure(self, case: CaseHistory, build_id: int) -> FailingTest | None:
-        """Returns where a test began to fail. `build_id` is a build in which it failed. Returns None if the build was
-        deleted.
+        """Returns a failing test with the build in which it began to fail. `build_id` is the build of a run in which
+        the test failed. Returns None if this build was deleted.
         """
         texts = await test_health.fetch_failure_texts(self.pool, case.id, [build_id], [])
         if not texts:

@@ -130,7 +130,9 @@ class ReadModelCheck:
     event_log: EventLog
     waiter: ProjectionWaiter
     _trail_position: int = 0
-    """Position up to which the trail has been compared in the current round."""
+    """Position up to which the audit trail, and the read models in IN_PARTS, have been compared since the comparison
+    last began.
+    """
 
     async def sweep(self) -> bool:
         """Compares the read models in COMPARED, those in IN_PARTS, and the audit trail with the log. Sets an alarm for

@@ -48,7 +48,9 @@ class Cause:
     """Failures of one build with one cause."""
 
     name: str
-    """Signature of the failures, or another name that is always the same for the same build."""
+    """Signature of the failures; for a ticket that names several causes, a name with the id of the build or build
+    group.
+    """
     results: Sequence[Result]
     project_id: int
     trace: str = ""

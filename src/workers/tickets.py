@@ -207,8 +207,9 @@ class _TicketsOfBuild:
         return {**self.build.ids, **ids}
 
     async def _is_new(self, cause: Cause) -> bool:
-        """Returns True if no test of the cause failed for this cause in its last earlier run in the job. Runs in builds
-        of the same group do not count, so that it does not matter which build of the group is handled first.
+        """Returns whether a cause is new: whether none of its first MAX_COMPARED tests failed for this cause when the
+        test last ran in an earlier build of the job. Runs in builds of the same group do not count, so that it does not
+        matter which build of the group is handled first.
         """
         queued = self.build.queued
         before = await new_failures.find_failed_before(
@@ -255,7 +256,9 @@ class _TicketsOfBuild:
         await self._link(cause.results, ticket)
 
     async def _stop(self) -> None:
-        """Comments on each failing ticket of the job whose tests this build passed: the failure has stopped."""
+        """Comments that a failure has stopped, on each ticket of the job whose failure still occurred before this
+        build, and whose tests have all passed in this build or its group.
+        """
         writer, job_id = self.writer, self.build.queued.job_id
         present = {cause.name for cause in self.causes}
         for row in await tickets.fetch_failing(writer.pool, job_id):
@@ -271,8 +274,8 @@ class _TicketsOfBuild:
 
     async def _fetch_reports(self) -> list[ReportRanges]:
         """Returns the reports that show whether a failure has stopped: those of the build or, if it belongs to a group,
-        those of all builds of the group, since a test may fail in one and pass in another. Returns nothing until all
-        builds of the group have passed or failed.
+        those of all builds of the group, since a test may fail in one and pass in another. Returns an empty list until
+        all builds of the group have passed or failed.
         """
         if self.build.queued.group_id is None:
             return [self.ranges]

@@ -113,9 +113,10 @@ class VcenterOperator:
         return vms
 
     async def carry_out(self, operation_id: int, on_progress: OnProgress) -> None:
-        """Carries out an operation, and records its end. Does nothing if it has ended, or if the vCenter's integration
-        was deleted. Raises OperationInterrupted if the vCenter does not answer any more after the operation began: a
-        second call then goes on with the operation. So a change is not made twice, however often this is called.
+        """Carries out an operation, and records its end. Does nothing if the operation has ended, or if the vCenter's
+        integration was deleted. Raises OperationInterrupted if the vCenter does not answer any more after the operation
+        began: a second call then goes on with the operation. So a change is not made twice, however often this is
+        called.
         """
         operation = await self.event_log.load_state(VCENTER_OPERATION.at(operation_id))
         if operation is None or operation.end is not None:
@@ -209,7 +210,7 @@ class VcenterOperator:
 
     async def _revert(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> None:
         """Reverts a machine to its state before it was first powered on, hands it a new registration token, and powers
-        it on. An earlier try that has powered it on has done all of this.
+        it on. If an earlier try has powered the machine on again, all of this is done already.
         """
         vm = await session.find_vm(operation.vm_id)
         clone = await self._find_clone(operation, vm)
@@ -247,8 +248,8 @@ class VcenterOperator:
         await self._complete(operation, session, vm, is_deleted=True)
 
     async def _find_to_delete(self, operation: VcenterOperation, session: VcenterSession) -> VirtualMachine | None:
-        """Returns the machine to delete; None if it is gone. Raises VcenterMissing if there was no such machine when a
-        user asked for its deletion.
+        """Returns the machine to delete; None if the machine is gone. Raises VcenterMissing if a user asked for the
+        deletion of a machine that is not there, and no earlier try has begun to delete it.
         """
         if operation.vm_name:
             return await session.find_vm_by_name(operation.vm_name)
@@ -305,7 +306,7 @@ class VcenterOperator:
 
     async def _resume(self, operation: VcenterOperation, session: VcenterSession, on_progress: OnProgress) -> bool:
         """Waits for the task that an earlier try has begun. Returns False if no earlier try has begun a task, or if the
-        vCenter has forgotten it.
+        vCenter does not know the task any more.
         """
         if not operation.task_id:
             return False

@@ -69,7 +69,9 @@ def types_of(event: Event) -> Sequence[str]:
 
 
 class Targets:
-    """Endpoints of some projects and of all projects, as the planner reads them once for a batch of events."""
+    """Endpoints in memory, which the planner reads once for each batch of events: those of the projects that the events
+    belong to, and those for all projects.
+    """
 
     def __init__(self) -> None:
         self._targets: dict[int | None, dict[int, DeliveryTarget]] = {}
@@ -80,7 +82,9 @@ class Targets:
             self._targets.setdefault(target.project_id, {}).setdefault(target.id, target)
 
     def in_scope(self, project_id: int | None) -> Iterable[DeliveryTarget]:
-        """Returns the endpoints that may be notified of the events of a project; None stands for no project."""
+        """Yields the endpoints that may be notified of events of a project: those of the project, and those for all
+        projects. With None, which stands for events of no project, yields only the latter.
+        """
         for scope in dict.fromkeys((None, project_id)):
             yield from self._targets.get(scope, {}).values()
 

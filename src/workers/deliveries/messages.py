@@ -1,7 +1,7 @@
 """Builds the messages of notifications from the log. A message shows the data that a GET returned when the event
-happened, but leaves out what people may change at any time after it. There is one exception: a message about the end of
-a failed build shows the excerpts of its log that explain the failure, if they have been found by the time of the
-attempt. No message waits for them.
+happened, but leaves out what people may change at any later time. There is one exception: a message about the end of a
+failed build shows the excerpts of its log that explain the failure, if they have been found by the time of the attempt.
+No message waits for them.
 
 Messages are not stored: each attempt builds the message again. So data that was erased meanwhile is missing in the
 message.
@@ -30,7 +30,9 @@ from projections.webhook_views import flaky_test, offline_node, quarantined_test
 from store.log.event_log import EventLog
 
 CACHE_SIZE = 2_000
-"""Number of events, and number of messages, that are cached: enough for all deliveries within CACHE_TTL_S."""
+"""Largest number of events that a process caches, and largest number of messages: enough for all deliveries within
+CACHE_TTL_S.
+"""
 CACHE_TTL_S = 3.0
 """Seconds for which an event or message is cached: long enough to build a message once for all endpoints. A retry comes
 at least 5 s later, so it builds the message again, without data that was erased meanwhile.

@@ -101,8 +101,8 @@ class DeliverySender:
     _of_project: Counter[int] = field(default_factory=Counter)
     """Project id -> number of deliveries that are under way."""
     _full_projects: set[int] = field(default_factory=set)
-    """Ids of the projects that had at least as many deliveries under way as the process had free slots left at the last
-    query. They may have more due deliveries.
+    """Ids of the projects that had, after the last query, at least as many deliveries under way as the process had free
+    slots left. They may have more due deliveries.
     """
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ from workers.dispatch.dispatch_state import ActiveBuild, DispatchState, QueueKey
 from workers.dispatch.placement import count_fitting, place_builds
 
 OFFLINE_TIMEOUT = timedelta(minutes=2)
-"""Time for which the agent of a running machine may be offline. Then the machine has failed."""
+"""Time for which the agent of a running machine may be offline. After this time, the machine counts as failed."""
 REMOVAL_PAUSE = timedelta(seconds=30)
 """Time from a failed deletion of a virtual machine until the deletion is tried again."""
 MAX_AT_ONCE = 20
@@ -74,8 +74,8 @@ class NewIds:
         return machines
 
     def make_operation_id(self, machine_id: str) -> int | None:
-        """Returns the id of an operation that deletes or reverts a machine: 0 for a container, None if there are no ids
-        left.
+        """Returns an id for the operation that is to delete or revert a machine: 0 for a container, which needs no
+        operation; None for a virtual machine if no ids are left.
         """
         if not is_virtual(machine_id):
             return 0
@@ -90,7 +90,9 @@ class Demand(NamedTuple):
     free slot.
     """
     needed_nodes: frozenset[int]
-    """Ids of the nodes that queued builds are placed on."""
+    """Ids of the nodes that got queued builds in the first step of the trial placement. Their machines are not
+    destroyed as idle.
+    """
 
 
 def decide_scaling(
@@ -100,7 +102,7 @@ def decide_scaling(
     now: datetime,
     new_ids: NewIds,
 ) -> list[Command]:
-    """Returns the commands to execute now."""
+    """Returns the commands by which pools get and lose machines now."""
     pools = [
         _PoolScaling(pool_id, decided, state, scaling, leader, now)
         for pool_id, decided in scaling.pools.items()
@@ -145,7 +147,7 @@ class _PoolScaling:
 
     def make_node(self, node_id: int, slots: int, features: frozenset[str]) -> Node:
         """Returns a node for a trial placement, like the nodes of the pool's machines. `features` are the features that
-        its agent is assumed to have if no agent of the pool's machines has connected yet.
+        the node's agent is assumed to have if no agent of the pool's machines has connected yet.
         """
         seen = self._history.features
         features = features if seen is None else seen
@@ -189,7 +191,7 @@ class _PoolScaling:
                 yield ScaleUp(self.pool_id, self._leader, machines, waiting, reason, self._now)
 
     def _follow_removals(self, new_ids: NewIds) -> Iterator[Command]:
-        """Records which machines are gone, and asks again for deletions that have failed."""
+        """Yields commands that record which machines are gone, and commands that request failed deletions again."""
         for machine_id, agent in self._agents.items():
             removal = self._scaling.virtual.removals.get(read_machine_id(machine_id) or 0)
             if agent is None:

@@ -55,7 +55,9 @@ class Machine(Protocol):
 
 @dataclass
 class PoolHistory:
-    """Times and features of a pool's machines that its next decisions depend on."""
+    """Times at which something last happened to a pool's machines, and the features of their agents. The next decisions
+    about the pool depend on them.
+    """
 
     failed_at: datetime = UNSTAMPED
     online_at: datetime = UNSTAMPED
@@ -63,7 +65,7 @@ class PoolHistory:
     worked_at: datetime = UNSTAMPED
     """When a build ended on a machine last."""
     features: frozenset[str] | None = None
-    """Features of the agent that connected last; None if none ever did."""
+    """Features of the agent that connected last; None if no agent has connected yet."""
 
 
 @dataclass
@@ -72,12 +74,16 @@ class AutoscalingState:
     """Pool id -> state, for pools that are scaled or still have machines."""
     histories: dict[int, PoolHistory] = field(default_factory=dict)
     agents: dict[str, DockerAgent] = field(default_factory=dict)
-    """Machine id -> Docker agent, for all Docker agents that are not destroyed, without their environments."""
+    """Machine id -> Docker agent, for all Docker agents that are not destroyed. Their environment variables are left
+    out.
+    """
     virtual: VirtualMachines = field(default_factory=VirtualMachines)
     idle_since: dict[int, datetime] = field(default_factory=dict)
     """Node id -> when the node's last build ended, or when its agent first connected; only for nodes of machines."""
     offline_since: dict[int, datetime] = field(default_factory=dict)
-    """Node id -> when the node went offline; only for nodes of machines that are offline."""
+    """Node id -> when the node went offline, or when it was registered if it has not connected since; only for nodes of
+    machines that are offline.
+    """
     _pool_of_machine: dict[str, int] = field(default_factory=dict)
     _pool_of_node: dict[int, int] = field(default_factory=dict)
 
@@ -103,8 +109,8 @@ class AutoscalingState:
                 pass
 
     def find(self, machine_id: str, *, is_leaving: bool) -> Machine | None:
-        """Returns the machine of a node pool with this id; None if it is gone. `is_leaving` says whether its removal
-        was decided: from then on, a machine that could not be made counts as gone.
+        """Returns the machine with this id; None if the machine is gone. `is_leaving` says whether the machine's
+        removal was decided. A machine that could not be made counts as gone from that decision on.
         """
         operation_id = read_machine_id(machine_id)
         if operation_id is None:

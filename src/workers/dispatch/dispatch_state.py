@@ -1,7 +1,8 @@
 """The dispatcher's state in memory: queued and running builds, jobs, pools and nodes. No input or output.
 
 Events and the polls of agents change the state. `workers.dispatch.placement` decides from the state which build runs on
-which node. Queued builds that differ for placement only in their age are in one queue, the oldest first.
+which node. Each queue has queued builds that are equal in everything that matters for placement except their age, the
+oldest first.
 """
 
 from bisect import bisect_left, insort
@@ -60,7 +61,7 @@ class Requirements(NamedTuple):
     features: frozenset[str] = frozenset()
     """Features that the agent must have."""
     untrusted: bool = False
-    """Whether only nodes in pools for untrusted builds may run it."""
+    """Whether only nodes in pools for untrusted builds may run the build."""
 
 
 class QueueKey(NamedTuple):
@@ -121,8 +122,8 @@ class DispatchState:
     """
     damaged: set[str] = field(default_factory=set)
     """Names of streams with an unreadable event. A build is not placed if its job has such a stream. No build is placed
-    on a node, or in a pool, with such a stream. Running builds go on: none is lost because its job or node is missing
-    here.
+    on a node, or in a pool, with such a stream. Running builds go on: a build does not count as lost if its job or node
+    is missing from the state because of a damaged stream.
     """
     _node_of_agent: dict[str, int] = field(default_factory=dict)
     """Id of a Docker agent or virtual machine -> id of its node."""

@@ -1,4 +1,4 @@
-"""Dispatches builds: one leader assigns queued builds to agents that wait for one, ends or requeues builds of lost
+"""Dispatches builds: one leader assigns queued builds to agents that wait for builds, ends or requeues builds of lost
 nodes, and scales node pools.
 
 A new leader reads the log from its beginning, to build up queues and used slots in memory. If another dispatcher has
@@ -115,10 +115,10 @@ class Dispatcher:
     forgotten_after_s: float = FORGOTTEN_AFTER_S
     _cursor: LogCursor = field(init=False)
     _polls: dict[int, Poll] = field(default_factory=dict)
-    """Node id -> the node's latest poll that was notified since the last call of `take_polls`."""
+    """Node id -> the node's latest poll that a notification has reported since the last call of `take_polls`."""
     _counted_polls: dict[int, int] = field(default_factory=dict)
-    """Node id -> `at_us` of the last poll that `take_polls` returned. A poll that was read from the database may be
-    notified later. Its `at_us` then shows that it was counted already.
+    """Node id -> `at_us` of the last poll that `take_polls` returned. If a notification later reports a poll that was
+    already read from the database, the equal `at_us` shows that it is the same poll.
     """
     _missed_polls: bool = False
 

@@ -23,12 +23,12 @@ be older than the build, since an agent repeats a heartbeat until the server ans
 
 
 class _Absence(NamedTuple):
-    """Absence of a build from the heartbeats of its agent. `since` is the time at which it began."""
+    """Absence of a build from the heartbeats of its agent. `since` is the time at which the absence began."""
 
     since: float
     uptime_s: int
-    """Uptime of the machine in the latest heartbeat of the build's session; -1 before the first. A heartbeat with an
-    earlier uptime came late, and does not count.
+    """Uptime of the machine in the latest heartbeat of the build's session; -1 before the session's first heartbeat. A
+    later heartbeat does not count if its uptime is not longer than this: it was sent earlier, and came late.
     """
     heartbeats: int = 0
     """Number of heartbeats since the absence began."""

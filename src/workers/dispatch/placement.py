@@ -54,8 +54,8 @@ def explain_waiting(
 
 
 def count_fitting(state: DispatchState, node: Node, now: datetime) -> int:
-    """Counts the queued builds that this node could get if it had slots for all of them. Limits of jobs count, those of
-    pools do not.
+    """Counts the queued builds that this node could get if it had slots for all of them. Respects the limits of jobs,
+    and ignores the limits of pools.
     """
     return _Round(state, now).count_fitting(node)
 

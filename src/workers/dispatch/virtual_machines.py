@@ -39,7 +39,9 @@ class ClonedMachine(NamedTuple):
 @dataclass
 class VirtualMachines:
     deleted_vcenters: set[int] = field(default_factory=set)
-    """Ids of integrations that were deleted. The server cannot do anything about their machines any more."""
+    """Ids of vCenter integrations that were deleted. The server cannot do anything about the machines of these vCenters
+    any more.
+    """
     removals: dict[int, VcenterOperation] = field(default_factory=dict)
     """Id of the operation that has cloned a machine -> the last operation that was requested to delete the machine."""
     _clones: dict[int, VcenterOperation] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class VirtualMachines:
     registered again.
     """
     _clone_of: dict[int, int] = field(default_factory=dict)
-    """Id of an operation that deletes or reverts a machine -> id of the operation that has cloned it."""
+    """Id of an operation that deletes or reverts a machine -> id of the operation that has cloned the machine."""
 
     def apply(self, event: Event, *, is_ours: bool) -> None:
         """Updates the machines by an event. `is_ours` says whether the event is about a machine of a node pool."""

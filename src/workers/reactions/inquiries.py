@@ -15,7 +15,9 @@ from workers.reactions.reaction import Reaction, RetryLater, Tools
 BEHIND_PAUSE_S = 1.0
 """Seconds until an inquiry is tried again because the read models are behind the log. People wait for the answer."""
 TIME_LIMIT_S = 300
-"""Time limit of an inquiry, in seconds. A model may take a minute to answer, and an audit reads a hundred builds."""
+"""Time limit of one try to answer an inquiry, in seconds. A model may take a minute, and an audit reads a hundred
+builds.
+"""
 INQUIRY_RETRIES = RetryPolicy(tries=20, first_pause_s=2, max_pause_s=60)
 """Retries of an inquiry, over some 15 minutes. The pauses are short, since people wait for the answer."""
 

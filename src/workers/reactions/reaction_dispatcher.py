@@ -230,8 +230,8 @@ class ReactionDispatcher:
         return task
 
     async def _take_turn(self, turns: Turns, due: Due) -> None:
-        """Makes a try, and then queues the next tries of its project. Does nothing if the project has all its turns
-        under way: the try stays due, and is queued when a turn ends.
+        """Makes a try of a reaction, and then queues the next tries for the same project. Does nothing if all turns of
+        the project are taken: the try stays due, and is queued when a turn ends.
         """
         reaction = self._reactions[due.reaction]
         async with tolerate_outages("due reactions"):

@@ -36,7 +36,7 @@ class Turns:
 
 def choose_first(due: Mapping[int, int | None]) -> list[int]:
     """Returns the positions of the reactions to queue now: the first PROJECT_SLOTS of each project, and all that take
-    no turns. `due` is position -> project, or None for a reaction that takes no turns.
+    no turns. `due` is position -> id of the project; the id is None for a reaction that takes no turns.
     """
     chosen, counts = list[int](), Counter[int]()
     for position, project_id in due.items():
