@@ -49,9 +49,9 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def as_of(subject: HistoricalResource, parameter: str) -> dict[str, Any]:
-    """Returns keyword arguments for Litestar's `@get`, with which the handler takes `?as_of=`. `subject` is the kind of
-    resource that the handler returns. `parameter` is the name of the path or query parameter with the id of the
-    resource.
+    """Returns keyword arguments for Litestar's `@get`. A handler with these arguments takes `?as_of=`: its `ctx` then
+    reads the past state. `subject` is the kind of resource that the handler returns. `parameter` is the name of the
+    path or query parameter with the id of the resource.
     """
 
     async def provide(request: Request[User, Any, Any], as_of: AsOf = None) -> AsyncIterator[RequestContext]:
@@ -155,9 +155,9 @@ async def resolve_moment(event_log: EventLog, as_of: str) -> Moment:
 async def _last_until(event_log: EventLog, at: datetime, head: int) -> int:
     """Returns the last position whose event happened at the time `at` or before, or 0 if there is none.
 
-    The clocks of servers may differ, so a later position may have an earlier time. Then several positions could count
-    as the last one. The search steps by powers of two, so that it finds the same position again after the log has
-    grown.
+    The clocks of servers may differ, so a later position may have an earlier time. Then there may be several positions
+    whose event is at `at` or before, while the next event is after `at`. The search steps by powers of two, so that it
+    finds the same one of these positions again after the log has grown.
     """
     position = 0
     for step in (1 << bit for bit in reversed(range(head.bit_length()))):

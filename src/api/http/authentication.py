@@ -26,14 +26,17 @@ AGENT_TOKEN_PREFIX = "agt_"  # noqa: S105
 SESSION_LIFETIME = timedelta(hours=8)
 """Time from a sign-in until the session ends, however often it is used."""
 SESSION_KEY_LIFETIME = timedelta(days=7)
-"""Time for which one key signs new session tokens. For SESSION_LIFETIME after that, the key still verifies them."""
+"""Time for which one key signs new session tokens. After that, the key still verifies its tokens for SESSION_LIFETIME.
+"""
 CLOCK_SKEW = timedelta(minutes=5)
 """Largest difference between the clocks of two processes with which they still accept each other's session tokens."""
 ALGORITHM = "HS256"
 MAX_READ_HEADERS = 100
-"""Number of headers of session tokens that a process remembers. All tokens that one key signed have the same header."""
+"""Largest number of headers of session tokens whose key id a process remembers. All tokens that one key signed have the
+same header.
+"""
 MAX_READ_TOKENS = 1_000
-"""Number of session tokens with a valid signature that a process remembers."""
+"""Largest number of session tokens whose contents a process remembers after it has verified their signatures."""
 PUBLIC = {"public": True}
 """Value of `opt` for handlers that need no credentials."""
 
@@ -139,8 +142,8 @@ async def _look_up(services: Services, token: str, session: SessionToken | None)
 
 
 async def _use(services: Services, session: SessionToken, used_at: datetime | None) -> None:
-    """Records the use of a session, at most once a minute. If the session was unused for too long, records nothing and
-    raises Unauthenticated. So the session has ended for good.
+    """Records the use of a session, at most once a minute. Raises Unauthenticated if the session was not used for
+    `session_idle`. It then records no use, so that the session stays ended.
     """
     unused = utcnow() - (used_at or session.opened_at)
     if unused > services.session_idle:

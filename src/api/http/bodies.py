@@ -30,8 +30,8 @@ MAX_EXACT = 2**53
 
 def read_number(text: str) -> float:
     """Returns the value of a JSON number that is written with a fraction or an exponent. 5.0 becomes the integer 5,
-    since some clients write every number with a fraction, and JSON Schema, by which bodies are described, treats both
-    alike. Raises ValueError if the number is too large for a float.
+    since some clients write every number with a fraction. JSON Schema, which describes the bodies, treats 5.0 and 5
+    alike, too. Raises ValueError if the number is too large for a float.
     """
     number = float(text)
     if math.isinf(number):

@@ -23,9 +23,9 @@ MAX_BODY = "max_public_body"
 MAX_PUBLIC_BODY = 64 * 1024
 """Largest size in bytes of the body of a request without credentials, if the handler does not set MAX_BODY."""
 SMALL_BODY = 4 * 1024
-"""Number of bytes at the beginning of each body that PublicBodies does not count. So the server accepts a small body,
-such as that of a sign-in, even while large bodies use up the limits. On all connections of a process together, the
-uncounted bytes are less than 80 MiB.
+"""PublicBodies does not count this many bytes at the beginning of each body. So the server accepts a small body, such
+as that of a sign-in, even while large bodies use up the limits. On all connections of a process together, the uncounted
+bytes are less than 80 MiB.
 """
 MAX_PUBLIC_BODIES = 64 * 1024**2
 """Largest number of bytes that a process holds at once of the bodies of all requests without credentials."""

@@ -33,7 +33,7 @@ class NewConfiguration(BuildOptions):
         return [] if isinstance(self.secrets, dict) else self.secrets
 
     def check(self) -> None:
-        """Raises Invalid for a matrix that does not fit the variables."""
+        """Raises Invalid if the matrix makes no sense, or sets a variable that is also in `env` or `secrets`."""
         check_matrix(self.matrix, {*self.env, *self.secrets})
 
 

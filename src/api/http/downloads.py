@@ -26,8 +26,8 @@ class Unsatisfiable(Exception):
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Returns the requested range as two indexes: of its first byte, and of the byte after it. Returns None if the
-    whole file is to be sent.
+    """Returns the requested range as two indexes: that of the first byte in the range, and that of the first byte after
+    the range. Returns None if the whole file is to be sent.
 
     Ignores a header that is not a single range of bytes, as RFC 9110 demands. Raises Unsatisfiable if the file has no
     byte in the range.
@@ -91,8 +91,8 @@ async def make_file_response(
 
 
 def choose_content_type(path: str, sent: str) -> str:
-    """Returns the media type `sent` by the client. If the client sent none, or only `application/octet-stream`, returns
-    the media type for the file's name.
+    """Returns the media type of a file: the one that the client `sent`. If the client sent none, a malformed one or
+    only `application/octet-stream`, returns the usual media type for the ending of the file's name.
     """
     sent = sent.lower().strip()
     if sent and sent != DEFAULT_MEDIA_TYPE and _MEDIA_TYPE.fullmatch(sent):

@@ -11,8 +11,8 @@ from typing import Any
 from litestar.types import ASGIApp, HTTPDisconnectEvent, HTTPRequestEvent, HTTPScope, Message, Send
 
 IS_HEAD = "testhide_is_head"
-"""Key in the ASGI scope of a HEAD request. A handler of GET looks for this key if it would wait, or hand something out:
-for HEAD it must do neither.
+"""Key in the ASGI scope of a HEAD request. A handler of GET looks for this key before it waits for a message or records
+an event: for HEAD it must do neither.
 """
 
 

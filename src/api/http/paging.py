@@ -63,8 +63,8 @@ def provide_paged(
 
 
 def check_one_offset(request: Request[Any, Any, Any], key: str) -> None:
-    """Raises Invalid if a request has both the parameter `page` and the parameter that is named in `key`, which
-    contains the id of the item to continue after. The server could use only one of them.
+    """Raises Invalid if a request has both the parameter `page` and the parameter whose name is `key`, such as `after`.
+    Each of them says where the page begins, so the server could use only one.
     """
     if "page" in request.query_params and key in request.query_params:
         raise Invalid.field("page", f"is not possible with `{key}`: give either of them")

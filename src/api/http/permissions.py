@@ -7,8 +7,8 @@
 | admin | everything |
 
 For a caller who cannot see an object, the object does not exist: the answer is 404, not 403. Scopes and projects of an
-API token limit the token to a part of its user's rights. Every route declares its requirements by `guards=`; the server
-does not start if a route declares none.
+API token limit the token to a part of its user's rights. Every route declares by `guards=` who may call it, or by
+`opt=PUBLIC` that everybody may; the server does not start if a route declares neither.
 """
 
 from collections.abc import Iterable, Mapping
@@ -132,7 +132,8 @@ class Agent:
 
 @dataclass(frozen=True)
 class Needs:
-    """Requirements of a route on its callers. Every route declares one object of this class as a guard of Litestar.
+    """Requirements of a route on its callers. Every route for users declares one object of this class as a guard of
+    Litestar.
 
     The guard checks the role and the token before the handler runs. Only the handler knows the project of the request:
     it calls `RequestContext.must_access`, which checks the access to the project against `level`.
@@ -199,7 +200,9 @@ async def agents_only(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRou
 
 
 def check_declarations(handlers: Iterable[HTTPRouteHandler]) -> None:
-    """Raises TypeError if a handler declares no requirements on its callers, or declares them twice."""
+    """Raises TypeError unless each handler declares exactly once who may call it: users who meet a `Needs`, agents, or
+    everybody (`opt=PUBLIC`).
+    """
     for handler in handlers:
         if handler.http_methods == {"OPTIONS"}:
             continue

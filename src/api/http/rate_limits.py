@@ -37,7 +37,7 @@ credentials. The multiple is high because all users of a source code host share 
 them should be able to use up the limit for all.
 """
 MAX_REMEMBERED = 50_000
-"""Number of callers whose allowances a process keeps in memory."""
+"""Largest number of callers whose `Allowance` a process keeps in memory."""
 SHARE = 100
 """Divisor of a caller's limit: a process takes one hundredth of the limit from the bucket at a time, for example 60 of
 6,000 requests.

@@ -21,7 +21,7 @@ RECHECK_INTERVAL_S = 2.5
 
 T = TypeVar("T")
 Check = Callable[[], Awaitable[object]]
-"""Function that raises an error if the present user of a request may not go on with it."""
+"""Function that raises an error if the user of a request, with their present access, may not go on with the request."""
 
 
 def check_after_slow_body(scope: Scope, receive: Receive) -> Receive:

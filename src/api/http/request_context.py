@@ -5,8 +5,8 @@ Every response has the header `Testhide-Position`:
 - After a write, it is the position of the write's last event, or the end of the log if there was nothing to do. The
   server waits until the read models have reached this position, and then sends the response. With
   `Prefer: respond-async`, it does not wait.
-- After a read, it is a position up to which the response shows all events. With `Testhide-Min-Position`, the server
-  waits for that position before it reads.
+- After a read, it is a position up to which the response shows all events. If the request has the header
+  `Testhide-Min-Position`, the server waits for the position in this header before it reads.
 
 Each wait has the time limit in `projections.engine.read_your_writes`. After a wait that reached its limit, the response
 has `Testhide-Projected: false`.
@@ -264,7 +264,8 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
     """Waits until the read models have reached the position in `Testhide-Min-Position`. Then adds the position that
     they have reached to the response's headers. Raises Invalid if the request's header is no position.
 
-    Does nothing for a caller without credentials, to whom the wait would show whether something was written.
+    For a caller without credentials, it neither waits nor adds the position: the wait would show this caller whether
+    others write events.
     """
     services: Services = request.app.state.services
     is_known = request.scope.get("user") is not None

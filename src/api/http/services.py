@@ -42,7 +42,7 @@ from store.tables.idempotent_responses import IdempotentResponses
 from store.tables.shared_caches import SharedCaches
 
 AUDIT_PAGES = 2
-"""Number of pages of the audit trail that a process reads at once, each for another user."""
+"""Largest number of pages of the audit trail that a process reads at once, at most one for each user."""
 AUDIT_PAGES_OF_USER = 10
 """Largest number of requests for pages of the audit trail, under way or waiting, that one user may have at a process.
 """
@@ -50,17 +50,18 @@ MAX_AUDIT_PAGES = 50
 """Largest number of requests for pages of the audit trail, under way or waiting, that all users may have at a process.
 """
 REPLAY_REQUESTS = 4
-"""Number of requests for replays of webhooks that a process handles at once, each of another user."""
+"""Largest number of requests for replays of webhooks that a process handles at once, at most one for each user."""
 REPLAY_REQUESTS_OF_USER = 10
 """Largest number of requests for replays of webhooks, under way or waiting, that one user may have at a process."""
 ANALYSES = 2
-"""Number of analyses of tests that a process makes at once, each for another user."""
+"""Largest number of analyses of tests that a process makes at once, at most one for each user."""
 ANALYSES_OF_USER = 10
 """Largest number of analyses of tests, under way or waiting, that one user may have at a process."""
 MAX_ANALYSES = 100
 """Largest number of analyses of tests, under way or waiting, that all users may have at a process."""
 CONTAINER_LOGS = 4
-"""Number of logs of containers that a process reads at once for requests without `stream=true`, each for another user.
+"""Largest number of logs of containers that a process reads at once, at most one for each user. Requests with
+`stream=true` do not count.
 """
 CONTAINER_LOGS_OF_USER = 10
 """Largest number of reads of logs of containers, under way or waiting, that one user may have at a process."""
@@ -113,8 +114,8 @@ class Services:
     """Largest number of bytes of artifacts that one project may have."""
     caches: SharedCaches
     cache_quota: int
-    """Largest number of bytes of all shared caches of the builds of one project that are equally trusted. Builds of
-    forks, of admins and of other members have separate caches.
+    """Largest total size in bytes of those shared caches of a project that equally trusted builds have saved. Builds of
+    forks, builds of admins and builds of other members have separate caches, each group with this limit.
     """
     cache_limit: int
     """Largest number of bytes of one shared cache; 0 if the server keeps none."""

@@ -26,7 +26,7 @@ MAX_FIELD_BYTES = 8 * 1024  # of each field other than the file
 MAX_PARTS = 20
 MAX_HELD_BYTES = 64 * 1024
 """Largest number of bytes of a file that may come before the form field with the file's owner, such as `build_id`.
-Until then, the bytes are kept in memory.
+Until this field comes, the bytes are kept in memory.
 """
 
 
