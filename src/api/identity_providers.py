@@ -83,8 +83,7 @@ class NewIdentityProvider(msgspec.Struct):
     the provider asserts. Accounts of admins are never linked in this way.
     """
     default_role: Role | None = "viewer"
-    """Role of new users whose values of `role_attribute` are all missing in `roles`. If it is null, these people cannot
-    sign in.
+    """Role of new users for whom no value of `role_attribute` is in `roles`. If it is null, such people cannot sign in.
     """
     email_attribute: Attribute = ""
     """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
@@ -127,8 +126,7 @@ class IdentityProviderChanges(msgspec.Struct):
     the provider asserts. Accounts of admins are never linked in this way.
     """
     default_role: Role | UnsetType | None = UNSET
-    """Role of new users whose values of `role_attribute` are all missing in `roles`. If it is null, these people cannot
-    sign in.
+    """Role of new users for whom no value of `role_attribute` is in `roles`. If it is null, such people cannot sign in.
     """
     email_attribute: Attribute | UnsetType = UNSET
     """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with
@@ -154,7 +152,7 @@ class IdentityProviderItem(msgspec.Struct):
     certificates: list[str]
     """X.509 certificates whose keys sign assertions, as base64 of DER."""
     metadata_url: str | None
-    """URL of the metadata that `sso_url` and `certificates` come from; null if they are entered by hand."""
+    """URL of the metadata that `sso_url` and `certificates` come from; null if a request contained them."""
     active: bool
     """Whether users may sign in by the provider."""
     allow_idp_initiated: bool
@@ -166,8 +164,7 @@ class IdentityProviderItem(msgspec.Struct):
     the provider asserts.
     """
     default_role: str | None
-    """Role of new users whose values of `role_attribute` are all missing in `roles`. If it is null, these people cannot
-    sign in.
+    """Role of new users for whom no value of `role_attribute` is in `roles`. If it is null, such people cannot sign in.
     """
     email_attribute: str
     """Name of the attribute that contains the email address. If it is empty, the server looks for attributes with

@@ -225,7 +225,7 @@ def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) 
     `named`, the templates with the same name as the bundle's template.
 
     A template runs with the job's secrets. So the job uses another user's template only if its content is that of the
-    bundle's template, or if that user is an admin. Later changes of the template need write access to the job's
+    bundle's template, or if that user is an admin. Whoever changes the template later needs write access to the job's
     project.
     """
     usable = [template for template in named if may_lend_secrets(user, template)]

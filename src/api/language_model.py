@@ -13,7 +13,7 @@ from domain.licenses import Capability
 from store.clock import utcnow
 
 FEATURES: Mapping[str, Capability] = {"chat": "ai_chat", "investigation": "ai_chat", "test_health": "ai_test_health"}
-"""Name of a feature, as in `ModelStatus.features` -> capability of the licence that includes the feature."""
+"""Name of a feature, as in `ModelStatus.features` -> capability that a licence must have for the feature."""
 
 
 class ModelStatus(msgspec.Struct):

@@ -63,7 +63,7 @@ class NodeCommandController(Controller):
         self, request: Request[User, Any, Any], ctx: RequestContext, node_id: int, data: NewCommand
     ) -> CommandResult:
         """Runs a shell command on the node, outside of any build, and waits until the command ends. If it does not end
-        in time, answers 504; `Location` is then the address at which the result will be. The audit log records the
+        in time, answers 504; `Location` is then the address at which the result will be. The audit trail records the
         command.
         """
         command_id = await ctx.services.ids.draw("node_commands")

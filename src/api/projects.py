@@ -47,7 +47,7 @@ class ProjectChanges(msgspec.Struct):
     retention_days: Annotated[int, Meta(ge=0, le=36_500)] | UnsetType = UNSET
     """Days after which finished builds are deleted, unless they are kept forever; 0 keeps builds of any age."""
     retention_builds: Annotated[int, Meta(ge=0, le=1_000_000)] | UnsetType = UNSET
-    """Number of finished builds of each job that are kept, the newest ones; 0 keeps all."""
+    """Number of each job's newest finished builds that are kept; 0 keeps all."""
 
 
 class ProjectItem(msgspec.Struct):
@@ -79,7 +79,7 @@ class ProjectDetail(msgspec.Struct):
     retention_days: int
     """Days after which finished builds are deleted; 0 keeps builds of any age."""
     retention_builds: int
-    """Number of finished builds of each job that are kept, the newest ones; 0 keeps all."""
+    """Number of each job's newest finished builds that are kept; 0 keeps all."""
     artifact_bytes: int
     """Bytes of all artifacts of the project. Each artifact counts as at least 4,096 bytes."""
     artifact_quota: int
@@ -183,8 +183,8 @@ async def find_visible_project(ctx: RequestContext, project_id: int) -> ProjectR
 
 
 async def must_be_attachable(ctx: RequestContext, scm_endpoint_id: int | None) -> None:
-    """Raises Invalid if the user is not an admin of the project that owns the SCM endpoint: builds of other projects
-    would get the endpoint's token. Does nothing if the id is None.
+    """Raises Invalid if the SCM endpoint does not exist, or if the user is not an admin of the project that owns it:
+    builds of another project would otherwise get the endpoint's token. Does nothing if the id is None.
     """
     if scm_endpoint_id is None:
         return

@@ -28,10 +28,12 @@ from store.clock import utcnow
 
 MAX_BULK = 10_000
 AGE_RANGES = (("0-6", 7), ("7-29", 30), ("30-89", 90))
-"""Ranges of age in the statistics: the name of each, and the age in days at which it ends and the next one begins."""
+"""Ranges of the age of entries in the statistics: the name of each range, and the age in days at which the next range
+begins.
+"""
 OLDEST_RANGE = "90+"
 MAX_NAMED = 50
-"""Largest number of unknown node ids, which no test of the project has, that an answer names."""
+"""Largest number of unknown node ids that an answer names. No test of the project has an unknown node id."""
 
 # One line, since agents write each node id as a line of the file for the tests.
 NodeId = Annotated[

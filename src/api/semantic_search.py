@@ -122,10 +122,11 @@ class SemanticSearchController(Controller):
 
 def to_results(rankings: Sequence[Sequence[PassageRank]], words: Sequence[str], limit: int) -> list[SemanticResult]:
     """Returns the first `limit` results of a ranking that joins two others: the ranking by words, and the ranking by
-    vectors if there is one. Passages that are equally relevant by their words are first ordered by similarity.
+    vectors if there is one. In the ranking by words, passages that are equally relevant are ordered by their similarity
+    to the query.
 
-    If no passage has a word of the query, each score is multiplied by the passage's similarity. So the results for a
-    query about another subject get low scores.
+    If no passage has a word of the query, each score is multiplied by the passage's similarity. So the results get low
+    scores if no failure is about the subject of the query.
     """
     by_words, *by_vectors = rankings
     similarity = {item.id: item.relevance for ranking in by_vectors for item in ranking}

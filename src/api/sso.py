@@ -233,8 +233,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
     """Returns the id of the user that an assertion is about. Registers or links the user at their first sign-in, if the
     provider's settings allow that.
 
-    Raises Forbidden if the user has no linked account and the settings do not allow one, or if the user may not sign
-    in. Raises Conflict if the NameID or the email address is taken.
+    Raises Forbidden if the person has no linked account and the settings allow neither to link nor to register one, or
+    if the user may not sign in. Raises Conflict if the NameID or the email address is taken.
     """
     identity = identity_claim(ctx.services.secrets, provider.provider_id, assertion.name_id)
     role = find_role(provider, assertion.attributes)

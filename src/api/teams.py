@@ -71,8 +71,8 @@ class ChannelItem(msgspec.Struct):
     created_at: datetime
     updated_at: datetime
     failing_since: datetime | None
-    """Time since when the channel counts as failing, after 10 failed attempts in a row; null if it does not. Meanwhile
-    the server tries one card at a time, and the others wait.
+    """Time since when the channel counts as failing, because 10 attempts in a row have failed; null if it does not
+    count as failing. While it does, the server tries one card at a time, and the other cards wait.
     """
     failing_error: str | None
     deliveries_ok: int

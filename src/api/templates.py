@@ -117,8 +117,8 @@ class TemplateController(Controller):
 
 
 async def check_write_where_used(ctx: RequestContext, template_id: int) -> None:
-    """Raises Forbidden if a job in a project to which the user may not write uses the template: the job would run the
-    changed template with its secrets. Raises Unavailable if the read models are behind the log.
+    """Raises Forbidden if a job in a project to which the user may not write uses the template: builds of this job
+    would run the changed template with the job's secrets. Raises Unavailable if the read models are behind the log.
     """
     # A job that the read models do not show yet would run the change without its project's consent.
     if not await ctx.wait_for_head():

@@ -36,7 +36,8 @@ Days = Annotated[int, Parameter(ge=1, le=90, description="Look-back window: toda
 
 class TestCaseItem(msgspec.Struct):
     """A test case with its outcomes in the look-back window. Failed and retried runs in broken builds, in which most
-    tests failed, count in `failing_streak` and `failing_since`, but in no other field, not even in `runs`.
+    tests failed, do not count, not even in `runs`. Only `failing_streak`, `failing_since` and `last_failed_build`
+    consider the failed runs in broken builds.
     """
 
     __test__ = False
@@ -126,10 +127,10 @@ class TestCaseView(msgspec.Struct):
     runs: int
     """Number of all runs of the test, also in builds that were deleted."""
     results: list[CaseRunItem]
-    """The newest results of the test whose builds still exist, newest first."""
+    """Newest results of the test, the newest first. Results in deleted builds are left out."""
     notable_runs: list[RunOfNote]
-    """Runs among the newest 200 that failed, that passed on a retry only, or that passed on the commit on which the run
-    before failed; the oldest first. Runs in builds that were deleted are included.
+    """Runs that failed, that passed on a retry only, or that passed on the commit on which the run before failed; the
+    oldest first. Only the newest 200 runs of the test are looked at. Runs in deleted builds are included.
     """
 
 
@@ -201,8 +202,8 @@ class TestCaseController(Controller):
         test_case_id: int,
         limit: Annotated[int, Parameter(ge=1, le=500, description="Largest number of results")] = 100,
     ) -> TestCaseView:
-        """Returns a test case with its newest results, each with its commit and branch, and with the runs in which the
-        test failed.
+        """Returns a test case with its newest results, each with its commit and branch, and with its notable runs, such
+        as failed ones.
         """
         async with ctx.reading() as connection:
             row = await ctx.find_visible(test_health.find_case, "test case", test_case_id)

@@ -38,7 +38,8 @@ from projections.test_health import MAX_SUSPECTS, CaseHistory
 MIN_ASSESSED = 300
 """Smallest number of tests that are assessed in order to find the worst ones for an answer."""
 ASSESSED_SHARE = 3
-"""Number of tests that are assessed for each test in the answer. MIN_ASSESSED applies if that makes fewer tests in all.
+"""Number of tests that are assessed for each test that the request asks for. At least MIN_ASSESSED tests are assessed
+in all.
 """
 MAX_BUILDS = 50
 """Largest number of builds that an answer lists for a test."""
@@ -153,9 +154,9 @@ async def fetch_decisions(
 
 
 def pick_worst(histories: Sequence[tuple[CaseHistory, RunHistory]], limit: int) -> list[tuple[CaseHistory, RunHistory]]:
-    """Returns the `limit` histories that are worth assessing: first those of tests that are failing now, then those
-    with the largest share of failing runs. Assessing one history takes a tenth of a millisecond, so assessing all of
-    them would take too long.
+    """Returns the `limit` histories that are most worth assessing: first those of tests that are failing now, then
+    those with the largest share of failing runs. Assessing one history takes a tenth of a millisecond, so assessing all
+    of them would take too long.
     """
 
     def key(pair: tuple[CaseHistory, RunHistory]) -> tuple[bool, float, int]:

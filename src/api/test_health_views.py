@@ -51,7 +51,7 @@ SENTENCES: Mapping[Action, str] = {
 
 class HealthItem(msgspec.Struct):
     """Health of a test in the look-back window. Runs of broken builds, in which most tests failed, do not count in
-    `flake_rate` and what follows from it.
+    `flake_rate` and the fields that are computed from it.
     """
 
     test_id: int
@@ -114,7 +114,8 @@ class HealthList(msgspec.Struct):
     tests: list[HealthItem]
     """Tests in the order of their risk, the worst first."""
     total: int
-    """Number of tests that have enough runs in the window, and failed or passed on a retry only in one of these runs.
+    """Number of tests that have at least `min_runs` runs in the window, and failed or passed on a retry only in one of
+    these runs.
     """
 
 
@@ -150,7 +151,9 @@ class RunOfNote(msgspec.Struct):
     outage: bool
     """Whether the machine, the network or another system failed, so that the run does not count."""
     passes_before: int
-    """Number of passed runs between this run and the one before it in the list, or before the first one."""
+    """Number of passed runs between the previous run of the list and this run. For the first run of the list, the
+    number of passed runs before it.
+    """
 
 
 class TestHealthView(HealthItem):
@@ -166,7 +169,7 @@ class TestHealthView(HealthItem):
     """Sentences that say what to do, and on which evidence."""
     evidence: list[RunOfNote]
     """Runs that failed, that passed on a retry only, or that passed on the commit on which the run before failed; the
-    oldest first. Only the newest 200 runs of the window are looked at. All others of these runs passed.
+    oldest first. Only the newest 200 runs of the window are looked at. All other runs among these 200 passed.
     """
 
 
@@ -205,7 +208,9 @@ def apply_decisions(item: HealthItem, decisions: Decisions) -> HealthItem:
 
 
 def group_failures(texts: Sequence[FailureText]) -> list[FailurePattern]:
-    """Groups failures, which are ordered from the newest to the oldest. Returns the groups, the largest first."""
+    """Groups failures by their signatures or, without signatures, by their messages. `texts` are the failures, from the
+    newest to the oldest. Returns at most MAX_PATTERNS groups, the largest ones first.
+    """
     groups: dict[str, list[FailureText]] = {}
     for text in texts:
         groups.setdefault(text.signature or mask_line(text.message), []).append(text)

@@ -91,8 +91,9 @@ class ReportView(msgspec.Struct):
     """Sum of the durations of the tests in seconds. The build may have taken longer or, with parallel tests, less."""
     known_issues: int
     classified_by_rules: int
-    """Number of failures that match a known issue on this server. They fail the build. Failures in `known_issues`,
-    which the report itself marks as known, do not.
+    """Number of failures that a known issue of this server, or a classification rule of the project, has classified.
+    The classification does not keep them from failing the build. `known_issues` counts the failures that the report
+    itself marks as known.
     """
     quarantined: int
     flaky: int

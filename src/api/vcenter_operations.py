@@ -253,8 +253,9 @@ class VcenterOperationController(Controller):
 async def carry_out(
     request: Request[User, Any, Any], ctx: RequestContext, vcenter_id: int, kind: Kind, **fields: Any
 ) -> OperationEnd:
-    """Requests an operation, waits for its end and returns the end. Raises StillRunning if the operation takes longer
-    than ANSWER_TIMEOUT_S. `fields` are further fields of the command.
+    """Requests an operation, waits until it has ended, and returns the event that ended it. Raises StillRunning if the
+    operation takes longer than ANSWER_TIMEOUT_S, and NotFound if the vCenter is deleted meanwhile. `fields` are further
+    fields of the command.
     """
     operation_id = await ctx.services.ids.draw("vcenter_operations")
 
@@ -281,8 +282,8 @@ async def carry_out(
 
 
 def must_be_completed(end: OperationEnd) -> VcenterOperationCompleted:
-    """Returns the end of an operation if the operation was completed. If it failed, raises the rejection that fits the
-    failure.
+    """Returns the event that ended an operation if the operation was completed. If it failed, raises the error that
+    fits the failure.
     """
     if isinstance(end, VcenterOperationFailed):
         match end.failure:

@@ -72,7 +72,7 @@ class SentMessage(NamedTuple):
 
 
 class AgentPolls:
-    """Open polls of one API process. They are `polls` in the application's state."""
+    """All open polls of one API process. The application's state has this object as `polls`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -82,9 +82,9 @@ class AgentPolls:
         self._open: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
         """Node id -> two events of the node's open poll: one that ends the poll, and one that wakes it."""
         self._recorded: LRUCache[int, int] = LRUCache(MAX_REMEMBERED)
-        """Node id -> id of the poll of the node that this process last recorded in the gauges. When the connection of a
-        poll closes, the poll with this id is recorded as ended. It is an earlier poll of the node if the closed poll
-        was not recorded yet.
+        """Node id -> id of that poll of the node which this process last recorded in the gauges. When the connection of
+        any poll of the node closes, the poll with this id is recorded as ended. If the closed poll was not recorded
+        yet, this is an earlier poll.
         """
 
     async def next(
@@ -191,7 +191,7 @@ class AgentPolls:
 
     def _take_lost(self, session: str, receipt: str | None) -> set[str]:
         """Returns a set with the subject of the message that answered the session's last poll, if that message was
-        lost. Returns an empty set if the agent got the message.
+        lost. Otherwise returns an empty set.
         """
         last = self._last.pop(session, None)
         if last is None or receipt in (None, last.receipt):
@@ -288,8 +288,8 @@ class AgentPolls:
         }
 
     async def _find_group_commit(self, queued: BuildQueued) -> str | None:
-        """Returns the commit that another build of the group has checked out; None if no build of the group has checked
-        out a commit yet.
+        """Returns the commit that another build of the same build group has checked out; None if no build of the group
+        has checked out a commit yet.
         """
         if queued.group_id is None:
             return None

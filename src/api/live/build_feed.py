@@ -100,8 +100,8 @@ class LogChunk:
 
 
 class LogChunkCache:
-    """Cache of the newest chunks of logs that were read, for all builds. Simultaneous requests for the same chunk read
-    it only once.
+    """Cache of the chunks that were read last, from the logs of all builds. Simultaneous requests for the same chunk
+    read it only once.
     """
 
     def __init__(self, build_logs: BuildLogs) -> None:

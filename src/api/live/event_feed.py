@@ -47,10 +47,10 @@ PIECE_BYTES = 256 * 1024
 stay in memory.
 """
 CATCH_UPS = 2
-"""Largest number of pages from the audit trail that a process reads at the same time, each for another user."""
+"""Largest number of pages from the audit trail that a process reads at the same time, at most one for each user."""
 FEED_LIMITS = FoldLimits(200, 4 * 1024 * 1024)
-"""Largest number of events, and of bytes of events, of a stream that are folded to show what one event of the stream
-changed. Folding so many takes some 30 ms.
+"""Largest number of events at the beginning of a stream, and of their bytes, that are folded to show what each event
+changed. Later events of the stream are sent without their changes. Folding this much takes some 30 ms.
 """
 INDEX_RETRY_S = 1.0
 """Seconds before the next attempt to read a page for a client, if the read models have not reached the end of the page
@@ -140,8 +140,8 @@ class EventFeed:
         return self._messages[bisect_right(self._positions, position) :]
 
     async def load_older(self, wanted: TrailFilter, limit: int, caller: str) -> OlderMessages | None:
-        """Returns a page of messages that the feed no longer remembers, at most `limit`. Returns None if the read
-        models have not yet reached the position before `wanted.before`. Callers take turns.
+        """Returns a page of at most `limit` messages that the feed no longer remembers. Returns None if the read models
+        have not yet reached the position before `wanted.before`. Simultaneous callers take turns.
         """
         services = self._services
         if not await services.waiter.wait_reached((wanted.before or 1) - 1):
@@ -263,8 +263,9 @@ class EventStream:
         self._page_size = min(PAGE_SIZE, 2 * len(older.messages) or PAGE_SIZE)
 
     def _next_piece(self, user: User, messages: Sequence[FeedMessage]) -> tuple[bytes, int | None]:
-        """Returns the first of `messages` that the client wants and its user may see, joined, up to some PIECE_BYTES.
-        Also returns the position of the last message in the result, or None if no message is left.
+        """Returns the joined bodies of those `messages` that the client wants and its user may see. Stops as soon as
+        they have PIECE_BYTES, and then also returns the position of the last message in the result. Otherwise returns
+        None as the position.
         """
         bodies: list[bytes] = []
         size = 0

@@ -52,11 +52,11 @@ def say_why(end: InquiryEnd | None) -> str:
 async def follow(
     services: Services, inquiry_id: str, on_change: Callable[[Inquiry], Awaitable[None]], timeout_s: float
 ) -> InquiryEnd | None:
-    """Calls `on_change` with the state of the inquiry, now and after each of its events. Returns the end of the
-    inquiry. Returns None if the inquiry has not ended after `timeout_s`, or if its stream cannot be read.
+    """Calls `on_change` with the state of the inquiry, now and after each of its events. Returns the event that ended
+    the inquiry. Returns None if the inquiry has not ended after `timeout_s`, or if its stream cannot be read.
 
-    If the subject of the inquiry was deleted, nobody can record an end. The function then returns an InquiryFailed that
-    says so.
+    If the subject of the inquiry was deleted, nobody can record such an event. The function then returns an
+    InquiryFailed that says so.
     """
     changed = asyncio.Event()
     notification = inquiry_notification(inquiry_id)

@@ -17,12 +17,12 @@ from store.postgres.notifications import AGENT_NOTIFICATIONS
 T = TypeVar("T")
 
 POLL_INTERVAL_S = 1.0
-"""Shortest time in seconds between two looks for the end of the work. Looks are needed because a notification may
-be lost.
+"""Seconds between the first two checks whether the work has ended, unless a notification arrives before. The checks are
+needed because a notification may be lost.
 """
 MAX_POLL_INTERVAL_S = 5.0
-"""Longest time in seconds between two looks for the end of the work. Looks become rarer during a wait, so that many
-long waits do not delay other requests.
+"""Longest time in seconds between two checks whether the work has ended. The checks become rarer during a wait, so that
+many long waits do not delay other requests.
 """
 
 
@@ -34,10 +34,11 @@ async def request_work(
     find_end: Callable[[], Awaitable[T | None]],
     timeout_s: float,
 ) -> T | None:
-    """Executes the command that requests the work, and waits for the end of the work. Returns the end that `find_end`
-    finds. Returns None if there is no end after `timeout_s`, or if the client closes its connection before.
+    """Executes the command that requests the work, and waits until the work has ended. Returns the result of
+    `find_end`, which returns None while the work goes on. Returns None if the work has not ended after `timeout_s`, or
+    if the client closes its connection before.
 
-    `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
+    `notification` is the payload with which the channel AGENT_NOTIFICATIONS reports the end of the work.
     """
 
     async def execute_and_wait() -> T | None:
@@ -54,11 +55,12 @@ async def wait_for_work(
     find_end: Callable[[], Awaitable[T | None]],
     timeout_s: float,
 ) -> T | None:
-    """Returns the end that `find_end` finds. Returns None if there is no end after `timeout_s`, or if the client closes
-    its connection before. After a long wait, checks the user of the request again, but not their access to a project:
-    the handler must check that.
+    """Waits until the work has ended. Returns the result of `find_end`, which returns None while the work goes on.
+    Returns None if the work has not ended after `timeout_s`, or if the client closes its connection before. After a
+    long wait, checks the user of the request again, but not their access to a project: the handler must check this
+    access.
 
-    `notification` is the payload that the event at the end sends to AGENT_NOTIFICATIONS.
+    `notification` is the payload with which the channel AGENT_NOTIFICATIONS reports the end of the work.
     """
 
     async def wait_for_end() -> T | None:

@@ -1,4 +1,6 @@
-"""Finds the tests of a build that runs one shard of its group, for the message to its agent."""
+"""Finds the tests of a build that runs one shard of its build group. The message to the build's agent names these
+tests.
+"""
 
 import asyncio
 from typing import Any

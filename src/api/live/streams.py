@@ -24,7 +24,7 @@ MAX_CONTAINER_LOGS = 12
 
 
 class Streams:
-    """Live streams of a process. They are `streams` in the application's state."""
+    """All live streams of a process. The application's state has this object as `streams`."""
 
     def __init__(self, services: Services) -> None:
         self.clients = StreamClients(services.streams_per_user)
