@@ -153,7 +153,9 @@ PROJECTION = Projection(
 
 class ScalingMachine(msgspec.Struct, frozen=True):
     id: str
-    """Id of the machine: that of a Docker agent, or `vm-` and the id of the operation that clones a virtual machine."""
+    """For a container, the id of its Docker agent; for a virtual machine, `vm-` and the id of the operation that clones
+    it.
+    """
     leaving: bool
     """Whether the machine is being destroyed. It counts toward the pool's maximum until it is gone."""
 
@@ -171,9 +173,13 @@ class AutoscalingView(msgspec.Struct, frozen=True):
     machines: list[ScalingMachine]
     """Machines that are not gone yet."""
     failures: int
-    """Number of failures in a row; 0 again after the setting was changed."""
+    """Number of failures of machines in a row, as of the last failure; 0 if no machine has failed since the setting was
+    changed.
+    """
     retry_at: datetime | None
-    """Time until which no machine is spawned, because of the last failure; null if there was none."""
+    """Time until which no machine is spawned, because of the last failure of a machine. Null if no machine has failed
+    since the setting was changed.
+    """
     decisions: list[ScalingDecision]
     """The last 50 decisions, the latest first."""
 

@@ -19,8 +19,8 @@ async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
 
 
 async def fetch_last_runs(source: Source, first_id: int) -> list[BuildRow]:
-    """Returns the newest build that runs all tests, for each combination of the matrix. The result is ordered by id.
-    Searches the build `first_id`, the group that began with this build, and all restarts of these builds.
+    """Returns the newest build that runs all tests, for each combination of the matrix, ordered by id. Considers only
+    the build `first_id`, the builds of the group that began with it, and all restarts of these builds.
     """
     newest = (
         f"WITH RECURSIVE run (id) AS (SELECT id FROM {BuildRow.table} WHERE group_id = %(first)s"
@@ -33,8 +33,9 @@ async def fetch_last_runs(source: Source, first_id: int) -> list[BuildRow]:
 
 
 async def fetch_failed_others(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the other builds in a build's group that failed or were aborted. Leaves out builds that do not count for
-    the status of the group.
+    """Returns the other builds in a build's group that failed or were aborted. Considers only builds that decide the
+    status of the group: for each combination, the newest one that runs all tests. Returns none if the build is in no
+    group.
     """
     if build.group_id is None:
         return ()

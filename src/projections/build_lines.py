@@ -12,8 +12,9 @@ from store.postgres.queries import Source, fetch_rows
 
 
 async def fetch_lines(source: Source, build_ids: Collection[int], asked: Collection[int] = ()) -> Lines:
-    """Returns the builds `build_ids`, in which tests had notable runs, with their lines. `asked` has the ids of the
-    builds on the branch that a question is about: their failures count even if that branch is not the default one.
+    """Returns the line of each build in `build_ids`. The caller passes builds in which tests had notable runs. `asked`
+    has the ids of the builds on the branch that a question is about: failures in these builds count even if the branch
+    is not the default one.
     """
     following = (
         f"SELECT build_id FROM {BuildOutcomeRow.table} n WHERE n.job_id = o.job_id AND n.line = o.line AND n.line > 0"

@@ -23,8 +23,8 @@ VERSION = 1
 NEVER = 2**62
 """Position of an event that has not happened."""
 MAX_CONCURRENT_STARTS = 1_000
-"""Largest number of other builds that may be queued after the id of a build was allocated and before its event
-`build.queued` is appended.
+"""Largest number of other builds that may be queued between the allocation of a build's id and the build's event
+`build.queued`. If there are more, lists of past builds may lack some builds.
 """
 
 
@@ -95,8 +95,9 @@ PROJECTION = Projection(
 
 
 def _at(status: str | None) -> str:
-    """Returns an SQL subquery for the builds that existed at the query parameter `position`, with the columns that
-    BuildFilters needs.
+    """Returns an SQL subquery for the builds that existed at a position of the log, which is the query parameter
+    `position`. It has the columns by which lists of past builds can be filtered. If `status` is `queued` or `running`,
+    leaves out builds that had ended by then.
     """
     turns = "(SELECT count(*) FROM jsonb_array_elements(p.turns) turn WHERE turn::bigint <= %(position)s)"
     then = f"CASE WHEN p.ended <= %(position)s THEN p.verdict WHEN {turns} & 1 = 1 THEN 'running' ELSE 'queued' END"
@@ -119,8 +120,8 @@ def _at(status: str | None) -> str:
 async def fetch_page(
     connection: AsyncConnection, filters: BuildFilters, position: int, limit: int, offset: int
 ) -> list[int]:
-    """Returns a page of the ids of builds at a position, newest first. A filter by branch does not find builds that
-    were deleted after this position.
+    """Returns a page of the ids of the builds that existed at a position of the log, newest first. A filter by branch
+    does not find builds that were deleted after this position.
     """
     query = f"SELECT id FROM {_at(filters.status)} WHERE {filters.where()} ORDER BY id DESC LIMIT %(limit)s"
     parameters = msgspec.structs.asdict(filters) | {"position": position, "limit": limit, "offset": offset}
@@ -128,13 +129,15 @@ async def fetch_page(
 
 
 async def count(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """Counts the builds at a position that match the filters. With two or more filters, stops at `builds.MAX_COUNT`."""
+    """Counts the builds that existed at a position of the log and match the filters. With two or more filters, stops at
+    `builds.MAX_COUNT`.
+    """
     return await builds.count(connection, filters, _at(filters.status), position=position)
 
 
 async def count_without_branch(connection: AsyncConnection, filters: BuildFilters, position: int) -> BuildCount:
-    """Counts the builds at a position whose branch is not known any more, since they were deleted later. They must
-    match all filters but `branch`.
+    """Counts those builds that existed at a position of the log, match all filters but `branch`, and have no known
+    branch any more because they were deleted later.
     """
     erased = f"(SELECT * FROM {_at(filters.status)} WHERE branch IS NULL) without_branch"
     return await builds.count(connection, msgspec.structs.replace(filters, branch=None), erased, position=position)

@@ -47,7 +47,7 @@ class FailureExcerpt(msgspec.Struct):
     """Lines of a failed build's log that probably explain the failure."""
 
     attempt: int
-    """Attempt of the build whose log this is."""
+    """Number of the build's attempt from whose log the lines are."""
     first_line: int
     """Number of the first line in the log. The first line of a log has the number 1."""
     last_line: int

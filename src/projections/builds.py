@@ -31,7 +31,7 @@ VERSION = 6
 MAX_COUNT = 10_000
 """Number of builds at which `count` stops if several filters are combined. With a single filter the count is exact."""
 MAX_NEWER = 200
-"""Number of a job's newest builds among which `find_superseded` looks for newer changes."""
+"""Number of a job's newest builds that `find_superseded` searches for a change newer than that of a queued build."""
 
 
 class BuildRow(Row, frozen=True):
@@ -108,7 +108,9 @@ class CommentRow(Row, frozen=True):
 
 
 class ExplanationRow(Row, frozen=True):
-    """Excerpts of a failed build's log that explain the failure. Lists of builds do not need them."""
+    """Excerpts of a failed build's log that explain the failure. They have a table of their own, since lists of builds
+    do not need them.
+    """
 
     table = Table("build_explanations", VERSION, key=("build_id",), indexes=("(job_id)",))
     build_id: int
@@ -119,8 +121,9 @@ class ExplanationRow(Row, frozen=True):
 
 
 def _configuration_column(configuration: Configuration) -> dict[str, Any]:
-    """Returns a configuration as JSON, with only the names of its secrets. An option that is not set is left out if a
-    later release added it, since rows of older releases lack it, too.
+    """Returns a configuration as JSON, with only the names of its secrets. `command`, `setup`, `env`, `artifacts` and
+    `secrets` are always present. Other options are left out if they are not set, since rows of older releases lack
+    them, too.
     """
     options: dict[str, Any] = msgspec.to_builtins(configuration)
     always: dict[str, Any] = {"command": "", "setup": [], "env": {}, "artifacts": []}
@@ -215,8 +218,8 @@ PROJECTION = Projection(
 class BuildFilters(msgspec.Struct, frozen=True):
     """Conditions on builds: a build must meet all of them. A field that is None sets no condition.
 
-    Lists of past builds (`?as_of=`) use the same conditions on fewer columns: those of `_at` in
-    `projections/build_positions.py`. `list_builds` refuses the filters on other columns.
+    Lists of past builds (`?as_of=`) have only the columns of `_at` in `projections/build_positions.py`. For these
+    lists, `list_builds` refuses filters on other columns.
     """
 
     projects: list[int] | None = None

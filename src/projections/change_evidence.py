@@ -23,8 +23,8 @@ MAX_CHANGES = 5
 ones are returned.
 """
 SEARCHED_BUILDS = 1_000
-"""Number of builds that are searched for builds that a change started: the newest ones of the project between a good
-and a bad build.
+"""Largest number of a project's builds between a good and a bad build, the newest ones, that are searched for the
+changes that started them.
 """
 MAX_PATHS = 30
 """Largest number of changed paths that are kept of a change."""
@@ -55,8 +55,8 @@ async def fetch_changes(source: Source, log: EventLog, evidence: Evidence) -> tu
 
 
 def _find_ranges(evidence: Evidence) -> list[tuple[int, int, str | None]]:
-    """Returns the pairs of builds between which changes are looked for, without duplicates. Each is (last good build,
-    first bad build, commit of the last good build).
+    """Returns (last good build, first bad build, commit of the last good build) for each pair of builds between which
+    changes are looked for, without duplicates.
     """
     assert evidence.build is not None
     starts = [test.first_bad for test in evidence.failures if test.first_bad is not None]
@@ -73,8 +73,8 @@ def _find_ranges(evidence: Evidence) -> list[tuple[int, int, str | None]]:
 
 async def _find_change_ids(source: Source, project_id: int, branch: str, good: int, bad: int) -> list[int]:
     """Returns the ids of the newest changes of a branch that started builds of the project after the build `good`, up
-    to the build `bad`. Searches the builds of all jobs: those of the failed job may be nightly builds, which no change
-    starts.
+    to the build `bad`. Searches the builds of all jobs, since the failed job may have only nightly builds, which no
+    change starts.
     """
     between = (
         f"SELECT branch, trigger FROM {BuildRow.table} WHERE project_id = %(project)s AND id > %(good)s"

@@ -38,7 +38,7 @@ MAX_JOBS = 100
 project, then the newest ones.
 """
 MAX_BRANCH_BUILDS = 2_000
-"""Number of the newest builds that are searched for a build on a branch that a message names."""
+"""Largest number of a job's or project's newest builds that are searched for a branch that a message names."""
 MAX_TESTS_OF_PROJECTS = 200
 """Largest number of tests, of all projects, that are compared with a test name in a message. Tests of all projects are
 searched only while the project of the message is not known.
@@ -88,9 +88,10 @@ async def find_subject(
     1. a build that the message names by its number;
     2. a job that the message names;
     3. a project that the message names;
-    4. `earlier`, the subject of the conversation so far;
-    5. the only project that the caller may read;
-    6. the only project with the tests that the message names.
+    4. a job whose name the message misspells, if the message has no build number and is a known kind of question;
+    5. `earlier`, the subject of the conversation so far;
+    6. the only project that the caller may read;
+    7. the only project with the tests that the message names.
 
     Returns None if none exists. `projects` are the ids of the projects that the caller may read; None for all.
     """
@@ -212,7 +213,7 @@ def choose_named(nameables: Sequence[Nameable], message: str, near: int | None) 
     if not by_project:
         return NamedSubject(None, rest)
     project = max(by_project, key=lambda one: (by_project[one], one == near, one))
-    # A job of another project is none of this one.
+    # If the message names only jobs of other projects, their names stay in the text: such a job is missing.
     return NamedSubject(ChatSubject(project), message if jobs else rest)
 
 
@@ -281,9 +282,11 @@ async def _find_newest_of_branch(source: AsyncConnection, subject: ChatSubject) 
 async def _find_newest_failure(
     source: AsyncConnection, subject: ChatSubject, message: str, of_branch: BuildRow | None
 ) -> results_history.ResultOrigin | None:
-    """Returns the newest failure of the first test that a message names and that has failed in the project, or in the
-    job if one is known. Without `of_branch`, prefers failures that count for the health of the test (outages, for
-    example, do not). With `of_branch`, considers only failures on the branch of this build. Ignores failures of forks.
+    """Returns the newest failure of a test that the message names, in the subject's job, or in its project if the
+    subject has no job. If the message names several tests, takes the first of them that has such a failure; returns
+    None if none has. Without `of_branch`, prefers failures that count for the health of the test (outages, for example,
+    do not). With `of_branch`, considers only failures on the branch of the build `of_branch`. Ignores failures of
+    forks.
     """
     async for case_id, _ in find_cases(source, subject.project_id, message, failed=True):
         for build_id, result_id in await fetch_failures(source, case_id, counting_first=of_branch is None):

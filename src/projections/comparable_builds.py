@@ -45,8 +45,9 @@ async def find_ended_on_commit(
 
 
 async def find_last_passed(source: Source, build_id: int) -> int | None:
-    """Returns the id of the newest build before `build_id` that passed, with the same job and combination. Searches the
-    job's MAX_OLDER builds before it; None if none matches. Leaves out builds of forks, whose logs strangers write.
+    """Returns the id of the newest build before `build_id` that passed, with the same job and combination. Returns None
+    if there is none among the job's MAX_OLDER builds before `build_id`. Leaves out builds of forks, whose logs
+    strangers write.
     """
     query = (
         f"SELECT older.id FROM {BuildRow.table} this CROSS JOIN LATERAL (SELECT id, status, matrix, untrusted"
@@ -72,9 +73,8 @@ async def fetch_earlier(source: Source, build: BuildRow) -> tuple[BuildSummary, 
 
 
 async def fetch_same_commit(source: Source, build: BuildRow) -> tuple[BuildSummary, ...]:
-    """Returns the newest other builds of the same job, combination and commit that passed or failed, the newest first:
-    at most `builds.MAX_ON_COMMIT`, and none if the commit is not known. Leaves out untrusted builds, unless `build` is
-    untrusted, too.
+    """Returns up to MAX_ON_COMMIT other builds of the same job, combination and commit that passed or failed, newest
+    first. Returns none if the commit is not known. Leaves out untrusted builds, unless `build` is untrusted, too.
     """
     if not build.commit_sha:
         return ()

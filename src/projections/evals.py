@@ -91,8 +91,8 @@ async def fetch_page(
 
 
 async def find_latest_pair(source: Source) -> tuple[str, str] | None:
-    """Returns the ids of the newest complete evaluation with a predecessor, and of this predecessor, which comes first.
-    The predecessor is the last complete evaluation of the same suite before it. Returns None if no suite has two.
+    """Returns the ids (older, newer) of two complete evaluations of one suite that follow each other: of all such
+    pairs, the one with the newest evaluation. Returns None if no suite has two complete evaluations.
     """
     table = EvalRow.table
     query = (

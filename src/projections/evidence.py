@@ -58,15 +58,16 @@ from store.log.event_log import EventLog
 from store.postgres.queries import Source, connected
 
 MAX_SIGNATURES = 60
-"""Largest number of groups of equal failures, by signature, that are read of a build."""
+"""Largest number of groups of a build's failures that are read. The failures of a group have one signature."""
 EXAMPLES = 3
 """Largest number of results that are read of each group of equal failures."""
 ASSESSED_RUNS = 200
 
 
 async def gather(source: Source, log: EventLog, question: Question) -> Evidence:
-    """Returns what is known about the build of a question, or about its project if the question is about no build. If
-    the build is not in the project, the evidence contains no build. Reads the changes of repositories from `log`.
+    """Returns what is known about the build of a question. If the question is about no build, returns what is known
+    about the project of the question. If the build is not in the project, the evidence contains no build. Reads the
+    changes of repositories from `log`.
     """
     async with connected(source) as connection:
         if question.build_id is None:
@@ -183,8 +184,8 @@ async def _fetch_failed_tests(
     connection: AsyncConnection, ranges: ReportRanges, ids: Sequence[int], question: Question
 ) -> list[FailedTest]:
     """Returns the failed results with the ids `ids`, in this order: at most as many as the question allows. Leaves out
-    known issues and results of quarantined tests, except those that the question is about. If no other results are
-    left, leaves out none.
+    known issues and results of quarantined tests, except those that the question is about. If nothing would be left,
+    leaves out none.
     """
     block = f"SELECT * FROM {BlockRow.table} WHERE first_result_id <= wanted.id ORDER BY first_result_id DESC LIMIT 1"
     index = "wanted.id - b.first_result_id + 1"
@@ -260,8 +261,8 @@ def _assess(history: RunHistory) -> TestRecord:
 async def _add_starts(
     connection: AsyncConnection, failures: Sequence[FailedTest], build_id: int, question: Question
 ) -> list[FailedTest]:
-    """Adds to some tests the build in which each began to fail: to those that `pick_traced` chooses, since the search
-    would take too long for all.
+    """Adds the build in which a test began to fail to each test that `pick_traced` chooses. For all tests, the search
+    would take too long.
     """
     traced = {one.result_id for one in pick_traced(failures, question)}
     found: list[FailedTest] = []

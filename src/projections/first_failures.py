@@ -30,9 +30,9 @@ failures.
 
 
 async def find(source: Source, case_id: int, build_id: int, result_id: int) -> FirstFailure | None:
-    """Returns the build in which a test began to fail: the first of the consecutive failures that end with this result,
-    among builds of the same job, branch and combination. Returns None if the test did not fail in the build of the
-    result.
+    """Returns the build in which a test began to fail. Of the consecutive failures of which the result `result_id` is
+    the last, it is the build of the first. Considers only builds of the same job, branch and combination. Returns None
+    if the test did not fail in the build `build_id`.
 
     Leaves out outages and broken builds. If the build of the result is itself broken, or the result an outage, then
     all outages and broken builds count.

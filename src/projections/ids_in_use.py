@@ -61,7 +61,9 @@ ROWS: Mapping[Kind, tuple[type[Row], ...]] = {
 TABLES = ("webhook_deliveries", "webhook_attempts")
 """Tables of the store whose rows are numbered by a sequence `<table>_id_seq`."""
 MAX_UNUSED = 2 * SKIPPED
-"""Number of ids after the highest known id that are looked up in the log. It is more than a restore skips."""
+"""Number of ids after the highest id known to be in use that are looked up in the log. If none of them is in use, the
+search ends. It is more than the number of ids that a restore leaves unused.
+"""
 
 
 async def find_sequences_behind(pool: AsyncConnectionPool) -> dict[str, int]:

@@ -50,7 +50,7 @@ class InquiryRow(Row, frozen=True):
     asked_at: datetime
     ended_at: datetime | None = None
     provider: str = ""
-    """Model or program that gave the answer; empty while there is no answer."""
+    """Kind of the server whose model answered, or `builtin` if no model did; empty while there is no answer."""
     model: str = ""
     tokens: int = 0
 

@@ -16,7 +16,7 @@ MAX_JOBS = 200
 SEARCHED_BUILDS = 500
 """Number of a job's newest builds that are searched for a build on a branch."""
 COUNTS = "status IN ('passed', 'failed') AND NOT untrusted AND selected_tests IS NULL"
-"""SQL condition: a build has ended, is not of a fork, and ran all tests."""
+"""SQL condition: a build has passed or failed, is not of a fork, and ran all tests."""
 
 
 async def fetch_newest(
@@ -26,8 +26,8 @@ async def fetch_newest(
     tests and are not of a fork count.
 
     With `branch`, returns only builds on this branch. Otherwise prefers builds on the job's default branch to builds on
-    other branches. If any build of a matrix failed or was aborted, returns the build of its group with the most failed
-    tests.
+    other branches. If the newest build belongs to a group in which a build failed or was aborted, returns the group's
+    build with the most failed tests instead.
     """
     of_job = f"SELECT * FROM {BuildRow.table} b WHERE b.job_id = j.id AND {COUNTS} ORDER BY id DESC"
     on_branch = (
@@ -62,8 +62,8 @@ async def fetch_job_states(source: AsyncConnection, project_id: int, branch: str
 
 
 def find_worst(group: Sequence[BuildRow]) -> BuildRow | None:
-    """Returns the build with the most failed tests among those that failed; without such builds, the first one that was
-    aborted. None if none of the builds failed or was aborted.
+    """Returns the failed build with the most failed tests. If none failed, returns the aborted build with the most
+    failed tests; None if none was aborted, either.
     """
     bad = [build for build in group if is_red(build.status)]
     return min(bad, key=lambda build: (build.status != "failed", -build.failed, build.id), default=None)

@@ -45,7 +45,7 @@ async def find_failed_before(
 
 async def has_passed(source: Source, builds: Iterable[ReportRanges], cases: Sequence[int]) -> bool:
     """Returns True if each of these test cases has results in the reports of a build in `builds`, and all these results
-    passed. Ignores results that do not count.
+    passed. Ignores results that do not count, such as retried attempts.
     """
     found = {one for ranges in builds for one in await fetch_statuses(source, ranges, cases)}
     return {case_id for case_id, _ in found} == set(cases) and all(status == PASSED for _, status in found)

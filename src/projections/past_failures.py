@@ -83,7 +83,7 @@ async def fetch_similar(
     found = await passages.find_with_all_words(
         connection, project_id, words, before_build=build_id, other_than=failure.case_id, limit=MAX_SIMILAR
     )
-    # The passages of a build that was deleted are deleted later.
+    # The passages of a deleted build are deleted only later, so some may be among those found.
     existing = await test_health.find_existing_builds(connection, [item.build_id for item in found])
     names = await fetch_names(connection, [item.subject_id for item in found])
     triage = await _fetch_triage(connection, [item.result_id for item in found if item.result_id is not None])

@@ -166,8 +166,8 @@ async def fetch_node_ids(source: Source, job_id: int, now: datetime) -> list[str
 async def fetch_containing(
     source: Source, job_ids: Sequence[int], node_ids: Collection[str], now: datetime
 ) -> dict[str, tuple[QuarantineOf, ...]]:
-    """Returns node id -> quarantine entries that contain the test, for those of the tests that are in the quarantine of
-    one of the jobs. Leaves out expired entries.
+    """Returns node id -> the jobs' quarantine entries that contain the test with this node id. Leaves out tests that no
+    entry contains, and expired entries.
     """
     names = {node_id: list(quarantine.possible_entries(node_id)) for node_id in node_ids}
     query = (

@@ -63,16 +63,16 @@ class BlockRow(Row, frozen=True):
     job_id: Int
     results: Int
     first_case_id: Int | None
-    """Id of the first result's test case, if each following result has the next id; then `case_ids` is null. Otherwise
-    null.
+    """Id of the first result's test case if the test cases of all results have consecutive ids, else null. Exactly one
+    of `first_case_id` and `case_ids` is null.
     """
     case_ids: Ints | None
     case_ranges: Ints
     """Ranges of the ids of the test cases, as `find_ranges` returns them."""
     durations_ms: Ints
     suite: SmallInt | None
-    """Index of the suite in the report's `suites`, if all results are in one suite; then `suites` is null. Otherwise
-    null.
+    """Index of the suite in the report's `suites` if all results are in one suite, else null. Exactly one of `suite`
+    and `suites` is null.
     """
     suites: SmallInts | None
     facts: SmallInts

@@ -17,7 +17,9 @@ VERSION = 9
 """Version of the projection `results`, to which the tables of this file belong."""
 
 MAX_SEARCHED_CASES = 200_000
-"""Largest number of test cases of a project that are searched for prefixes. The search takes about 5 µs for each."""
+"""Largest number of a project's test cases with which `find_unknown` compares quarantine entries. If the project has
+more, nothing is compared. Comparing takes about 5 µs for each test case.
+"""
 BATCH_SIZE = 5_000
 """Number of node ids that one query looks up."""
 NO_RUN = -1
@@ -159,7 +161,9 @@ def _begin_run(stats: CaseStatsRow, build_id: int, job_id: int, commit: int) -> 
 
 
 def _with_results(stats: CaseStatsRow, passed: int, failed: int, flaky: int, outages: int) -> CaseStatsRow:
-    """Returns the counters with other numbers for the last run: of passed, failed and flaky results, and of outages."""
+    """Returns the counters after the last run has got these numbers of passed, failed and flaky results, and of
+    outages.
+    """
     after = msgspec.structs.replace(stats, passed=passed, failed=failed, flaky=flaky, outages=outages)
     runs, failures, flips, flaky_runs = map(sub, _count_last_run(after), _count_last_run(stats))
     return msgspec.structs.replace(

@@ -79,8 +79,8 @@ class ResultOrigin(msgspec.Struct, frozen=True):
 
 
 class OlderFailure(msgspec.Struct, frozen=True):
-    """A result that the search for a known issue examines. It has texts, and is older than the last change of the known
-    issue.
+    """A result that is examined in the search for older failures that match a known issue. It has texts, and is older
+    than the last change of the known issue.
     """
 
     id: int

@@ -40,7 +40,7 @@ class Passes(NamedTuple):
     counted: bytearray
     """One byte for each result: 1 if it is counted as a new run of its test case, else 0."""
     left: list[int]
-    """Rows in the event of the results that have to be counted one by one."""
+    """Rows of the event whose results have to be counted one by one."""
 
 
 def count_passes(event: ResultsRecorded, stretches: Stretches, marks: bytes, rows: Rows) -> Passes:
@@ -147,8 +147,8 @@ def are_ascending(case_ids: Int32s, stretches: Stretches) -> bool:
 
 @lru_cache(5_000)
 def _less_rows(count: int) -> int:
-    """Returns a long integer that subtracts from each id its row when it is added: its digits are `2**31 - row`, for
-    each row from 0 on. Adding 2**31 keeps each digit from becoming negative.
+    """Returns a long integer that, added to a column of ids, subtracts from each id the id's row. Its digits are `2**31
+    - row`, for the rows from 0 on. The 2**31 keeps the digits of the sum from becoming negative.
     """
     return (_ones(count) << 31) - int.from_bytes(Int32s(range(count)).stored, "little")
 

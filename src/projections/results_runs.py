@@ -1,4 +1,4 @@
-"""Runs of test cases that statistics need one by one: those that failed. `results_days` counts all runs.
+"""Runs of test cases that statistics need one by one, such as failed runs. `results_days` counts all runs.
 
 Nearly all results are passes of tests that never failed, so a pass costs no more than a count. Only *notable* runs have
 a row: runs that failed, that passed on a retry only, or that passed although the run before failed on the same commit.

@@ -52,7 +52,7 @@ MAX_BUILD_MESSAGES = 5
 MAX_BUILD_MESSAGE = 200
 """Number of characters of each failure message in the text of a build's document, from which snippets are made."""
 MAX_TEXT = 4_000
-"""Number of characters whose words a search finds of a project's description, or of the details of a build's end."""
+"""Number of characters of a project's description, or of the details of a build's end, whose words a search finds."""
 
 # Every search reads the whole pending list of the GIN index, so the list is kept short (512 kB).
 _INDEX = "USING gin (words) WITH (gin_pending_list_limit = 512)"
@@ -222,7 +222,7 @@ def _weigh(text: str, weight: Literal["A", ""]) -> str:
     """Returns the words of a text in the syntax of `tsvector`. Words of a name get the weight A; words of other texts
     get none. A word has only letters and digits, so nothing in it must be escaped.
     """
-    # Without a position, PostgreSQL finds a word by any weight.
+    # Each word gets the position 1: without a position, a query for any weight would find it.
     words = find_words(text) if text else []
     return f"{f':1{weight} '.join(words)}:1{weight}" if words else ""
 

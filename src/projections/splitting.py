@@ -15,8 +15,8 @@ MAX_BUILDS = 20
 them.
 """
 RUNS_OF_SHARDS = 5
-"""Number of builds for each shard whose durations are used, so that every shard has run several times even if each
-build runs only one. If this gives fewer than MAX_BUILDS builds, MAX_BUILDS are used.
+"""For each shard, the durations of this many builds are used, so that every shard has run several times even if each
+build runs only one shard. If this gives fewer than MAX_BUILDS builds, MAX_BUILDS are used.
 """
 MAX_SEARCHED_BUILDS = 1_000
 """Number of a job's newest builds from which those with usable durations are chosen."""

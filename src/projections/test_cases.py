@@ -52,7 +52,7 @@ async def fetch_runs(source: Source, job_ids: Sequence[int], since_day: int) -> 
 
 
 async def find_failed_of_project(source: Source, project_id: int) -> set[int]:
-    """Returns the test cases of a project that have ever failed or passed only on a retry. Leaves out broken builds."""
+    """Returns the test cases of a project that have ever failed or passed only on a retry, except in broken builds."""
     query = f"SELECT build_id FROM {BuildOutcomeRow.table} WHERE project_id = %(project)s AND {IS_DOUBTFUL}"
     doubtful = await fetch_column(source, query, {"project": project_id})
     query = (
@@ -75,7 +75,7 @@ async def find_failed_of_project(source: Source, project_id: int) -> set[int]:
 
 
 async def find_failed(source: Source, case_ids: Sequence[int]) -> set[int]:
-    """Returns the test cases, among `case_ids`, that have ever failed or passed only on a retry. Leaves out broken
+    """Returns the test cases, among `case_ids`, that have ever failed or passed only on a retry, except in broken
     builds.
     """
     query = (

@@ -113,8 +113,8 @@ class RowBatch:
 
     def large(self) -> dict[type[Row], list[Row]]:
         """Returns table -> its new and changed rows, for the tables that `row_writer.write_rows` is to write. These are
-        the tables with a numeric key of which the batch changes at least COPY_ROWS rows and, if there is any, all
-        append-only tables. For most batches the result is empty.
+        the tables with a numeric key of which the batch changes at least COPY_ROWS rows. If there is such a table, all
+        append-only tables that the batch changes are returned, too. For most batches the result is empty.
         """
         found: dict[type[Row], list[Row]] = {
             row: [item for item in dirty.values() if item is not None]

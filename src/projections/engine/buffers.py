@@ -16,8 +16,8 @@ from projections.engine.row_writer import RowWriter, flat_key_of, pack_numbers
 CACHED_ROWS = 50_000
 """Number of rows of a table that stay in memory after a transaction, if a projection reads the table."""
 CACHED_NUMERIC_ROWS = 200_000
-"""Number of rows of a table that stay in memory after a transaction, if a projection reads the table and it has only
-numbers. It is higher than CACHED_ROWS, since rows of numbers are small.
+"""Number of rows of a table that stay in memory after a transaction, if a projection reads the table and all columns of
+the table are numbers. It is higher than CACHED_ROWS, since rows of numbers are small.
 """
 
 
@@ -213,7 +213,7 @@ class BufferedTable:
 
 
 class DeferredDeletes:
-    """Deletes by the values of one column that wait until the column has an index."""
+    """Bulk deletes by one column of a table. They wait until the column has an index."""
 
     def __init__(self, column: str) -> None:
         self._column = column

@@ -35,8 +35,8 @@ async def bulk_catch_up(
     """Applies events to these projections until each is at most NEAR_HEAD events behind the end of the log.
 
     Projections at equal positions move together; groups of such projections move one after the other. Raises
-    LostLeadership if another process has moved one of them, and psycopg.OperationalError. Committed transactions stay,
-    and the next call continues after them.
+    LostLeadership if another process has moved one of the projections, and psycopg.OperationalError if the database
+    fails. Committed transactions stay, and the next call continues after them.
     """
     with_statistics = True
     while True:

@@ -62,8 +62,8 @@ changed rows of all other tables, so fewer commits are faster: with 32 MB, resul
 MAX_EVENTS = 500_000
 """Number of events at which a transaction is committed."""
 MAX_TRANSACTION_S = 10.0
-"""Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress.
-A transaction writes only at its end. From its first write to its commit the projector is slower, since PostgreSQL keeps
+"""Seconds after which a transaction is committed. So a crash loses at most this much work, and others see progress. A
+transaction writes only at its end: from the first write to the commit the projector is slower, since PostgreSQL keeps
 all versions of the rows that the projector changes.
 """
 INDEX_MEMORY = "4MB"
@@ -82,9 +82,9 @@ def _with_memory(statement: str) -> str:
 
 
 class UncheckedRows(Exception):
-    """Raised when a row cannot be stored, by a loader that is not careful: it checks rows only after each batch. The
-    transaction was rolled back. Let a careful loader, which checks the rows of each event, apply the transaction's
-    events again.
+    """Raised by a loader that is not careful when a row cannot be stored. Such a loader checks rows only after each
+    batch, so it does not know the event of the row. The transaction was rolled back. Let a careful loader, which checks
+    the rows of each event, apply the transaction's events again.
     """
 
 

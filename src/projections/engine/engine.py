@@ -113,7 +113,8 @@ class Engine:
     async def apply(self, events: Sequence[Recorded], position: int) -> int:
         """Applies the next events after `position`. Returns the new position.
 
-        Raises LostLeadership or psycopg.OperationalError.
+        Raises LostLeadership if another process has moved the projections or changed their rows, and
+        psycopg.OperationalError if the database fails.
         """
         if events and not self._generations:
             await self._begin()
@@ -301,7 +302,7 @@ def join_parts(parts: Sequence[statements.Statement]) -> tuple[str, list[object]
 
 
 async def prefetch(connection: AsyncConnection, batch: RowBatch, needed: Iterable[tuple[type[Row], Key]]) -> None:
-    """Reads the rows with the keys `needed` from the cache or the tables."""
+    """Reads the rows with the keys `needed` into the batch, from the cache or the tables."""
     for row, keys in batch.missing(needed).items():
         cursor = await connection.execute(
             statements.fetch(row).encode(), (statements.keys_json(row, keys),), prepare=True, binary=True
@@ -312,7 +313,8 @@ async def prefetch(connection: AsyncConnection, batch: RowBatch, needed: Iterabl
 def compute_changes(projection: Projection, event: Recorded, batch: RowBatch) -> Sequence[Change]:
     """Returns the changes that a projection makes for an event, after a check that PostgreSQL can store them.
 
-    Raises Unreadable, InvalidValue, and whatever the projection's `apply` raises.
+    Raises InvalidValue for a row that PostgreSQL cannot store, Unreadable for a damaged event of a type that the
+    projection handles, and whatever the projection's `apply` raises.
     """
     changes = projection.changes(event, batch)
     row_validation.check_all(changes)

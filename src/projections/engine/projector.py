@@ -120,8 +120,8 @@ async def _apply(engine: Engine, cursor: LogCursor, events: Sequence[Recorded]) 
 async def catch_up(
     connection: AsyncConnection, event_log: EventLog, projections: Sequence[Projection], goal: int = 0
 ) -> int:
-    """Moves all projections to one position, and returns this position: `goal`, or the highest position that one of
-    them has, if that is higher than `goal`.
+    """Moves all projections to one position, and returns this position. It is `goal`, or the position of the foremost
+    projection if this is higher.
     """
     positions = await fetch_positions(connection, projections)
     goal = max(goal, *positions.values())

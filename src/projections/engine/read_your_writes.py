@@ -34,7 +34,7 @@ from store.postgres.notifications import PROJECTED, Listener
 log = structlog.get_logger()
 
 WAIT_TIMEOUT_S = 2.0
-"""Seconds that a request waits for the read models at most. Then it is answered although they are behind."""
+"""Longest time in seconds that a request waits for the read models. Then it is answered although they are behind."""
 POLL_INTERVAL_S = 1.0
 """Seconds between two reads of the positions, in case a notification was lost."""
 RETRY_INTERVAL_S = 0.1
@@ -78,8 +78,8 @@ class ProjectionWaiter:
                     before, lost = self._position, self._lost_count
                     found = await self.read_position()
                     if self._lost_count == lost:
-                        # If the read models went back, so does the position. A position that is newer than the one
-                        # found may only be from a notification during the read.
+                        # If the read models went back, so does the position. Otherwise, a notification during the
+                        # read may have raised it above the position found.
                         self._position = found if found < before else self._position
                         self._advance(found)
                     self._must_read = self._stale.is_set()

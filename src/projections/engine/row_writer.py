@@ -1,4 +1,4 @@
-"""Writes many rows to a table with a primary key: those of a bulk load, and of large batches of the engine."""
+"""Writes many rows to a table at once, for bulk loads and for large batches of the engine."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -41,9 +41,9 @@ def has_numeric_key(row: type[Row]) -> bool:
 
 
 async def write_rows(connection: AsyncConnection, row: type[Row], rows: Sequence[Row]) -> None:
-    """Writes rows, which must have different keys: certainly new ones by COPY, and all others by an upsert
-    (`RowWriter`). The table must be append-only, or `has_numeric_key` must be true of it. Raises psycopg.DataError for
-    a value that does not fit its column.
+    """Writes rows, which must have different keys: rows that are certainly new (`RowWriter`) by COPY, and all others by
+    an upsert. The table must be append-only, or `has_numeric_key` must be true of it. Raises psycopg.DataError for a
+    value that does not fit its column.
     """
     try:
         if row.table.append_only:

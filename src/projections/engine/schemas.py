@@ -31,7 +31,7 @@ class NotReady(Exception):
 async def connect(conninfo: str, schema: Schema = LIVE) -> AsyncConnection:
     connection = await AsyncConnection.connect(conninfo, autocommit=True, connect_timeout=5)
     try:
-        # A crash loses rows and position together, and the log has both: no need to wait for the disk.
+        # A crash loses rows and position together, and both are made anew from the log: no need to wait for the disk.
         await connection.execute("SET synchronous_commit = off")
         if schema != LIVE:
             await connection.execute("SELECT set_config('search_path', %s, false)", (schema,))

@@ -80,7 +80,8 @@ class HistoricalReader:
         `only` maps a table to the keys of the rows to keep; tables that are not in `only` keep all rows. If an event of
         `streams` was erased later, its rows are marked as erased. Events of `supporting` never mark rows.
 
-        Raises StreamDamaged if an event of the subject cannot be read, and Invalid if there are more than MAX_BYTES.
+        Raises StreamDamaged if an event of the subject cannot be read, and Invalid if the events of this reader have
+        more than MAX_BYTES.
         """
         erasable = set(streams)
         all_streams = [*erasable, *supporting]

@@ -36,9 +36,9 @@ log = structlog.get_logger()
 MAX_CONCURRENT = 2
 """Number of historical reads that a process runs at once, each for a different caller."""
 MAX_OF_CALLER = 10
-"""Number of historical reads, running or waiting, that one caller may have in a process."""
+"""Largest number of historical reads, running or waiting, that one caller may have in a process."""
 MAX_WAITING = 50
-"""Number of historical reads, running or waiting, that a process has for all callers."""
+"""Largest number of historical reads, running or waiting, that all callers together may have in a process."""
 STATEMENT_TIMEOUT_S = 30
 """Seconds that one query of a historical read may take."""
 INDEX_FROM_ROWS = 1_000
