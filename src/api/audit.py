@@ -30,7 +30,7 @@ from projections.audit_view.entries import EVENT_AREAS, TRAIL_FOLD_LIMITS, Audit
 Order = Literal["newest", "oldest"]
 
 PAGE_BYTES = 32 * 1024 * 1024
-"""Number of bytes in the fields of a page's events after which the page ends early."""
+"""A page of events ends early as soon as the fields of its events have this many bytes."""
 MAX_STREAM = 200
 """Largest number of characters of a stream's name."""
 ACTOR = re.compile(r"user:[1-9]\d{0,15}|node:[1-9]\d{0,15}|system:[a-z][a-z-]{0,50}|anonymous", re.ASCII)

@@ -44,9 +44,9 @@ MAX_FAILED_SIGN_INS_OF_ADDRESS = 50
 address.
 """
 MAX_FAILED_SIGN_INS_AT_ACCOUNT = 100
-"""Largest number of failed attempts to sign in to one account within `login_attempts.ATTEMPT_WINDOW_S`, all addresses
-together, except those from which somebody has signed in to it before (`login_attempts.KNOWN_ADDRESS_DAYS`). The number
-is the limit of NIST SP 800-63B.
+"""Largest number of failed attempts to sign in to one account within `login_attempts.ATTEMPT_WINDOW_S`, from all
+unknown addresses together. An address is unknown if nobody has signed in to the account from there in the last
+`login_attempts.KNOWN_ADDRESS_DAYS`. The number is the limit of NIST SP 800-63B.
 """
 
 
@@ -174,8 +174,8 @@ class AuthController(Controller):
     @post("/authenticate", status_code=200, opt={**PUBLIC, "problems": (Unauthenticated, TooManyRequests, Unavailable)})
     async def authenticate(self, request: Request[Any, Any, Any], ctx: RequestContext, data: Login) -> OpenedSession:
         """Opens a session. Within 5 minutes, the server accepts 10 failed attempts from one address at one account, 50
-        from one address at all accounts together, and 100 at one account from all addresses from which nobody has
-        signed in to it in the last 30 days.
+        from one address at all accounts together, and 100 at one account from all unknown addresses together. An
+        address is unknown if nobody has signed in to the account from there in the last 30 days.
         """
         async with counting_attempts(request, ctx.services, data.username):
             user = await auth.find_by_email(ctx.source, data.username)
@@ -304,8 +304,9 @@ async def counting_attempts(
 
     Raises TooManyRequests, before the block runs, if there were too many failed attempts. Three kinds of attempts have
     a limit: those from this address at this account, those from this address at all accounts together, and those at
-    this account from addresses from which nobody has signed in to it in the last `KNOWN_ADDRESS_DAYS`. So nobody can
-    lock the owner of an account out by guessing passwords.
+    this account from all unknown addresses together. An address is unknown if nobody has signed in to the account from
+    there in the last `KNOWN_ADDRESS_DAYS`. So nobody who guesses passwords at other addresses can keep the owner of an
+    account from signing in at a known address.
 
     Attempts at accounts that do not exist count as well, so that the answer does not show which accounts exist. If
     `account` is None, as for a sign-in by an identity provider, only the limit for the address applies.

@@ -137,9 +137,9 @@ class BuildController(Controller):
         """Queues a build of a job. If the job has a matrix, queues a build for each combination and returns the first
         one.
 
-        With `external`, the pipeline runs elsewhere and reports here. The agent checks a `commit_sha` out from the
-        job's repository or, if the job has none, from the repository of the project's SCM endpoint. If there is
-        neither, the build's `detail` says so.
+        With `external`, the pipeline runs elsewhere and reports here. Otherwise an agent runs the build, and checks
+        `commit_sha` out from the job's repository or, if the job has none, from the repository of the project's SCM
+        endpoint. If there is neither repository, nothing is checked out, and the build's `detail` says so.
         """
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         await ctx.must_access(project_id, f"job {data.job_id}")

@@ -181,7 +181,7 @@ async def checked_replay(ctx: RequestContext) -> AsyncIterator[None]:
     same `Idempotency-Key` has been answered: raises NotFound if the caller can no longer see all projects of the
     conversation in that answer.
 
-    The present request does not show which projects these are. The subject that its message names is looked for only in
+    The present request does not show which projects these are, because the subject of its message is looked for only in
     projects that the caller can read now.
     """
     try:

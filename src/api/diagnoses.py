@@ -247,7 +247,7 @@ class DiagnosisController(Controller):
 async def counted_question(ctx: RequestContext) -> AsyncIterator[None]:
     """Context manager around a request whose question a worker answers. Counts the question as open in this process
     until the block ends. Raises TooManyRequests if too many questions of the caller are open in this process, and
-    Unavailable if too many questions of all users are.
+    Unavailable if all users together have too many open ones.
     """
     user_id, questions = ctx.user.user_id, ctx.services.questions
     questions[user_id] += 1

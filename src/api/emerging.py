@@ -41,7 +41,7 @@ class EmergingTest(msgspec.Struct):
     delta: float
     """`recent_rate` minus `baseline_rate`."""
     first_seen_build: int
-    """Id of the build of the first failing run since the rise."""
+    """Id of the build whose failing run was the first of the rise."""
     baseline_runs: int
     """Number of runs before the last `window` runs."""
     recent_runs: int
@@ -55,8 +55,8 @@ class EmergingTest(msgspec.Struct):
     than flakiness.
     """
     detected: bool
-    """Whether the server has recorded a rise, since it lasts and is unlikely to be an accident. No rise is recorded
-    within the first 100 runs of a test, since the usual rate of the test is not known yet.
+    """Whether the server has recorded the rise. It records a rise that lasts and is unlikely to be an accident. It
+    records none within the first 100 runs of a test, since the usual rate of the test is not known yet.
     """
     detected_at: datetime | None
     """Time when the rise was recorded; null if it was not."""
@@ -64,8 +64,8 @@ class EmergingTest(msgspec.Struct):
 
 class EmergingList(msgspec.Struct):
     emerging: list[EmergingTest]
-    """Tests in this order: those whose rise was recorded, then the other flaky tests, then the tests that are probably
-    broken rather than flaky. Larger rises come first.
+    """Tests that are flaky, followed by tests that are probably broken rather than flaky. Of each kind, the tests whose
+    rise was recorded come first, and larger rises come before smaller ones.
     """
 
 
@@ -92,7 +92,7 @@ class Detection(msgspec.Struct):
     recent_runs: int
     """Number of runs from the rise to its detection."""
     first_seen_build: int
-    """Id of the build of the first failing run since the rise."""
+    """Id of the build whose failing run was the first of the rise."""
     build_id: int
     """Id of the build with which the rise was detected."""
     resolved: bool
@@ -197,8 +197,9 @@ def compare(case: CaseHistory, window: int, detected: EmergenceRow | None) -> Em
 
 
 def find_first_failing(history: RunHistory, recent: RunHistory) -> int:
-    """Returns the id of the build with which a rise began that is not recorded: the first failing build that is
-    evidence for the rise. It may be older than the runs in `recent`.
+    """Returns the id of the build with which an unrecorded rise began: the build of the first failing run that counts
+    for the rise. This run may be older than the runs in `recent`. If no run counts for a rise, returns the build of the
+    first failing run in `recent`.
     """
     return follow(history).first_build_id or next(
         run.build_id for run in recent.notable if run.flags & (FAILED | RETRIED) and not run.flags & LEFT_OUT

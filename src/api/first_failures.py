@@ -25,7 +25,7 @@ class FirstBad(msgspec.Struct):
     cause: Literal["commit", "same_commit", "unknown"]
     """`commit`: a commit after `last_good_commit`, up to `commit_sha`, broke the test. `same_commit`: the test passed
     and failed on the same commit, so no commit broke it. `unknown`: a build or commit is not known, the failure is an
-    outage, or the test keeps failing on this branch although it has passed with `commit_sha` on another branch.
+    outage, or the test has passed with `commit_sha` in another build but keeps failing on this branch.
     """
     passed_in_build_id: int | None
     """Id of another build of the job, on any branch, in which the test passed with `commit_sha`. Null if there is no

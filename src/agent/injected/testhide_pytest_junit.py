@@ -8,13 +8,13 @@
 - A collection error has the property `nodeid`. A test marked as xfail has the property `outcome`: `xfailed` or
   `xpassed`.
 - The file of a run that was cut off (`os._exit`, a signal) lacks its end tag, so that no reader takes it for complete.
-- The suite's property `testhide_explained_exit_code` is 0 or 1 if the results explain this exit code: 1 when only
-  failed tests of a complete run caused it. Otherwise the property is `none`, for example after a coverage gate failed,
-  after an internal error or with `--maxfail`.
+- The suite's property `testhide_explained_exit_code` is pytest's exit code if the results explain this code: 0, or 1
+  if only failed tests of a complete run caused it. Otherwise the property is `none`, for example after a coverage gate
+  failed, after an internal error or with `--maxfail`.
 - The suite's property `testhide_ignored_failures` is the number of failures that do not fail the run, and
   `testhide_tests_not_run` the number of tests that did not run because the run ended early (see
   `testhide_pytest_outcome`).
-- A second run of one build into the same file adds its suite to that of the first.
+- If a build runs pytest twice with the same file, the second run adds its suite to that of the first run.
 """
 
 from __future__ import annotations

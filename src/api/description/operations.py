@@ -6,7 +6,7 @@ A handler declares in `opt` what its types do not show:
 - `download`: true if the answer is a file
 - `headers`: names of further headers of the answer
 - `problems`: further types of problems
-- `stream`: true if the answer is a stream of server-sent events on request
+- `stream`: true if a request can ask for the answer as a stream of server-sent events
 """
 
 from http import HTTPStatus
@@ -78,7 +78,7 @@ class OperationForm:
         self._add_examples(operation, schemas)
 
     def _complete_bounds(self, parameters: list[Part]) -> None:
-        """Adds minimums and maximums of query parameters that Litestar has left out because they are 0."""
+        """Adds minimums and maximums of 0 to query parameters, since Litestar leaves out a limit of 0."""
         in_path = frozenset(parameter["name"] for parameter in parameters if parameter["in"] == "path")
         known = query_parameters(self.handler, in_path)
         for parameter in parameters:
