@@ -79,7 +79,7 @@ def describe_lists(message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def install_plugin(folder: Path) -> None:
-    """Copy the plugins for pytest and unittest into a subfolder of `folder`, with the `sitecustomize` that loads them."""
+    """Copy the plugins for pytest and unittest into a subfolder of `folder`, with the `sitecustomize` for them."""
     plugin = folder / _PLUGIN
     plugin.mkdir()
     _write(plugin / "sitecustomize.py", _SITECUSTOMIZE)
