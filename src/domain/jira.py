@@ -57,8 +57,8 @@ class JiraIntegrationUpdated(JiraEvent, frozen=True):
 
 
 class JiraIntegrationFailing(JiraEvent, frozen=True):
-    """A ticket could not be written, because Jira refused it or could not be reached. An error that equals the last
-    recorded one is recorded again only after a recovery.
+    """A ticket could not be written, because Jira refused it or could not be reached. Of several failures in a row with
+    the same error, only the first is recorded.
     """
 
     name: ClassVar[str] = "jira_integration.failing"

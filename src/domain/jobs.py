@@ -56,11 +56,12 @@ class Configuration(msgspec.Struct, frozen=True, omit_defaults=True):
     artifacts: list[str] = []
     secrets: dict[str, bytes] = {}
     shell: ShellName | None = None
-    """Shell for the setup lines and the command. None for the shell of the job's template, or for `sh` if no template
-    has one.
+    """Shell for the setup lines and the command. If it is None, the job's template decides. If the template names no
+    shell, or the job has no template, the shell is `sh`.
     """
     checkout: CheckoutOptions | None = None
-    """Options of the checkout. None for the options of the job's template, or for the defaults if no template has any.
+    """Options of the checkout. If they are None, the job's template decides. If the template has none, or the job has
+    no template, the defaults apply.
     """
     caches: list[DependencyCache] = []
     needed_secrets: list[str] = []

@@ -78,8 +78,8 @@ class KnownIssueFailureAdded(KnownIssueEvent, frozen=True):
 
 
 class KnownIssueSearched(KnownIssueEvent, frozen=True):
-    """The server searched older failures for the issue, from the newest result down to `down_to`. It found
-    `result_ids`.
+    """The server searched a part of the older failures for the issue, and found `result_ids` in this part. The search
+    begins with the newest result and has reached the result `down_to`.
 
     The issue classifies these results, except those that were classified in the meantime.
     """
@@ -102,8 +102,8 @@ class KnownIssueDeleted(KnownIssueEvent, frozen=True):
 
 class MatchRule(msgspec.Struct, frozen=True):
     """A rule by which failures are classified: the fail_id, signature or pattern that recognises them, and their
-    classification. It is a rule of a known issue, a classification rule of the project, or a rule that follows from the
-    project's statistics.
+    classification. It is a rule of a known issue, a classification rule of the project, or a rule that follows from
+    statistics of how people have classified the project's failures.
     """
 
     known_issue_id: int

@@ -13,8 +13,8 @@ from domain.triggers import Evaluation, RepositoryChange, Triggers, evaluate
 K = TypeVar("K", int, str)
 MAX_STEPS_OF_CHANGE = 20 * MAX_STEPS
 """Largest total number of steps for comparing one change with the globs of several jobs. When the steps are used up,
-all further globs count as matching. No wrong build starts: the command that starts a build compares the globs of its
-job again.
+all further globs count as matching. This starts no wrong build, since the command that starts a build compares the
+globs of the build's job with the change again.
 """
 
 
@@ -81,8 +81,8 @@ def _decide(candidate: Candidate, decided: Mapping[int, Evaluation]) -> Evaluati
 
 
 def find_blocked(deferred: Mapping[int, Sequence[int]], refused: Iterable[int]) -> dict[int, str]:
-    """Returns job id -> why the job can never start, for the deferred jobs that need a refused job, directly or through
-    other jobs.
+    """Returns job id -> why the job can never start. `refused` are the ids of jobs that can have no build of the
+    change. The result has the deferred jobs that need such a job, directly or through other jobs.
     """
     without_build, blocked = set(refused), dict[int, str]()
     found = True

@@ -12,17 +12,17 @@ from domain.run_histories import NotableRun
 from domain.test_health import LEFT_OUT, OUTAGE
 
 FREQUENT = 3
-"""Number of outages within WITHIN runs of a test with which these outages count as frequent. Frequent outages count as
-failures of the test. A long outage makes the test fail in a row: such failures are taken for broken code, and do not
-make the test flaky.
+"""Least number of outages among WITHIN consecutive runs of a test that makes these outages frequent. Frequent outages
+count as failures of the test. A long outage makes the test fail in many runs in a row. Such failures are taken for
+broken code, so they do not make the test flaky.
 """
 WITHIN = 10
-"""Number of consecutive runs of a test among which its outages are counted, to compare them with FREQUENT."""
+"""Number of consecutive runs of a test in which outages are counted. Their number is compared with FREQUENT."""
 
 
 def count_frequent(runs: Sequence[NotableRun]) -> Sequence[NotableRun]:
-    """Returns the notable runs of a test case, ordered by number. Frequent outages lose the flag OUTAGE, so that they
-    count. All other outages keep the flag, and are left out.
+    """Returns `runs`, the notable runs of a test case ordered by number, without the flag OUTAGE on frequent outages.
+    So frequent outages count for the health of the test, and other outages do not.
     """
     outages = [index for index, run in enumerate(runs) if run.flags & LEFT_OUT == OUTAGE]
     frequent: set[int] = set()

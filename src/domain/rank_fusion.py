@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion: makes one ranking of several.
+"""Reciprocal rank fusion: merges several rankings into one.
 
 G. V. Cormack, C. L. A. Clarke and S. Büttcher, "Reciprocal rank fusion outperforms Condorcet and individual rank
 learning methods", SIGIR 2009. An item counts 1 / (60 + rank) in each ranking that has it, with ranks from 1.

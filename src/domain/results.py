@@ -1,8 +1,8 @@
 """Test results and test cases.
 
 A test case is one test of a project across builds, named by its node id. When a report contains new test cases, one
-event gives ids to all of them. An event has up to about a thousand results in columns, so that they are stored as one
-compressed block instead of a thousand maps.
+event gives ids to all of them. A `results.recorded` has up to about a thousand results. It stores them as columns,
+which need less space than a map for each result.
 """
 
 from hashlib import blake2b
@@ -121,8 +121,9 @@ class ResultsRecorded(Event, frozen=True):
     events.
     """
     outages: bytes = b""
-    """One byte a row: 1 if an outage (of the machine, the network or another system) made the last attempt fail or, if
-    the last attempt passed, made all failed attempts fail; else 0. Empty when all are 0, and in older events.
+    """One byte a row: 1 for the attempt that counts for its test if it failed because of an outage (of the machine, the
+    network or another system), or if it passed after failures that were all outages; else 0. Empty when all are 0, and
+    in older events.
     """
 
     @property

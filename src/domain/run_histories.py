@@ -22,9 +22,7 @@ from domain.test_health import (
 
 MINUTES_OF_DAY = 24 * 60
 KEPT_RUNS = 200
-"""Least number of failures and retries that read models keep of a test case, if it has had as many. Older failures and
-retries are deleted.
-"""
+"""Least number of the newest failures and retries of a test case that read models keep when they delete older ones."""
 BROKEN_MIN_RESULTS = 5
 """Least number of passed and failed results, together, with which a build can count as broken. Fewer results do not
 show that something other than single tests failed.
@@ -69,13 +67,15 @@ class RunHistory(msgspec.Struct, frozen=True):
         return RunHistory([run for run in self.notable if run.number <= left], left)
 
     def without_unknown(self) -> "RunHistory":
-        """Returns the history without its oldest part, of which notable runs may have been dropped (see KEPT_RUNS)."""
+        """Returns the history from its oldest notable run on, since older notable runs may have been deleted. Returns a
+        history with fewer than KEPT_RUNS notable runs unchanged.
+        """
         if len(self.notable) < KEPT_RUNS:
             return self
         return self.newest(self.runs - self.notable[0].number + 1)
 
     def find_failing(self) -> NotableRun | None:
-        """Returns the newest run that counts, if it failed; otherwise None."""
+        """Returns the newest run that is not left out (LEFT_OUT), if that run failed; otherwise None."""
         runs = self.runs
         for run in reversed(self.notable):
             if not run.flags & LEFT_OUT:
@@ -84,8 +84,8 @@ class RunHistory(msgspec.Struct, frozen=True):
         return None
 
     def find_last_failing(self) -> NotableRun | None:
-        """Returns None unless the newest run that counts failed. Otherwise returns the newest notable run that does not
-        have the flag OTHER_BRANCH, whether this run counts or not.
+        """Returns the newest notable run without the flag OTHER_BRANCH, even if that run is left out for another
+        reason. Returns None if the newest run that is not left out passed.
         """
         failing = self.find_failing()
         if failing is None:
@@ -136,9 +136,9 @@ class Drift(NamedTuple):
 
     state: DriftState
     first_build_id: int | None
-    """Id of the build of the failing run with which the evidence begins; None without evidence."""
+    """Id of the build with the first of the failures that may be emerging flakiness; None if there are none."""
     detected_build_id: int | None
-    """Id of the build of the run with which flakiness emerged; None if it has not emerged, or is over."""
+    """Id of the build in which flakiness emerged; None if it has not emerged, or has settled since."""
 
 
 def follow(history: RunHistory) -> Drift:

@@ -5,8 +5,9 @@ fail on one line and pass on another at the same time: while the code of a line 
 whatever passes on other lines. So if no build of a line passed between two of its failures, the history of the test has
 these failures next to each other, after the passes of other lines.
 
-A failure on another branch shows that this branch is broken, unless the test passed on the same commit or on a retry.
-If the job has any builds on its default branch, such a failure is left out.
+A failure on another branch than the default branch is left out, since the code of that branch may be broken. But the
+failure counts if the run before or after it passed on the same commit, or if the job has no builds on its default
+branch.
 """
 
 from bisect import bisect_left
@@ -28,8 +29,8 @@ OTHER_BRANCHES = -1
 ASKED_BRANCH = -2
 """Value of `BuildOnLine.line` for a build on the branch that somebody asks about."""
 OPEN_DAYS = 7
-"""Number of days after a failure for which a test counts as failing on a line that has no newer build. After that, the
-line may have been given up, for example because its job is disabled.
+"""If no build of a line follows a failure, the test counts as failing on the line for this number of days. After them,
+the line may have been given up, for example because its job is disabled.
 """
 
 
@@ -106,7 +107,7 @@ class Lines:
         for index, mark in marks.items():
             marked[index] = msgspec.structs.replace(runs[index], flags=runs[index].flags | mark)
         if all(target <= runs[index].number + 1 for index, target in targets.items()):
-            return count_frequent(marked)  # nothing is in between
+            return count_frequent(marked)  # no failure has to move
         return count_frequent(_move(marked, [targets.get(index, run.number) for index, run in enumerate(runs)]))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice, takewhile
 
 MAX_WORD = 64
-"""Largest number of characters of a word. Longer ones are cut into several, also in queries."""
+"""Largest number of characters of a word. Longer words are cut into several, also in queries."""
 MAX_WORDS = 300
 """Largest number of different words of one text by which the text can be found."""
 MAX_QUERY_WORDS = 12
@@ -17,7 +17,7 @@ MAX_QUERY_WORDS = 12
 SNIPPET_LENGTH = 160
 """Largest number of characters of a snippet, without the dots at its ends."""
 TIMED_OUT = "timeout"
-"""Word by which phrases such as "timed out" are indexed, since they mean the same in messages."""
+"""Word that stands for "timed out", "times out" and similar phrases in the index, so that each finds all of them."""
 
 _RUN = re.compile(rf"[^\W_]{{1,{MAX_WORD}}}")
 _SPACED = "".join(character if character.isalnum() else " " for character in map(chr, range(128)))
@@ -27,7 +27,7 @@ _TIMED_OUT = re.compile(r"\btim(?:ed?|es|ing)[ _-]out\b", re.IGNORECASE)
 
 
 def _find_runs(text: str) -> list[str]:
-    """Returns the runs of a text: its longest sequences of letters and digits."""
+    """Returns the sequences of letters and digits in a text. A sequence has at most MAX_WORD characters."""
     if text.isascii():
         runs = text.translate(_SPACED).split()
         if len(text) <= MAX_WORD or max(map(len, runs), default=0) <= MAX_WORD:
@@ -80,7 +80,9 @@ def make_snippet(text: str, words: Iterable[str]) -> str:
 
 
 def _choose_start(text: str, words: Iterable[str]) -> int:
-    """Returns the index at which the snippet begins: a fourth of its length before the first word that it shows."""
+    """Returns the index at which the snippet begins, a fourth of a snippet's length before its first searched word.
+    Chooses the snippet with the most searched words. Returns 0 if the text has none of them.
+    """
     lower, found = text.lower(), list[tuple[int, str]]()
     for word in words:
         spellings = (word,) if word != TIMED_OUT else (word, "timed out", "time out", "times out", "timing out")
@@ -97,7 +99,7 @@ def _choose_start(text: str, words: Iterable[str]) -> int:
 
 
 def _count_words(found: Sequence[tuple[int, str]], index: int) -> int:
-    """Returns how many different searched words a snippet shows that begins shortly before the match `found[index]`."""
+    """Returns the number of different searched words in the snippet that begins shortly before `found[index]`."""
     end = found[index][0] + SNIPPET_LENGTH * 3 // 4
     shown = takewhile(lambda item: item[0] < end, islice(found, index, None))
     return len({word for _, word in shown})

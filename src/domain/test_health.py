@@ -7,7 +7,7 @@ the flags below, 0 for a run that passed at the first attempt.
 `assess` weighs two explanations of the failures of a history against each other. Either the code was broken for some
 builds in a row, in which the test always failed; or the test fails now and then on good code, at an unknown rate. Both
 may be true of one history. `observe` follows a test run by run, and notices when failures become more frequent than
-before. docs/intelligence.md gives the formulas, their sources and what they were measured to do.
+before. docs/intelligence.md gives the formulas, their sources, and measurements of how well they work.
 """
 
 import math
@@ -24,8 +24,8 @@ RETRIED = 2
 SAME_COMMIT = 4
 """The run tests the same commit as the run before."""
 OUTAGE = 8
-"""The run failed, or passed only on a retry, because the machine, the network or another system failed. It is left out,
-unless `domain.outages` finds too many of these runs.
+"""The run failed, or passed only on a retry, because the machine, the network or another system failed. It is left out.
+If such runs of the test are frequent, `domain.outages` removes this flag from them, so that they count.
 """
 BROKEN_BUILD = 16
 """So many tests of the build failed that the run says nothing about this test. It is left out."""
@@ -41,9 +41,9 @@ estimate for the 289 flaky tests of FlakeFlagger (Alshammari et al., ICSE 2021) 
 The mean rate is 1.5 %.
 """
 ANY_RATE_SHARE = 0.1
-"""Share of flaky tests whose rate is equally likely to be anywhere from 0 to HIGHEST_RATE. Without this share, the beta
-distribution outweighs the runs: for a test that fails in a quarter of its runs, the interval of the flake rate is too
-low in 57 of 100 histories of 50 runs.
+"""Share of flaky tests whose rate is assumed to be equally likely anywhere from 0 to HIGHEST_RATE. Without this share,
+the beta distribution outweighs the runs: for a test that fails in a quarter of its runs, the interval of the flake
+rate is too low in 57 of 100 histories of 50 runs.
 """
 HIGHEST_RATE = 0.7
 """Highest rate in the distribution of ANY_RATE_SHARE. A test that fails more often is more likely broken than flaky."""
@@ -208,10 +208,10 @@ def _compute_posterior(runs: bytes) -> tuple[Sequence[float], Sequence[float]]:
 
 @lru_cache(maxsize=1024)
 def _explain(block: bytes, first: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns two lists with an item for each of _RATES: the logarithm of the likelihood of failures in a row, and the
-    probability that the code is broken at the end of the block. `block` has the failures and, if there is one already,
-    the run that ended them. The likelihood does not include the result of the run that ended them. The code was good
-    before the failures, since the run before them passed; `first` says that there is no run before.
+    """Returns two lists with an item for each of _RATES: the logarithm of the likelihood of the failures in `block`,
+    and the probability that the code is broken at the end of `block`. `block` has failures in a row, and the run that
+    passed after them if there is one. The likelihood does not include the result of that run. `first` says that no run
+    precedes `block`. Otherwise the run before `block` passed, so the code was good then.
     """
     logs, broken_shares = [], []
     for rate in _RATES:
@@ -283,7 +283,7 @@ def _compare(lower: Sequence[float], higher: Sequence[float]) -> float:
 
 
 WARM_UP = 100
-"""Number of runs with which the earlier rate of failures is known well enough to notice a rise."""
+"""Least number of earlier runs of a test that show its rate of failures well enough to notice a rise of this rate."""
 LOWEST_BASELINE = 0.005
 """Least earlier rate of failures that `observe` assumes, even if a test has failed less often. So three failures within
 25 runs are noticed in a test that never failed before.
@@ -293,15 +293,15 @@ CAUTION = 0.1
 very many runs are known. Too low a rate would cause false alarms.
 """
 CAUTION_RUNS = 250.0
-"""Number that is divided by the number of known runs and added to CAUTION, since a few runs say little."""
+"""This number, divided by the number of known runs, is added to CAUTION, since a few runs say little."""
 RISE = 8.0
 """Factor by which the odds of a failure are assumed to grow when a test begins to fail more often. The evidence in
 DriftState compares this assumption with that of unchanged odds.
 """
 RUNS_PER_FALSE_ALARM = 10_000
 MAX_STREAK = 5
-"""Largest number of failures in a row that add evidence. The longer a streak is, the more likely is broken code, and
-the less its failures say about flakiness.
+"""Largest number of failures in a row that count as evidence of emerging flakiness. The longer a streak is, the
+more likely is broken code, and the less its failures say about flakiness.
 """
 MAX_COUNTED = 2
 """Largest number of failures in a row that count for the earlier rate of failures."""
@@ -311,8 +311,8 @@ class DriftState(msgspec.Struct, frozen=True):
     """A test as `observe` knows it: its earlier failures, and the evidence that failures have become more frequent.
 
     The evidence is the logarithm of a likelihood ratio, a CUSUM (Page 1954). It begins with a failure, and is dropped
-    when passes have used it up. The runs since its beginning then count as earlier runs. If flakiness had emerged, only
-    the passes since the last failure do.
+    when passes have used it up. Then the runs since the evidence began are counted as earlier runs. But if flakiness
+    had emerged, only the passes since the last failure are counted as earlier runs.
     """
 
     runs: int = 0

@@ -19,7 +19,7 @@ TICKET_CLAIM_LIFETIME = timedelta(minutes=2)
 creation of one issue: the call of Jira, which ends within 10 s, and the time until Jira's search finds the new issue.
 """
 COMMENT_INTERVAL = timedelta(days=1)
-"""Time between comments on a ticket whose failure keeps coming back."""
+"""A failure that keeps coming back in a job gets another comment when the newest text of its ticket is this old."""
 MAX_CASES = 1_000
 """Largest number of tests that a ticket remembers. When all remembered tests pass, the ticket's failure has stopped."""
 

@@ -49,7 +49,7 @@ class TokensSettled(TokenEvent, frozen=True):
 
 
 class TokensReleased(TokenEvent, frozen=True):
-    """A reservation expired without an end of its call, since the worker died."""
+    """A reservation expired before its call was settled, probably because the worker died."""
 
     name: ClassVar[str] = "tokens.released"
 

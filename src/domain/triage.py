@@ -30,8 +30,8 @@ WEIGHT: dict[Source | None, int] = {None: 0, "statistics": 1, "ai": 2, "rule": 3
 
 class ResultsClassifiedByRules(Event, frozen=True):
     """Known issues, classification rules or statistics classified failures of a report. The columns have one item for
-    each of these failures. Older events lack the last columns: then known issues classified all failures, and it is not
-    known which part of the text matched.
+    each of these failures. Older events lack the columns after `classifications`. In them, known issues classified all
+    failures, and it is not known which part of the text matched.
     """
 
     name: ClassVar[str] = "results.classified_by_rules"

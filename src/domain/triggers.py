@@ -83,8 +83,8 @@ class RepositoryChange(msgspec.Struct, frozen=True, omit_defaults=True):
     paths: list[str] | None = None
     """Changed paths; None if not all changed paths are known."""
     paths_unknown: str = ""
-    """A sentence that says why paths that were reported do not count, so that `paths` is None. Empty if the reported
-    paths count, or if none were reported.
+    """If the reported paths were dropped, so that `paths` is None: a sentence that says why. Empty if no paths were
+    dropped.
     """
     fast_forward: bool = False
     """Whether the report says that the push has dropped no commit of the branch. If False, `paths` may lack files that
@@ -185,9 +185,9 @@ def may_be_repository(address_path: str, path: str) -> bool:
 def evaluate(
     change: RepositoryChange, triggers: Triggers, repository: str = "", budget: StepBudget | None = None
 ) -> Evaluation:
-    """Returns whether the change starts a job with these triggers. Does not consider the jobs that the job needs, which
-    `domain.needs` does. `repository` is the path of the job's repository; empty if the job has none. `budget` limits
-    the comparisons of paths; None for a new budget.
+    """Returns whether the change starts a job with these triggers, and why. The jobs that the job needs are considered
+    by `domain.needs`, not here. `repository` is the path of the job's repository; empty if the job has none. `budget`
+    limits the comparisons of paths; None for a new budget.
     """
     budget = budget or StepBudget()
     if not may_be_repository(repository, change.repository):

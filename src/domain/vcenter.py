@@ -59,8 +59,8 @@ class VcenterConnected(VcenterEvent, frozen=True):
 
 
 class VcenterDisconnected(VcenterEvent, frozen=True):
-    """The server could not sign in to the vCenter. An error that equals the last recorded one is recorded again only
-    after the server has signed in.
+    """The server could not sign in to the vCenter. Of several failures in a row with the same error, only the first is
+    recorded.
     """
 
     name: ClassVar[str] = "vcenter.disconnected"
@@ -83,9 +83,7 @@ class Vcenter(msgspec.Struct, frozen=True):
     cluster: str
     insecure: bool
     version: str = ""
-    """Version of the vCenter. Empty while the server cannot sign in, and until it has signed in after the integration
-    was created or changed.
-    """
+    """Version of the vCenter; empty if the server could not sign in the last time, or has not tried yet."""
     error: str = ""
     """Why the server could not sign in the last time; empty if it could, or has not tried yet."""
     deleted: bool = False

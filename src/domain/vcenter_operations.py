@@ -46,8 +46,8 @@ class VcenterOperationRequested(VcenterOperationEvent, frozen=True):
     vm_id: str = ""
     """Id of the virtual machine, or of the template to clone; empty for an operation on the whole vCenter."""
     vm_name: str = ""
-    """Name of the machine that a clone makes (`make_vm_name`), chosen when the clone is requested, so that a second try
-    finds the machine of the first try. If autoscaling requests a deletion or revert: name of the machine; such a
+    """For a clone: name of the new machine (`make_vm_name`). It is chosen when the clone is requested, so that a second
+    try finds the machine of the first try. For a deletion or revert by autoscaling: name of the machine; such a
     deletion has no `vm_id`. Empty for any other operation.
     """
 
@@ -87,7 +87,7 @@ class VcenterOperationCompleted(VcenterOperationEvent, frozen=True):
 
 
 class VcenterMachineRegistered(VcenterOperationEvent, frozen=True):
-    """The agent in a cloned machine has used its registration token: from now on it is the agent of this node."""
+    """The agent in a cloned machine has used its registration token: from now on it is the agent of the node."""
 
     name: ClassVar[str] = "vcenter.machine_registered"
     sealed: ClassVar[tuple[str, ...]] = ("token_hash",)
@@ -134,7 +134,7 @@ class VcenterOperation(msgspec.Struct, frozen=True):
     registration_id: str = FIRST_REGISTRATION
     """Id of the cloned machine's current registration, which its registration token contains."""
     registration_until: datetime | None = None
-    """Time until which the current registration token is valid; None while it is the first one."""
+    """Time until which the current registration token is valid; None before the first renewal."""
     token_hash: bytes = b""
     """Hash of the node token that the registration token was exchanged for; empty before the exchange."""
     is_started: bool = False
