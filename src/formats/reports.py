@@ -1,8 +1,8 @@
 """Recognises test reports by their elements and by their file names.
 
 The agent sends the files that this module recognises, and the server reads them. Some formats are known but cannot be
-read: a build that sends a report in one of them lacks results. XML of another kind is no report, so a build that sends
-it lacks nothing.
+read: a build that sends a report in one of them lacks results. XML in no known format is no report, so a build that
+sends such XML lacks nothing.
 """
 
 from __future__ import annotations
@@ -63,8 +63,9 @@ _RESERVED = ("junit*.xml", "TEST-*.xml", "*.trx")
 
 
 def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> str:
-    """Return the name of the test runner whose own format has a start tag `name` below the root element `root`. Return
-    an empty text if none is known. Names are without a prefix.
+    """Return the name of the test runner that writes a format of its own with the root element `root` and the element
+    `name` in it. For the root element itself, `name` equals `root`. Return an empty text if no such runner is known.
+    `root` and `name` have no namespace prefix. `attributes` are those of the element `name`.
     """
     nested = _NESTED.get(root, {}).get(name)
     if nested is not None or name != root:

@@ -67,7 +67,7 @@ class DockerHost(Protocol):
         ...
 
     async def remove(self, agent_id: str) -> None:
-        """Removes the container of an agent with its files, running or not. Does nothing if there is none."""
+        """Removes the container of an agent and its files, even if it runs. Does nothing if there is no container."""
         ...
 
     def follow(self) -> AbstractAsyncContextManager[AsyncGenerator[str, None]]:

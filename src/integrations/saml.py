@@ -215,8 +215,8 @@ def _query(element: Any, path: str) -> list[Any]:
 
 
 def _find_assertion(root: Any) -> Any:
-    """Returns the only assertion of a response. Raises AssertionRefused if there is none, or another one anywhere in
-    the document.
+    """Returns the assertion of a response. Raises AssertionRefused if the response has no assertion, if the document
+    has a second one anywhere, or if an assertion is encrypted.
     """
     assertions = _query(root, "/samlp:Response/saml:Assertion")
     if _query(root, "//saml:EncryptedAssertion"):

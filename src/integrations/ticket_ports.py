@@ -80,8 +80,8 @@ class TicketHost(Protocol):
     async def comment(self, key: str, text: TicketText) -> None: ...
 
     async def reopen(self, key: str) -> bool:
-        """Reopens a ticket that is done. Returns True if the ticket is open now, and False if its workflow has no way
-        back.
+        """Reopens a ticket that is done. Returns True if the ticket is open now, and False if the ticket's workflow
+        does not allow to reopen it.
         """
         ...
 

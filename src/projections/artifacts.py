@@ -41,7 +41,8 @@ class ArtifactRow(Row, frozen=True):
 class ArtifactUsageRow(Row, frozen=True):
     """Total bytes of the artifacts of one project, job or build. Each artifact counts at least MIN_CHARGE.
 
-    When a job or build is deleted, its total is subtracted from the total of the project.
+    When a build is deleted, its total is subtracted from the totals of its job and project. When a job is deleted, its
+    total is subtracted from the total of the project.
     """
 
     table = Table("artifact_usage", VERSION, key=("owner", "id"), indexes=("(job_id)",))

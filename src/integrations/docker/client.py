@@ -1,6 +1,6 @@
 """Connects to the Docker engine of a host, and turns the errors of the client library into DockerFailure.
 
-Importing the library takes 0.15 s and some 20 MB, so only modules that are loaded at first use import this one.
+Importing the library takes 0.15 s and some 20 MB, so only modules that are loaded at first use import this module.
 """
 
 import contextlib

@@ -1,5 +1,5 @@
-"""The containers of this installation on a Docker host. Calls run in threads, and each thread has a client that no
-other uses.
+"""The containers of this installation on a Docker host. Calls run in threads. Each thread has a client of the engine
+that no other thread uses.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from integrations.docker.labels import AGENT_LABEL, INSTALLATION_LABEL, containe
 T = TypeVar("T")
 
 THREADS = 8
-"""Number of calls that a process makes to one host at the same time."""
+"""Largest number of calls that a process makes to one host at the same time."""
 CALL_LIMIT_S = 30.0
 """Longest time in seconds that a call takes, with all requests that it makes."""
 STOP_TIMEOUT_S = 15
@@ -40,7 +40,7 @@ EVENTS = ["start", "die", "destroy"]
 USER = 10001
 """User id and group id of all processes in a container. They replace the user that the image sets."""
 STATE_FOLDER = "/testhide"
-"""Folder of the container's volume, the only one that stays when the container is stopped."""
+"""Folder of the container's volume. Files in other folders do not outlast a stop of the container."""
 AGENT_FOLDER = "agent"
 TOKEN_FILE = "registration"  # noqa: S105 (a file name)
 MAX_PROCESSES = 2_048

@@ -30,7 +30,7 @@ class DockerSetup(msgspec.Struct, frozen=True):
     server_url: str
     """URL at which the containers reach this server."""
     certificates: str = ""
-    """Folder that has one subfolder with CERTIFICATES for each host with TLS."""
+    """Folder with a subfolder for each host with TLS. The subfolder has the host's name, and contains CERTIFICATES."""
     network: str = DEFAULT_NETWORK
     """Name of the network of the containers."""
 

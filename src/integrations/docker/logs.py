@@ -13,7 +13,7 @@ from integrations.container_ports import DockerUnavailable
 from integrations.docker.hosts import DockerSetup
 
 MAX_READERS = 20
-"""Number of logs that a process reads at the same time. Each reader takes some 40 MB."""
+"""Largest number of logs that a process reads at the same time. Each reader takes some 40 MB."""
 READ_LIMIT_S = 15.0
 """Longest time in seconds to read a log that is not followed."""
 MAX_BATCH = 256 * 1024

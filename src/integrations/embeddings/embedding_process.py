@@ -61,8 +61,8 @@ class Model:
 
 
 def prepare(text: str) -> str:
-    """Prepares a text for the tokenizer: words in lower case, then descriptions of the error codes in it. Drops numbers
-    and signs, and divides words such as `testCart`.
+    """Returns a text as the tokenizer gets it: its words in lower case, then descriptions of the error codes in the
+    text. Numbers and signs are left out, and words such as `testCart` are divided.
     """
     words = _NO_WORD.sub(" ", _CASE.sub(" ", f"{text} {describe_codes(text)}"))
     return " ".join(words.lower().split())

@@ -14,7 +14,9 @@ import msgspec
 from integrations.embedding_ports import EmbeddingsUnavailable
 
 MODEL = "wordllama-l2-256-weighted-1"
-"""Name of the model, with a version that changes when `embedding_process` computes other vectors with it."""
+"""Name of the model, which ends with a version. Raise the version when `embedding_process` computes other vectors than
+before.
+"""
 DIMENSIONS = 256
 MAX_TEXT = 2_000
 """Number of characters at the beginning of a text from which the text's vector is computed."""

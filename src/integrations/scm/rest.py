@@ -25,8 +25,8 @@ from integrations.source_ports import (
 T = TypeVar("T")
 
 UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
-"""Errors of reading an answer that is no JSON of the expected form, has a number with thousands of digits, or nests too
-deeply.
+"""Errors that occur while an answer is read. The answer is no JSON of the expected form, has a number with thousands of
+digits, or is nested too deeply.
 """
 
 TIME_LIMIT_S = 10.0

@@ -18,7 +18,7 @@ from integrations.vcenter_ports import (
 MAX_MESSAGE = 300
 """Largest number of characters of a vCenter's message that are shown."""
 NO_VCENTER = (ExpatError, AttributeError, KeyError, LookupError, TypeError, ValueError)
-"""Errors that pyVmomi raises for answers that it does not understand, since they do not come from a vCenter."""
+"""Errors that pyVmomi raises if the program that answers is not a vCenter, so that its answer cannot be understood."""
 STATES = {"poweredOn": "powered on", "poweredOff": "powered off", "suspended": "suspended"}
 
 

@@ -17,7 +17,7 @@ PAGE_SIZE = 500
 MAX_OBJECTS = 50_000
 """Largest number of objects of a kind that are read. No vCenter can have so many machines."""
 MAX_TEXT_LENGTH = 300
-"""Largest number of characters of an id or a name. A vCenter's names have 80, some of them escaped as `%2f`."""
+"""Largest number of characters of an id or a name. Names in a vCenter have at most 80, and `%2f` stands for a slash."""
 MAX_DEPTH = 100
 """Largest number of folders between a machine and its datacenter."""
 VM_PROPERTIES = ("name", "runtime.powerState", "config.template", "resourcePool")

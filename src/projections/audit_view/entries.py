@@ -66,7 +66,7 @@ class AuditEntry(msgspec.Struct, frozen=True):
     correlation_id: str
     """Id that the events of a request share with all events that workers append because of the request."""
     causation: int | None
-    """Log position of the event that caused this one; null if a request caused it."""
+    """Log position of the event that caused this event; null if a request caused it."""
     project_id: int | None
     erased: bool
     """Whether the texts of the event have been erased."""
@@ -93,7 +93,7 @@ TRAIL_FOLD_LIMITS = FoldLimits(10_000, 64 * 1024 * 1024)
 class AuditPage(NamedTuple):
     entries: list[AuditEntry]
     is_cut: bool
-    """Whether entries are missing at the end, since many bytes were read."""
+    """Whether entries are missing at the end of the page, since the limit of bytes that may be read was reached."""
 
 
 def describe(recorded: Recorded, name: str | None) -> AuditEntry:
@@ -193,7 +193,7 @@ async def add_changes(
 
 
 class _Folding:
-    """Folds streams, one after the other, and collects the changes by their events."""
+    """Folds streams, one after the other, and collects the fields that their events changed."""
 
     def __init__(self, log: EventLog, rules: RuleMatches, limits: FoldLimits, max_bytes: int | None) -> None:
         self._log = log
@@ -202,7 +202,7 @@ class _Folding:
         self._max_bytes = max_bytes
         self._read_bytes = 0
         self.changes: dict[int, list[Change]] = {}
-        """Position -> changes by the event there."""
+        """Position of an event -> the fields that the event changed."""
         self.reached: dict[str, int] = {}
         """Stream -> version up to which it was folded."""
 

@@ -1,5 +1,5 @@
-"""Summaries of events about flaky tests. `summaries.py` says what a summary is. It has no room for more summaries,
-since a file may have 400 lines at most.
+"""Summaries of events about flaky tests. They are not in `summaries.py`, which says what a summary is, since a file may
+have 400 lines at most.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
-"""Summaries of events about build groups. `summaries.py` says what a summary is. It has no room for more summaries,
-since a file may have 400 lines at most.
+"""Summaries of events about build groups. They are not in `summaries.py`, which says what a summary is, since a file
+may have 400 lines at most.
 """
 
 from collections.abc import Callable, Mapping

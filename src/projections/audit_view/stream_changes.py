@@ -116,8 +116,8 @@ class _Secret(NamedTuple):
 
 
 def add_matches(changes: Sequence[Change], matches: Sequence[RuleMatch]) -> list[Change]:
-    """Returns `changes`, then two changes for each match: the classification and the known issue of the matched
-    result.
+    """Returns `changes`, followed by the changes of each match: the matched result's classification and, if a known
+    issue matched, its known issue. If there are more than MAX_CHANGES, leaves out the rest and says so in a last entry.
     """
     classified = (
         change
@@ -142,7 +142,7 @@ def find_category(stream: str) -> Category[Any] | None:
 
 
 class StreamFolder:
-    """Folds the events of one stream. Collects the changes by those events whose version is in `wanted`.
+    """Folds the events of one stream. Collects the fields that were changed by the events with the versions `wanted`.
 
     Pass the events to `apply` in order. For the stream of a result, `matches` are the rule matches of the result, in
     the order of the log.
@@ -171,7 +171,7 @@ class StreamFolder:
                 self.changes[recorded.position] = _shown(changes, self._id_field, recorded.erased)
 
     def _fields_of(self, state: Any) -> dict[str, Any]:
-        """Returns dotted name -> value for the fields of a state: nothing for the initial state."""
+        """Returns dotted name -> value for the fields of a state; an empty dict for the initial state."""
         return {} if state == self._initial else flatten(state)
 
 
