@@ -42,11 +42,12 @@ def decide_verdict(
 
 
 def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> set[int]:
-    """Returns the exit codes that ignored failures explain: the exit codes with which the job's test runner reports
-    failed tests. Ignored failures are failures in quarantine, and failures that the reporter marks as known issues.
+    """Returns the exit codes that do not fail the build, since ignored failures account for them. They are the exit
+    codes with which the job's test runner reports failed tests. Ignored failures are failures in quarantine, and
+    failures that the reporter marks as known issues.
 
-    A report of the agent's pytest plugin contains an exit code. With `excuse_pytest`, the report explains this exit
-    code. Otherwise it explains none, since pytest itself ends with 0 if all failures of the run are in quarantine.
+    A report of the agent's pytest plugin contains the exit code of pytest. This code is returned only with
+    `excuse_pytest`, since pytest itself ends with 0 if all failures of its run are in quarantine.
 
     Returns an empty set if no failure is ignored, or if results may be missing. Results may be missing if a suite could
     not be loaded, if a report is missing or unreadable, if a test runner ended for another reason than failed tests, or
@@ -83,8 +84,8 @@ def find_reports_by_wildcard(build: AnyBuild) -> list[Report]:
 
 
 def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
-    """Returns the exit codes with which a job's test runner reports failed tests. The variable TEST_FAILURE_EXIT_CODES
-    in `env` lists them. Without this variable, 1 is the only one.
+    """Returns the exit codes with which a job's test runner reports failed tests. The environment variable
+    `TESTHIDE_TEST_FAILURE_EXIT_CODES` in `env` lists these exit codes. Without the variable, returns only 1.
     """
     return {int(code) for code in env.get(TEST_FAILURE_EXIT_CODES, "1").split(",") if code.strip().isdecimal()}
 

@@ -44,8 +44,8 @@ class WaitingChanges:
 
     async def add(self, project_id: int, changes: int) -> None:
         """Counts `changes` more changes of a project, which the caller records next. Raises TooManyRequests if
-        MAX_WAITING changes of the project wait. While no worker runs, accepted changes do not become due reactions, so
-        the next count, after COUNT_LIFETIME_S, leaves them out.
+        MAX_WAITING changes of the project wait. A worker turns accepted changes into due reactions, which the next
+        count, after COUNT_LIFETIME_S, counts. While no worker runs, this count leaves out the accepted changes.
         """
         room = self._rooms.get(project_id)
         if room is None:

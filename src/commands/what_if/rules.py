@@ -75,9 +75,8 @@ class WhatIfQuarantine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"additive": "besides"}):
-    """Known issues and quarantine entries for a simulation. A list that is given replaces all real rules of its kind;
-    if `besides` is true, its rules are added to the real ones. If no list is given for a kind, the real rules of the
-    kind stay.
+    """Known issues and quarantine entries for a simulation. A list that is given replaces all real rules of its kind,
+    or is added to them if `besides` is true. If no list is given for a kind, the real rules of this kind stay.
     """
 
     known_issues: Annotated[list[WhatIfIssue], Meta(max_length=MAX_RULES)] | None = None
@@ -111,8 +110,8 @@ class WhatIfRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
 
 def read_rules(content: bytes) -> WhatIfRules:
-    """Returns the what-if rules in a JSON document. Raises Invalid if the JSON or a rule is not valid. The error names
-    all wrong fields.
+    """Returns the what-if rules in a JSON document. Raises Invalid if the document is too large, is no valid JSON, or
+    contains a rule that is not valid.
     """
     if len(content) > MAX_BYTES:
         raise Invalid(f"The rules have {len(content):,} bytes; at most {MAX_BYTES:,} are read.")

@@ -97,7 +97,7 @@ class VerdictDiffers(msgspec.Struct, frozen=True, rename={"before": "from", "aft
     after: Verdict
     """Verdict that the build would have got."""
     why: str
-    """Reason for the other verdict."""
+    """Why the build would have ended with the verdict `to`, in a few words."""
 
 
 Difference = TestDiffers | VerdictDiffers
@@ -114,7 +114,7 @@ class Replayed:
     reports: int = 0
     """Number of reports that were classified again."""
     failures: int = 0
-    """Number of failures in these reports."""
+    """Number of failures in the reports that were classified again."""
     erased: int = 0
     """Number of builds that were left out because their contents have been erased."""
     decided_by_people: int = 0
@@ -147,7 +147,7 @@ class _OpenBuild:
     """Failures of the report being processed."""
 
     def drop_replaced(self, event: ReportRecorded) -> None:
-        """Takes the failures of the report that `event` replaces out of `quarantined`."""
+        """Removes from `quarantined` the failures of the report that `event` replaces."""
         for report in self.build.reports:
             if report.first_result_id == event.replaces:
                 replaced = self.quarantined.intersection(
