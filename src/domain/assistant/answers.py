@@ -1,6 +1,6 @@
 """Questions to the assistant, and its answers. Every claim of an answer cites the sources that support it.
 
-A source is one thing that the assistant has looked up, with a reference by which clients find it:
+A source is one fact that the assistant has looked up, with a reference by which clients find it:
 
     build:9812            a build
     test:47821            a result of a test in a build
@@ -28,9 +28,10 @@ BuildChoice = Literal[
 Empty: the assistant did not choose, since somebody named the build, or there is none. `newest`: the newest build that
 has ended. `most_failures`: of the builds of a matrix that did not all pass, the one with the most failed tests.
 `newest_failure`: the newest build in which a test that the message names failed. `newest_of_branch`: the newest build
-of the branch that the message names. `red_job`: the newest build of the project's job that failed last. `green_jobs`:
-the newest build of the project, since none of its jobs is red. `offered`: the message names something that does not
-exist, so the answer only mentions this build as one that does, and does not explain it.
+of the branch that the message names. `red_job`: the newest of the builds because of which jobs of the project are red.
+`green_jobs`: the newest build of the project that has ended, since no job of the project is red. `offered`: the message
+names a build, job, project or branch that does not exist. So the answer only mentions this build as one that the user
+may ask about, and does not explain it.
 """
 
 KINDS: tuple[Kind, ...] = get_args(Kind)

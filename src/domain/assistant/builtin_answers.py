@@ -166,8 +166,8 @@ def _leave_advice_out(reply: Answer) -> Answer:
 
 
 def _offer(evidence: Evidence, message: str) -> Iterator[AnswerClaim]:
-    """Yields a claim that something the message names does not exist, and a claim that names a build of the job or
-    project which the user may ask about. The claims do not explain that build, since nobody asked about it.
+    """Yields two claims. The first says that something that the message names does not exist. The second names another
+    build that the user may ask about, but does not explain this build, since nobody has asked about it.
     """
     build = evidence.build
     yield AnswerClaim(describe_missing(message, "" if build is None else build.job) or NOT_FOUND)

@@ -1,8 +1,8 @@
 """Changed files through which the trace of a failure passes.
 
 A trace names files in many ways: by a path in the checkout or on the machine, or as Java does, by a class and the last
-part of the path. A file in a trace counts as a changed file only if the shorter one of both paths is the end of the
-longer one.
+part of the path. A file in a trace counts as a changed file only if its path in the trace ends in its path in the
+repository, or the other way round.
 """
 
 import re

@@ -15,12 +15,14 @@ from domain.assistant.chat_mentions import find_build_numbers
 NameKind = Literal["project", "job", "branch"]
 
 MIN_NAME = 3
-"""Least number of characters of a name that counts wherever it is in a message. A shorter name must be marked as one.
+"""Least number of characters of a name that counts wherever it is in a message. A shorter name counts only if the
+message marks it as a name.
 """
 MIN_MISSPELT = 5
 """Least number of letters of a word that may be a misspelt name."""
 MAX_WORDS = 100
-"""Number of words of a message, from its beginning, that are compared with names of branches and with misspelt names.
+"""Largest number of words of a message, the first ones, that are compared with the names of branches, and with the
+names that they may misspell.
 """
 _WORDS = """
 a about action actions after again all already also always an and any anything are as at avoid back bad be because
@@ -131,9 +133,9 @@ def find_misspelt(message: str, known: Sequence[str]) -> tuple[str, int] | None:
 
 
 def describe_missing(message: str, job: str = "") -> str:
-    """Returns a sentence that says what was not found: the builds that a message names; without builds, the names that
-    it marks as those of a project, job or branch; without these, a misspelt form of `job`, the name of a job. Returns
-    an empty text if the message has none of these.
+    """Returns a sentence that says what was not found. It is about the first of these that the message has: numbers of
+    builds; names that the message marks as those of a project, job or branch; a misspelling of `job`, the name of a
+    job. Returns an empty text if the message has none of them.
     """
     numbers = [str(number) for number in find_build_numbers(message)]
     if numbers:

@@ -1,5 +1,5 @@
-"""Diagnosis of a failed build by rules and statistics: the cause of most of its failures; in a build without failed
-tests, the cause that its log or the reason of its end names.
+"""Diagnosis of a failed build by rules and statistics. If tests failed, it is the most important of the causes of their
+failures. If none failed, it is the cause that the build's log names, or else the reason of the build's end.
 """
 
 import re
@@ -19,14 +19,16 @@ HIGHEST_CONFIDENCE = 0.97
 NO_EVIDENCE = 0.1
 """Confidence of an answer that nothing supports."""
 FROM_LOG = 0.95
-"""Factor for the confidence of a kind of failure whose words are in the log, and not in the message of a test."""
+"""Factor by which the confidence in a kind of failure is multiplied if the words of the kind are in the log, and not in
+the message of a test.
+"""
 MIXED = 0.55
-"""Factor for the confidence in the cause of a build if nearly all of its failures have other causes. It rises to 1 with
-the share of failures that have this cause.
+"""The confidence in the main cause of a build is multiplied by this factor if nearly all failures have other causes.
+The factor rises to 1 with the share of failures that have the main cause.
 """
 FAR_MORE = 3
-"""If there are at least this many times as many failures of the infrastructure as lasting failures, the infrastructure
-counts as the cause of the build. Lasting failures are those whose cause is the code. They may then be a consequence.
+"""If a build has lasting failures (failures whose cause is the code), the infrastructure counts as the main cause only
+if it has caused at least this many times as many failures. The lasting failures may then be mere consequences.
 """
 
 CODE_SIGNALS: Mapping[str, float] = {
@@ -37,8 +39,8 @@ CODE_SIGNALS: Mapping[str, float] = {
     "detail": 0.45,
     "tool_error": 0.45,
 }
-"""Kind of signal that points to the code -> confidence that the product is the cause. The strongest signal of a log
-excerpt decides.
+"""Kind of a log line's signal that points to the code -> confidence that the product is the cause. The strongest signal
+of a log excerpt decides.
 """
 UNKNOWN_LINES = 0.3
 """Confidence in a cause that is read from a log excerpt whose strongest signal is not in CODE_SIGNALS."""
@@ -48,7 +50,7 @@ Lighter lines are warnings, or say that something is tried again. A line that sa
 weight.
 """
 DETAIL_SIGNALS = frozenset({"exception", "detail", "source_error", "system_error"})
-"""Signals of log lines that say what is wrong. Other lines say where it went wrong."""
+"""Kinds of signals of the log lines that say what is wrong. Lines with other signals say where it went wrong."""
 _SAYS_NOTHING = re.compile(r"Traceback \(most recent|==> |\+ |\* What went wrong:")
 """Matches the beginnings of log lines that never say what is wrong: headings, and commands that the log repeats."""
 _MARKS = re.compile(r"^(?:_{3,80} |E {2,8})|(?: _{3,80})$")
@@ -150,9 +152,9 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 
 def _join_by_message(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:
-    """Returns the failures with their causes. Failures with equal messages get one cause if the message tells what
-    failed: the most certain one of their causes. Flakiness that only the history of a test shows is chosen only if all
-    of these causes are of that sort. Failures that a person or a rule has classified keep their causes.
+    """Returns the failures with their causes. If a message tells what failed, all failures with this message get one
+    cause: the most certain of their causes. Flakiness that only the history of a test shows is chosen only if it is the
+    cause of all these failures. Failures that a person or a rule has classified keep their causes.
     """
     groups: dict[str, list[tuple[FailedTest, ProbableCause]]] = {}
     for test, cause in judged:
@@ -166,8 +168,9 @@ def _join_by_message(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list
 
 
 def _join_by_start(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[tuple[FailedTest, ProbableCause]]:
-    """Returns the failures with their causes. Defects of the product that began in the same build get one cause, the
-    most certain one of them, since one commit has probably broken them all. Failures of known issues keep their causes.
+    """Returns the failures with their causes. Failures by defects of the product that began in the same build get one
+    cause, the most certain of their causes, since one commit has probably broken all these tests. Failures of known
+    issues keep their causes.
     """
     groups: dict[int, list[tuple[FailedTest, ProbableCause]]] = {}
     for test, cause in judged:
@@ -181,9 +184,9 @@ def _join_by_start(judged: Sequence[tuple[FailedTest, ProbableCause]]) -> list[t
 
 
 def _rank(judged: Sequence[tuple[FailedTest, ProbableCause]], weights: Mapping[str, int]) -> list[str]:
-    """Returns the keys of the causes, the cause of the build first. The order of the failures has no effect. A lasting
-    cause comes before flakiness. It also comes before failures of the infrastructure, unless these are FAR_MORE times
-    as many.
+    """Returns the keys of the causes, the main cause of the build first. The order of `judged` has no effect. More
+    frequent causes come first. But a lasting cause becomes the main cause instead of flakiness, and also instead of the
+    infrastructure, unless the infrastructure has caused FAR_MORE times as many failures as lasting causes.
     """
     causes = {cause.key: cause for _, cause in judged}
     names = {key: min(test.name for test, cause in judged if cause.key == key) for key in causes}

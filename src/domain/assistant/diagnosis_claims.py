@@ -28,7 +28,7 @@ from domain.phrases import count, first_line
 from domain.test_health import BROKEN_FROM
 
 MAX_NAMED = 3
-"""Largest number of tests that a claim names."""
+"""Largest number of tests, causes or commits that a claim names."""
 MAX_LISTED_BUILDS = 10
 """Largest number of other builds of a matrix that a claim names."""
 MAX_OTHER = 120
@@ -119,8 +119,8 @@ def describe_tests(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
 
 
 def describe_others(diagnosis: Diagnosis) -> Iterator[AnswerClaim]:
-    """Yields a claim about the causes of the build's other failures. The claim is a guess if the causes are guesses, or
-    if the failures may have one cause after all.
+    """Yields a claim about the causes of the build's other failures. The claim is a guess if one of these causes is a
+    guess, or has the classification of the main cause: then it may be the main cause after all.
     """
     if not diagnosis.others:
         return
@@ -214,9 +214,9 @@ def describe_failure(test: FailedTest) -> Iterator[AnswerClaim]:
 
 
 def describe_changes(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
-    """Yields claims about the changes of the repository with which the failures of the tests may have come. If a trace
-    of the tests passes through a changed file, only such files are named; otherwise all known changes. Without tests,
-    the files that the log names count instead of the files in traces.
+    """Yields claims about the changes of the repository with which the failures of the tests may have come. If traces
+    of the tests pass through changed files, the claims name these files; otherwise one claim names the newest changes.
+    Without tests, the log stands for the traces.
     """
     starts = {(test.first_bad.last_good_build, test.first_bad.build_id) for test in tests if test.first_bad is not None}
     changes = [
@@ -297,7 +297,7 @@ def describe_record(test: FailedTest) -> Iterator[AnswerClaim]:
 
 
 def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[AnswerClaim]:
-    """Yields claims about earlier failures that are equal or similar to those of the tests."""
+    """Yields claims about earlier failures that are equal or similar to the failures of `tests`."""
     signatures = list(dict.fromkeys(test.signature for test in tests))
     cut = {test.signature for test in tests if test.earlier_failures >= MAX_PAST_BUILDS}
     groups = [
@@ -325,8 +325,8 @@ def describe_past(evidence: Evidence, tests: Sequence[FailedTest]) -> Iterator[A
 
 
 def describe_uncounted(build: BuildFacts, named: Sequence[FailedTest] = ()) -> Iterator[AnswerClaim]:
-    """Yields a claim with the number of failures that do not count against the build; `named` are some of their tests.
-    For a build that passed, also yields what its `detail` says about missing results.
+    """Yields a claim with the number of failures that do not count against the build. `named` are some of the tests
+    that have these failures. For a build that passed, also yields what its `detail` says about missing results.
     """
     parts = [
         f"{number:,} {text}"

@@ -71,8 +71,9 @@ class FailureStart(msgspec.Struct, frozen=True):
     last_good_commit: str | None
     failed_builds: int
     cause: Literal["commit", "same_commit", "recurring", "unknown"]
-    """`recurring`: the test failed in the same way before `last_good_build`, too, so no later commit explains the
-    failure. `domain.failures.first_failures` finds the other causes.
+    """`commit`: a commit broke the test. `same_commit`: the test passed and failed on one commit, so no commit broke
+    it. `recurring`: the test failed in the same way before `last_good_build`, too, or is flaky by its history, so
+    probably no commit broke it. `unknown`: none of these is known.
     """
     is_first_run: bool = False
     """Whether the test failed in all of its known runs on the branch."""
@@ -115,7 +116,7 @@ class FailedTest(msgspec.Struct, frozen=True):
     """Number of earlier builds in which the test failed, MAX_PAST_BUILDS at most."""
     record: TestRecord | None = None
     is_unlike: bool = False
-    """Whether the type of the error differs from that of every earlier failure of the test that was looked at."""
+    """Whether the error has another type than in all earlier failures of the test that were looked at."""
 
 
 class FailureGroup(msgspec.Struct, frozen=True):
@@ -222,7 +223,7 @@ class Evidence(msgspec.Struct, frozen=True):
     failures: tuple[FailedTest, ...] = ()
     """Failed results that were looked at, `question.max_tests` at most. One result of each signature comes first."""
     groups: tuple[FailureGroup, ...] = ()
-    """Failures of the build, grouped by signature: groups that count against it come first, then larger groups."""
+    """Failures by signature: first groups that count against the build, then the others, both from large to small."""
     excerpts: tuple[LogExcerpt, ...] = ()
     issues: tuple[IssueFacts, ...] = ()
     past: tuple[PastFailure, ...] = ()

@@ -24,7 +24,9 @@ def is_unlike(test: FailedTest, earlier: Sequence[str]) -> bool:
 
 
 def is_flaky_by_history(test: FailedTest) -> bool:
-    """Returns whether the test is flaky by its earlier runs, and this failure is not unlike the earlier ones."""
+    """Returns whether the test is flaky by its earlier runs, and nothing shows that this failure differs from earlier
+    ones.
+    """
     return has_flaky_record(test) and not test.is_unlike
 
 

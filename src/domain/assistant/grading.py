@@ -14,7 +14,7 @@ from domain.test_health import Action, Assessment, Risk, Trend
 from domain.triage import Classification
 
 Choice = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-"""Alternative texts. An answer needs one of them."""
+"""Alternative texts or references. An answer must contain at least one of them."""
 MAX_GOT = 200
 """Largest number of characters of the given answer that a grade shows."""
 

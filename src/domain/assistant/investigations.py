@@ -13,10 +13,10 @@ from domain.assistant.next_steps import find_next_step
 
 
 def add_cause(found: Answer, lead: Evidence) -> Answer:
-    """Returns the findings of an AI job, completed by the cause of its leading failure, which is the result that the
-    question of `lead` is about. Classification, confidence, suggested fix and next step come from a diagnosis of this
-    failure alone, but a next step that the job itself has found stays. Returns the findings unchanged if `lead` does
-    not contain the failure.
+    """Returns the findings of an AI job, completed by the cause of the failure that matters most: the result that the
+    question of `lead` is about. The classification, confidence, suggested fix and next step are those of a diagnosis of
+    this failure alone. But a next step that the job itself has found stays. Returns the findings unchanged if `lead`
+    does not contain the failure.
     """
     tests = tuple(test for test in lead.failures if test.result_id == lead.question.result_id)
     if lead.build is None or not tests:

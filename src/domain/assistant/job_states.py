@@ -19,8 +19,8 @@ MAX_NAMED = 5
 class JobState(msgspec.Struct, frozen=True):
     job_id: int
     build_id: int
-    """Id of the job's newest build that has ended. For a matrix, the one with the most failed tests, if any of them
-    failed.
+    """Id of the job's newest build that has ended. If newest builds of a matrix failed, the id of the one with the most
+    failed tests.
     """
     status: str
     off_default_branch: bool = False

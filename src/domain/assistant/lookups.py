@@ -46,7 +46,7 @@ class LookedUp(msgspec.Struct, frozen=True):
 
 
 def offer_lookups(refs: Iterable[str]) -> tuple[Lookup, ...]:
-    """Returns the look-ups that are possible for these references, in their order, MAX_OFFERED at most."""
+    """Returns the look-ups that are possible for these references, in the order of `refs`, MAX_OFFERED at most."""
     offered = [Lookup(kind, ref) for ref in refs for kind in _KINDS.get(ref.partition(":")[0], ())]
     return tuple(dict.fromkeys(offered))[:MAX_OFFERED]
 

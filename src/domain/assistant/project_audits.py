@@ -50,8 +50,8 @@ class UnstableTest(msgspec.Struct, frozen=True):
     flake_rate: float
     is_quarantined: bool = False
     is_infrastructure: bool = False
-    """Whether outages (of the machine, the network or another system) made the test fail now and then, and not
-    flakiness.
+    """Whether outages (of the machine, the network or another system), and not flakiness, made the test fail now and
+    then.
     """
     known: KnownCause | None = None
     """Known issue that explains the failures of the test as a bug; None if none does."""
@@ -97,7 +97,9 @@ class ProjectAuditFacts(msgspec.Struct, frozen=True):
     """Number of builds of the window that passed."""
     failed: int = 0
     time_to_green_s: float | None = None
-    """Median time from the first failed build of a branch to the next one that passed; None if none passed."""
+    """Median number of seconds from the first failed build of a branch to the next build of the branch that passed.
+    None if no such build passed.
+    """
     flaky_tests: tuple[UnstableTest, ...] = ()
     """Tests that fail now and then: because they are flaky, because of a known bug, or because of outages."""
     quarantine: tuple[QuarantineEntryFacts, ...] = ()

@@ -1,8 +1,8 @@
 """Prompts for language models: the evidence about one question, as data.
 
 A prompt has two messages. The instructions are always the same text. The other message is a JSON object with all that
-was retrieved. Texts of logs, reports, commits and users are strings in it, so they cannot end it; and no sequence of
-characters in it is a control token of a model (`<|im_end|>`, `[INST]`).
+was retrieved. Texts of logs, reports, commits and users are strings in this object, so no text can end the object. No
+text in the object can contain a control token of a model (`<|im_end|>`, `[INST]`), since the brackets are escaped.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,9 @@ MAX_ANSWER_TOKENS = 800
 MAX_TEXT characters each.
 """
 MAX_CHOICE_TOKENS = 400
-"""Largest number of tokens of a model's choice of look-ups: six names of 40 tokens each, and more."""
+"""Largest number of tokens of a model's choice of look-ups. It has room for MAX_LOOKUPS names of 40 tokens each, and
+for the JSON around them.
+"""
 MAX_CLAIMS = 4
 """Largest number of claims in a model's answer. Without limits, a small model repeats itself until the answer is cut
 off.

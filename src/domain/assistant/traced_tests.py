@@ -19,8 +19,8 @@ MAX_LINE = 300
 
 def pick_traced(failures: Sequence[FailedTest], question: Question) -> list[FailedTest]:
     """Returns at most MAX_TRACED failed tests: first those that the question is about, then one test of each signature,
-    then the rest. Within each of these groups, failures of the infrastructure come last, since it says little in which
-    build they began.
+    then the rest. Within each of these groups, failures of the infrastructure come last, since the build in which they
+    began says little.
     """
     by_signature = {one.signature or one.name: one for one in reversed(failures)}
     chosen = {one.result_id for one in by_signature.values()}
