@@ -1,5 +1,5 @@
 """Cards for Microsoft Teams. A card is an Adaptive Card inside a message. A Teams channel receives messages through a
-workflow or an Office connector, which accept the same message.
+workflow or an Office connector. Both accept messages of the same format.
 
 Teams interprets markdown in text blocks and facts, and `<at>` as a mention. Texts that users or programs wrote must
 appear literally. Therefore facts are escaped with backslashes, and the lines of a list are sent as text runs, which

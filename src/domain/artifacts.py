@@ -15,9 +15,9 @@ from formats.reports import has_report_ending
 ArtifactType = Literal["report", "log", "screenshot", "binary"]
 
 MAX_PATH = 1_000
-"""The longest path, in characters."""
+"""Largest number of characters of an artifact's path."""
 MAX_FOLDERS = 50
-"""Largest number of folders in a path."""
+"""Largest number of folders in an artifact's path."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _NO_NAMES = ("", "-", "file", "blob")
@@ -71,8 +71,8 @@ def artifact_path(folder: str, file_name: str) -> str:
     """Returns the path among the build's artifacts under which an uploaded file is stored.
 
     Usually `folder` is the folder of the file and `file_name` is its name. Some clients send their local path as
-    `file_name`: only its last part is used. Some clients send the whole path as `folder`: then `folder` is the path.
-    `folder` counts as a whole path if it ends in `file_name`, or if the file has no name.
+    `file_name`: only its last part is used. Some clients send the whole path as `folder`: it counts as the whole path
+    if it ends in the file's name, or if the file has no name.
 
     Raises Invalid for a path that is absolute, is too long or too deep, ends in no name, or contains `..` or control
     characters. Also raises Invalid if `folder` ends in another file name with the same suffix, such as `a/junit-2.xml`

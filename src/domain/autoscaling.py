@@ -116,8 +116,8 @@ class PoolScalingFailed(AutoscalingEvent, frozen=True):
     machine_id: str
     error: str
     failures: int
-    """Number of failures in a row, without a build in between that ended on a machine of the pool. A failure during the
-    pause after another one is not counted.
+    """Number of failures of machines since a build last ended on a machine of the pool. A failure during the pause that
+    an earlier failure caused is not counted.
     """
     retry_at: datetime
     destroys: bool = True

@@ -258,8 +258,8 @@ class Activity:
     def select(
         self, sort: Sort, only: Only | None, position: tuple[int, int] | None, limit: int
     ) -> tuple[int, list[CaseActivity]]:
-        """Returns how many test cases match `only`, and the first `limit` of them after `position`: the key of the last
-        test case of the page before.
+        """Returns the number of test cases that match `only`, and one page of them, sorted by `sort`: at most `limit`
+        test cases. `position` is the key of the last test case of the previous page; None for the first page.
         """
         keys = [case.key(sort) for case in self._notable.values() if case.matches(only)]
         total = len(keys)
@@ -271,8 +271,8 @@ class Activity:
         return total, [self._get(case_id) for _, case_id in nsmallest(limit, keys)]
 
     def _first_others(self, sort: Sort, position: tuple[int, int] | None, limit: int) -> Iterable[tuple[int, int]]:
-        """Returns the first keys after `position` of the test cases without notable runs. The keys are those of
-        `CaseActivity.key`.
+        """Returns the keys (`CaseActivity.key`) of the test cases without notable runs: the first `limit` keys after
+        `position`.
         """
         others = enumerate(self._others)
         # The value of a key and the index are one number, since two numbers are compared much slower.

@@ -66,7 +66,9 @@ class FlakinessEmerged(TestCaseEvent, frozen=True):
     build_id: int
     """Id of the build whose results showed that flakiness has emerged."""
     first_build_id: int
-    """Id of the build with the first failing run after the estimated moment from which failures are more frequent."""
+    """Id of the build with the first failing run of the period in which failures are more frequent. The beginning of
+    this period is an estimate.
+    """
     runs: int
     """Number of runs of the test so far."""
     baseline_runs: int

@@ -48,7 +48,7 @@ class GitopsSynced(GitopsEvent, frozen=True):
 
 
 class GitopsSyncFailed(GitopsEvent, frozen=True):
-    """A sync failed and changed nothing. A push had caused it."""
+    """A sync that a push had caused failed, and changed nothing."""
 
     name: ClassVar[str] = "gitops.sync_failed"
     sealed: ClassVar[tuple[str, ...]] = ("branch", "commit", "problem")

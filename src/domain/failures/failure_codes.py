@@ -1,8 +1,8 @@
 """Descriptions of standard codes in failure messages, so that a search for `connection refused` finds `ECONNREFUSED`.
 
-The descriptions are those of the operating system and of HTTP: names and numbers of errors (`EACCES`, `[Errno 28]`),
-names of signals (`SIGSEGV`), exit codes of processes that a signal has ended (`exit code 137`), and statuses of HTTP
-(`404`).
+The descriptions are those of the operating system and of HTTP. The codes are names and numbers of errors (`EACCES`,
+`[Errno 28]`), names of signals (`SIGSEGV`), exit codes of processes that a signal has ended (`exit code 137`), and
+statuses of HTTP (`404`).
 """
 
 import errno

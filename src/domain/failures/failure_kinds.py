@@ -283,8 +283,8 @@ def find_kind(text: str) -> KindMatch | None:
 
 
 def _add_raised(text: str, position: int, found: KindMatch) -> KindMatch:
-    """Returns `found` with the error that kept tests from being loaded. If a file without tests raised the error,
-    returns the kind that blames the code in that file.
+    """Returns `found`, completed by the error that kept tests from being loaded; unchanged if the text has no such
+    error. If a file without tests raised the error, returns a match with a kind that blames the code in this file.
     """
     raised = _RAISED.search(text, position)
     if raised is None:

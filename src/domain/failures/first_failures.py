@@ -38,10 +38,11 @@ class FirstFailure(msgspec.Struct, frozen=True):
 
     @property
     def cause(self) -> Literal["commit", "same_commit", "unknown"]:
-        """Whether a commit broke the test. `same_commit`: the test passed and failed on one commit, so no commit broke
-        it. `unknown`: no build with a pass was found, a commit is not known, or the infrastructure failed. Also
-        `unknown`: the test passed on the commit of `first_bad` in another build, but has failed here in LASTING_BUILDS
-        builds in a row. Then something else in which the branches differ broke the test.
+        """Why the test began to fail. `commit`: a commit broke the test. `same_commit`: the test passed and failed on
+        one commit, so no commit broke it. `unknown`: no build in which the test passed was found, a commit is not
+        known, or the infrastructure failed. The cause is `unknown`, too, if the test passed in another build on the
+        commit of `first_bad`, but has failed here in LASTING_BUILDS builds in a row: then another difference between
+        the branches broke the test.
         """
         if self.is_outage or self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
             return "unknown"

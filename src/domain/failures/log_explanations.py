@@ -8,10 +8,10 @@ One pass over the lines, in linear time and with bounded memory:
    a stack trace.
 3. A block counts less if its strongest line, with numbers and paths masked, is known: if the line was in the log before
    (a repeated message says less than a new one), or if the log of the job's last passed build has it, too (`noise`).
-4. At the end of the log, the position counts. A block far before the end of the failed step counts less, and so does
-   one after which the build went on: tests passed, steps began. The end of the step is the last line that says how a
-   step ended (`exited with 1`, `BUILD FAILED`). Of several failed tests, or errors in sources, the first one counts,
-   wherever it is.
+4. Once all lines are read, the position of a block counts, too. A block far before the end of the failed step counts
+   less, and so does a block after which the build went on: tests passed, steps began. The end of the step is the last
+   line that says how a step ended (`exited with 1`, `BUILD FAILED`). Of several failed tests, or errors in sources, the
+   first one counts, wherever it is.
 
 Only the CANDIDATES best and the CANDIDATES last blocks are in memory. An excerpt has MAX_LINES lines at most: a screen
 full, enough for an assertion with the top of its stack trace.
@@ -62,13 +62,14 @@ MAX_STRENGTH = 16
 """Strength of a block that gets the score 1: a failed test with a stack trace and many further lines with signals."""
 CANDIDATES = 64
 MAX_FINGERPRINTS = 20_000
-"""Largest number of different strongest lines of blocks that are counted. Further ones count as if they came once."""
+"""Largest number of fingerprints of strongest lines that are counted. Blocks with others count as not repeated."""
 FIRST_COUNTS: tuple[Reason, ...] = ("test_failure", "source_error")
 """Kinds of signals. Of several blocks whose strongest signal has one of these kinds, the first is chosen, since the
 later ones often follow from it. The distance of such a block from the end of the log does not matter.
 """
 ALIKE = 0.8
-"""An earlier block of the same kind is chosen instead of the best one if it has at least this share of the best score.
+"""An earlier block is chosen instead of the best one if both have the same kind of strongest signal, one of
+FIRST_COUNTS, and the earlier block has at least this share of the best score.
 """
 PROGRESS_SCALE = 10
 """After a block, this many progress lines, such as passed tests, multiply the block's score by 0.8."""
@@ -149,8 +150,8 @@ def fingerprint(line: str) -> int:
 
 
 def _novelty(block: _Block, chosen: list[_Block]) -> float:
-    """Returns a factor for the score of a block, less than 1 if a chosen block failed in the same way: excerpts show
-    different possible causes.
+    """Returns a factor for the score of a block. It is less than 1 if the strongest signal of a chosen block has the
+    same kind, so that the excerpts show different possible causes.
     """
     return SIMILAR_FACTOR if any(block.leading == other.leading for other in chosen) else 1.0
 
@@ -165,8 +166,7 @@ class Explainer:
         self._byte = 0
         self._open: _Block | None = None
         self._before: deque[tuple[int, int, bool]] = deque(maxlen=MAX_LINES)
-        """The last lines: offset of the first byte, offset of the end, whether the line is blank or repeats a command.
-        """
+        """The last lines: offset of the first byte, offset of the end, whether it is blank or repeats a command."""
         self._closed_at = 0
         """First line after the last closed block."""
         self._best: list[tuple[float, int, _Block]] = []
@@ -179,7 +179,7 @@ class Explainer:
         self._is_error_awaited = False
         """Whether the first error of a traceback of pytest that has begun is still to come."""
         self._outcome = -1
-        """Last line that says how a step ended; -1 before the first of them."""
+        """Last line that says how a step ended; -1 if there was none so far."""
 
     def add(self, text: str) -> None:
         line = clean(text)
@@ -243,10 +243,10 @@ class Explainer:
         block.gap = 0
 
     def _is_new_failure(self, block: _Block, line: str, signal: Signal) -> bool:
-        """Returns whether a line begins another failure than the block's. In a block of weak signals (below STRONG), a
-        strong signal begins one if it is more than two lines after the block. In a block with a strong signal, the next
-        strong signal does, at least 3 lines (MAX_LINES for an error in a source) after the block's first line. A weak
-        signal does so BLOCK_LINES after this line.
+        """Returns whether a line begins a new failure. In a block of weak signals (below STRONG), a strong signal does
+        so more than two lines after the block's last line. In a block with a strong signal, a further strong signal
+        does so from 3 lines (MAX_LINES for an error in a source) after the block's first line on. A weak signal begins
+        a new failure only BLOCK_LINES after the block's first line.
         """
         if signal.weight >= STRONG and block.weight < STRONG:
             return self._line - block.last > 2

@@ -38,8 +38,8 @@ MAX_SIBLINGS = 100
 that fits none of them joins the most similar one.
 """
 MAX_LEAVES = 20_000
-"""Largest number of combinations of a number of words with first words. Lines with further combinations are grouped by
-their number of words only.
+"""Lines are searched for families by the combination of their number of words and their first words. This is the
+largest number of such combinations. Lines with further combinations are grouped by their number of words only.
 """
 
 WILDCARD = "<*>"

@@ -2,7 +2,8 @@
 
 Three of four flaky tests fail in clusters that share a cause, such as a service that is away now and then. Parry,
 Kapfhammer and McMinn ("Systemic flakiness: an empirical analysis of co-occurring flaky test failures", EASE 2025) find
-them by hierarchical clustering with the Jaccard distance of the sets of runs in which tests failed. So does `group`.
+them by hierarchical clustering with the Jaccard distance of the sets of runs in which tests failed. The function
+`group` does the same.
 """
 
 import math
@@ -20,8 +21,8 @@ MIN_STREAKS = 2
 failures of each test. Two tests that broke one after the other fail together, too, but in one streak.
 """
 MIN_LIFT = 3.0
-"""Two tests count as similar only if they failed together in at least this many times as many builds as expected by
-chance.
+"""Two tests count as similar only if the number of builds in which they failed together is at least this multiple of
+the number that is expected by chance.
 """
 MAX_CHANCE = 0.005
 """Two tests count as similar only if the probability that they failed together so often by chance is at most this. By

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 MAX_FRAMES = 20
-"""Number of frames of a trace that are compared: the innermost ones."""
+"""Largest number of frames of a trace that are compared, the innermost ones."""
 MAX_TRACES = 60
 """Largest number of different traces that are compared with each other. 60 traces of 20 frames take about 0.3 s."""
 POSITION_EXPONENT = 0.5
