@@ -221,8 +221,8 @@ class JobBundleController(Controller):
 
 
 def choose_template(part: TemplatePart, named: list[NamedTemplate], user: User) -> NamedTemplate | None:
-    """Returns the template that the job uses in place of the bundle's template; None if it may use none. Chooses from
-    `named`, the templates with the same name as the bundle's template.
+    """Returns the one of `named` that the job uses in place of the bundle's template; None if the job may use none of
+    them. `named` are the templates with the same name as the bundle's template.
 
     A template runs with the job's secrets. So the job uses another user's template only if its content is that of the
     bundle's template, or if that user is an admin. Whoever changes the template later needs write access to the job's

@@ -271,8 +271,8 @@ async def find_or_register_user(ctx: RequestContext, provider: IdentityProvider,
 
 
 def find_role(provider: IdentityProvider, attributes: Mapping[str, Sequence[str]]) -> Role | None:
-    """Returns the highest role that `provider.roles` gives to a value of the role attribute. If no value has a role
-    there, returns the provider's default role, which may be None.
+    """Returns the highest role that `provider.roles` gives to a value of the role attribute. If `provider.roles` has
+    none of the values, returns the provider's default role, which may be None.
     """
     found = {provider.roles.get(value) for value in attributes.get(provider.role_attribute, ())}
     highest: Role | None = next((role for role in ROLES if role in found), None)

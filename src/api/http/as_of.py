@@ -2,8 +2,9 @@
 
 The response has the same form as without `as_of`, but is made from the events up to that moment. The header
 `Testhide-As-Of` contains the position of the last of these events. Data that is in no event (gauges, waiting reasons)
-is left out. Admins can read the past of everything, and admins of a project the past of that project; their present
-access decides. If data of the past state has been erased since, the answer is 410.
+is left out. Admins can read the past of everything, and admins of a project the past of that project. The access that
+they have now counts, not the access that they had then. If data of the past state has been erased since, the answer is
+410.
 """
 
 from collections.abc import AsyncIterator, Iterable

@@ -143,7 +143,7 @@ async def _look_up(services: Services, token: str, session: SessionToken | None)
 
 async def _use(services: Services, session: SessionToken, used_at: datetime | None) -> None:
     """Records the use of a session, at most once a minute. Raises Unauthenticated if the session was not used for
-    `session_idle`. It then records no use, so that the session stays ended.
+    `services.session_idle`. It then records no use, so that the session stays ended.
     """
     unused = utcnow() - (used_at or session.opened_at)
     if unused > services.session_idle:

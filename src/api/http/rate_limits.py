@@ -1,7 +1,8 @@
 """Limits how many requests a minute a caller may send. A caller is a token or, without a token, a network address.
 
-Each caller has a token bucket on Redis, which all processes share. A process takes several requests from a bucket at
-once, and lets as many requests through before it asks Redis again. While Redis does not answer, nobody is limited.
+Each caller has a token bucket on Redis, which all processes share. It contains the requests that the caller may still
+send. A process takes several requests from a bucket at once, and lets as many requests through before it asks Redis
+again. While Redis does not answer, nobody is limited.
 
 Requests of agents, requests about the server's health, and requests without credentials from this machine are not
 counted. A signed message (a hook) counts for the address of its sender, in a separate bucket, until its signature is

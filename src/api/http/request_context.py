@@ -212,9 +212,9 @@ class RequestContext:
         self.user.must_access(level or self.needs.level, project_id, what)
 
     async def find_visible(self, find: Find[P], name: str, row_id: int) -> P:
-        """Returns the row that `find` reads for an id. Raises NotFound if there is none or the user cannot see its
-        project. Raises Forbidden if the user's access to the project is lower than the route requires. `name` is the
-        kind of row in error messages, such as "pipeline template".
+        """Returns the row that `find` reads for an id. Raises NotFound if there is no such row, or if the user cannot
+        see the row's project. Raises Forbidden if the user's access to the project is lower than the route requires.
+        `name` is the kind of row in error messages, such as "pipeline template".
         """
         row = await self.find(find, name, row_id)
         await self.must_access(row.project_id, f"{name} {row_id}")
@@ -264,8 +264,8 @@ async def wait_for_min_position(request: Request[Any, Any, Any]) -> None:
     """Waits until the read models have reached the position in `Testhide-Min-Position`. Then adds the position that
     they have reached to the response's headers. Raises Invalid if the request's header is no position.
 
-    For a caller without credentials, it neither waits nor adds the position: the wait would show this caller whether
-    others write events.
+    For a caller without credentials, the function neither waits nor adds the position: the wait would show this caller
+    whether others write events.
     """
     services: Services = request.app.state.services
     is_known = request.scope.get("user") is not None

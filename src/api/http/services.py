@@ -139,11 +139,15 @@ class Services:
     analysis_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(ANALYSES, ANALYSES_OF_USER, MAX_ANALYSES, "analyses of tests")
     )
-    """Turns at reads that take tenths of a second and more in large projects, such as the health of all tests."""
+    """Limits the slow reads that run at once. A slow read, such as the health of all tests, takes tenths of a second
+    and more in large projects.
+    """
     questions: Counter[int] = field(default_factory=Counter)
     """User -> number of their requests to the assistant that this process handles."""
     question_turns: PacedTurns = field(default_factory=PacedTurns)
-    """Turns at recording questions to the assistant, so that many questions at once do not hold up other requests."""
+    """Lets users record questions to the assistant one after the other, so that many questions at once do not hold up
+    other requests.
+    """
     container_log_turns: CallerTurns = field(
         default_factory=lambda: CallerTurns(CONTAINER_LOGS, CONTAINER_LOGS_OF_USER, kind="reads of logs")
     )

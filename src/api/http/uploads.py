@@ -1,4 +1,4 @@
-"""Receives multipart/form-data with one file. Streams the file to disk, and keeps at most one chunk in memory. Each
+"""Receives multipart/form-data with one file. Streams the file to disk, and keeps little of it in memory. Each
 operation sets the largest size of its files, such as `api.artifacts.MAX_UPLOAD_BYTES`. Litestar's parser is not used:
 it would keep fields without a file name in memory, whatever their size.
 """

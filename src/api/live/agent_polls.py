@@ -42,11 +42,13 @@ log = structlog.get_logger()
 
 POLL_TIMEOUT_S = 20
 """Seconds after which a poll without a message is answered with 204, before proxies close its connection. The
-dispatcher takes a poll for closed after `POLL_EXPIRY_S` (`workers/dispatch/dispatcher.py`). That time must be longer
-than this one.
+dispatcher takes a poll for closed after `POLL_EXPIRY_S` (`workers/dispatch/dispatcher.py`), which must be longer than
+POLL_TIMEOUT_S.
 """
 MAX_REMEMBERED = 50_000
-"""Largest number of messages, and of sessions, that a process remembers so as not to send a message twice."""
+"""Largest number of messages, of sessions and of nodes that a process remembers: which messages it has sent, the last
+message of each session, and the last poll of each node.
+"""
 
 
 CREDENTIALS_TIMEOUT_S = 3.0

@@ -2,8 +2,9 @@
 *cut* a client is to end its stream before the source returns.
 
 A client is cut in five cases: its connection is closed, it does not accept a message for `STALL_TIMEOUT_S`, there is no
-message for it for `IDLE_TIMEOUT_S`, its user loses access, or the server stops. It may reconnect and continue. A client
-takes memory only for the message that is being sent, since messages come from buffers that all clients share.
+message for it for `IDLE_TIMEOUT_S`, its user loses access, or the server stops. A client that was cut may reconnect and
+continue. A client takes memory only for the message that is being sent, since messages come from buffers that all
+clients share.
 
 Clients register in the call that sends the response, not before: the `finally` of a generator that was never started
 does not run.
@@ -33,7 +34,9 @@ log = structlog.get_logger()
 
 MEDIA_TYPE = "text/event-stream"
 FRAME_BYTES = 16 * 1024
-"""Largest number of bytes that are given to the HTTP server at once. The server buffers a few such frames."""
+"""Largest number of bytes of a frame. Messages are given to the HTTP server in frames, and the HTTP server buffers a
+few of them.
+"""
 STALL_TIMEOUT_S = 10.0
 """Seconds that a frame may wait for the connection before its client is cut."""
 KEEP_ALIVE_INTERVAL_S = 15.0
