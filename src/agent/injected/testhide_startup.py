@@ -4,7 +4,7 @@ In a process that imports pytest, it adds the agent's plugin to the job's own pl
 is not set for the whole build: a command that sets PYTHONPATH to something else does not run this file, and the pytest
 of this command could not import the plugin.
 
-In a process that imports unittest, it selects the tests that the build asks for. This module supports Python 3.7 or
+In a process that imports unittest, it selects the tests that the build asks for. This module supports Python 3.8 or
 newer, and must never raise.
 """
 
