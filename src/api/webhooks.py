@@ -130,11 +130,11 @@ class WebhookAttempt(msgspec.Struct):
 
 
 class WebhookReplay(msgspec.Struct):
-    """First event of a replay, given either by its log position or by a time."""
+    """Start of a replay, given either by the log position of the first event or by a time."""
 
     position: Annotated[int, Meta(ge=1, le=MAX_ID, description="Of the first event, as the log counts")] | None = None
     since: Time | None = None
-    """Time of the first event that is delivered once more."""
+    """Events from this time on are delivered once more."""
 
 
 class StartedReplay(msgspec.Struct):
@@ -199,7 +199,7 @@ class WebhookController(Controller):
 
     @get("/schemas", opt=PUBLIC)
     async def list_webhook_schemas(self) -> dict[str, dict[str, Any]]:
-        """Returns notification type -> JSON Schema of its messages."""
+        """Returns the JSON Schemas of the messages, by notification type."""
         return schemas()
 
     @get("/schemas/{event_type:str}", opt=PUBLIC, media_type="application/schema+json")

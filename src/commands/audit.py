@@ -1,5 +1,6 @@
-"""Commands on the audit log. They record reads, restores and rotations of the secret key, and change the key that signs
-checkpoints. They also require a MAC for each later row, and allow the sealer to seal a single row without a valid MAC.
+"""Commands on the audit log. They record that somebody read the log, that it was restored, or that the secret key was
+rotated. They change the key that signs checkpoints. They also require a MAC for each later row, and allow the sealer to
+seal a single row without a valid MAC.
 """
 
 import secrets as random

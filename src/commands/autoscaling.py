@@ -1,8 +1,7 @@
 """Commands on the autoscaling of node pools: set and remove it, spawn and destroy machines, and record their failures.
 
-Only the leading dispatcher may spawn and destroy machines, as only it may assign builds. The commands for all of this
-read the leader stream, so they fail once another dispatcher leads. So no dispatcher assigns a build to a machine that
-another dispatcher is about to destroy.
+Only the leading dispatcher may spawn and destroy machines, and assign builds. All these commands read the leader
+stream, and fail once another dispatcher leads. So nobody assigns a build to a machine that is about to be destroyed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -222,8 +221,9 @@ class ScaleDown(_MachineCommand):
 
 @dataclass(frozen=True)
 class RevertMachine(_MachineCommand):
-    """Requests the operation `revert_id`, which reverts a virtual machine to its snapshot after its only build. Does
-    nothing if the pool may not have the machine any more. Raises Conflict if the dispatcher `leader` does not lead.
+    """Requests the operation `revert_id`, which reverts a virtual machine to its snapshot after the only build that it
+    runs. Does nothing if the pool is over its maximum, or if its setting now asks for other machines or for none.
+    Raises Conflict if the dispatcher `leader` does not lead.
     """
 
     pool_id: int
@@ -363,7 +363,7 @@ class RecordMachineRemoved(Command):
 
 
 def is_made_by(setting: AutoscalingSet, clone: VcenterOperation) -> bool:
-    """Returns whether `clone` has cloned the template of `setting`, and the machines of both run only one build."""
+    """Returns whether `clone` used the template of `setting`, and both ask for a machine that runs only one build."""
     source = setting.vcenter
     is_of_source = source is not None and (clone.vcenter_id, clone.vm_id) == (source.vcenter_id, source.template_id)
     return is_of_source and clone.single_use and setting.single_use
@@ -379,7 +379,7 @@ def machine_stream(machine_id: str) -> Stream[Any]:
 
 
 def request_deletion(clone: VcenterOperation, operation_id: int) -> VcenterOperationRequested:
-    """Returns the request to delete the machine that an operation has cloned."""
+    """Returns the event that requests the operation `operation_id`, which deletes the machine that `clone` has made."""
     return VcenterOperationRequested(
         operation_id=operation_id, vcenter_id=clone.vcenter_id, kind="delete", vm_name=clone.vm_name
     )

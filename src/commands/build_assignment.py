@@ -81,8 +81,9 @@ class AssignBuild(Command):
 
 @dataclass(frozen=True)
 class AcknowledgeBuild(Command, of=BUILD):
-    """Records that the agent is about to run the first command of its build. Instead queues the build again if other
-    builds of its group test another commit. This happens if a push came between the checkouts of two agents.
+    """Records that the agent is about to run the first command of its build. If other builds of its group test another
+    commit, queues the build again instead; in the last attempt, fails it. This happens if a push came between the
+    checkouts of two agents.
     """
 
     build_id: int

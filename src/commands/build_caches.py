@@ -1,6 +1,6 @@
 """Scopes of the caches of builds. A build saves caches in the scope of its branch. It restores caches from this scope,
 and from the scope of the job's default branch. So the builds of a new branch begin with the caches of the default
-branch, but no cache carries anything from a branch that is not the default branch to builds of other branches.
+branch. The caches of any other branch reach only the builds of that branch.
 
 Tags and pull requests have scopes of their own. So have builds that somebody started by hand with a commit, variables
 or secrets, since these decide what ends up in a cache, whatever branch the build names.
@@ -18,19 +18,21 @@ class CacheScopes(NamedTuple):
     """Scopes of the caches of one build. Agents and the server give a build only caches of its scopes."""
 
     trust: str
-    """Beginning of both scopes: the project, and whether the build is untrusted, of an admin or of a member. The caches
-    of all scopes with the same beginning share one quota of the server.
+    """Beginning of both scopes. It names the project, and says whether the build is untrusted, was started by an admin,
+    or neither. The caches of all scopes with the same beginning share one quota of the server.
     """
     primary: str
     """Scope in which the build saves caches, and from which it restores them first."""
     fallback: str | None
-    """Scope from which the build restores what `primary` lacks; None if there is none, or if it is `primary`."""
+    """Scope of the default branch, from which the build restores what `primary` lacks. None if the build may not use
+    this scope, or if `primary` is the same.
+    """
 
 
 def find_cache_ref(branch: str, trigger: BuildTrigger | None, is_chosen: bool) -> str:
-    """Returns the name from which the scope of a build's caches is made, such as `refs/heads/main`. `is_chosen` says
-    whether somebody chose the commit, variables or secrets of a build that has no trigger. The names for pull requests
-    and such builds contain a space. Names of refs do not, so nobody can push a branch or tag with one of these names.
+    """Returns the name from which the scope of a build's caches is made, such as `refs/heads/main`. `is_chosen` says of
+    a build without a trigger whether somebody chose its commit, variables or secrets. The names for these builds and
+    for pull requests contain a space. Names of refs do not, so nobody can push a branch or tag with one of these names.
     """
     if trigger is not None and trigger.kind == "pull_request":
         return f"pull request {branch if trigger.pull_request is None else trigger.pull_request}"

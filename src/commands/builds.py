@@ -107,8 +107,8 @@ class StartBuild(Command):
     """Address of the repository of the project's SCM endpoint; empty if the project has no endpoint."""
 
     fork: str = ""
-    """Path at the host of the fork from which the pull request comes, such as `alice/shop`; empty if the host does not
-    report the path.
+    """Path that the fork of the pull request has at its host, such as `alice/shop`; empty if there is no fork, or if
+    the host does not report the path.
     """
     fork_url: str = ""
     """Address of the fork that has the commit; empty if the repository of the job or project has the commit."""

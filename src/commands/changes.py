@@ -34,7 +34,7 @@ from store.log.ids import Ids
 
 @dataclass(frozen=True)
 class ReceiveChanges(Command):
-    """Records the changes of a repository that one message reports, each as (id, change)."""
+    """Records the changes of a repository that one message reports. `changes` has a pair (id, change) for each."""
 
     project_id: int
     reporter: Reporter
@@ -140,9 +140,9 @@ class ChangeStarter:
         return StartedBuilds(build_ids, waiting, refused | blocked, position)
 
     async def start_deferred(self, job_id: int, after: list[int], commit: str | None) -> None:
-        """Starts a job that had to wait. `after` lists the builds that it waited for and that have passed. The new
-        build tests `commit`, the commit that these builds tested, if the change was reported without a commit. If the
-        job can have no build, records why.
+        """Starts a job that had to wait. `after` lists the builds that it waited for and that have passed. If the
+        change was reported without a commit, the new build tests `commit`, which these builds have tested. If the job
+        can have no build, records why.
         """
         fields = await self._describe(job_id, after)
         fields["commit_sha"] = fields["commit_sha"] or commit

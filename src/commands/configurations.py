@@ -35,7 +35,7 @@ MAX_LABELS = 100
 MAX_VARIABLES = 500
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 NAMES = {"propertyNames": {"type": "string", "pattern": f"^{VARIABLE.pattern}$", "maxLength": 200}}
-"""JSON Schema of an object whose names are those of environment variables."""
+"""JSON Schema of an object whose keys are names of environment variables."""
 SET_BY_AGENTS = frozenset(
     f"TESTHIDE_{name}"
     for name in (

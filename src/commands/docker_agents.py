@@ -54,8 +54,8 @@ class SpawnDockerAgent(Command):
 
 @dataclass(frozen=True)
 class StartDockerAgent(Command, of=DOCKER_AGENT):
-    """Requests that the container of a Docker agent is started again, with a new registration token. Does nothing if it
-    runs or is being started.
+    """Requests that the container of a Docker agent is started again, with a new registration token. Does nothing if
+    the container runs or is being started.
     """
 
     agent_id: str

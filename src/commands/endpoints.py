@@ -1,4 +1,4 @@
-"""Commands on any endpoint: delete it, give up a delivery, record whether it answers."""
+"""Commands on any endpoint: delete the endpoint, give up a delivery, record whether the endpoint answers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

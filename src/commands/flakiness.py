@@ -1,6 +1,6 @@
 """Commands on flaky tests: record tests that became flaky, and tests whose flakiness emerged or settled.
-`workers/flakiness.py` and `workers/emerging.py` decide which these are; `reports/reading.py` and `reports/flips.py`
-decide which results are flaky.
+`workers/flakiness.py` and `workers/emerging.py` decide which tests these are; `reports/reading.py` and
+`reports/flips.py` decide which results are flaky.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from domain.flakiness import FLAKINESS, Flakiness, FlakinessEmerged, FlakinessSe
 
 @dataclass(frozen=True)
 class RecordFlakyTests(Command):
-    """Records that tests became flaky in a build. Each test is recorded once for each build."""
+    """Records that tests became flaky in a build. Leaves out a test that is already recorded for the build."""
 
     tests: tuple[TestTurnedFlaky, ...]
 

@@ -26,8 +26,8 @@ from store.log.ids import Ids
 
 
 class SyncOvertaken(Conflict):
-    """Raised by a sync if another sync has ended since the first sync read `.testhide.yml`. The file that the first
-    sync has read may be outdated, or come from a branch that the project no longer follows.
+    """Another sync of the project has ended since this sync read `.testhide.yml`. The file that this sync has read may
+    be outdated, or come from a branch that the project no longer follows.
     """
 
 

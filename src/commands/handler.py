@@ -85,8 +85,8 @@ class Command:
         return msgspec.convert(shared | more, event_type)
 
     def update(self, event_type: type[E], state: Any, /, **more: Any) -> Iterator[E]:
-        """Yields one event with those fields of the command that differ from `state`; nothing if no field differs. All
-        other fields of the event are None, which stands for no change. Fields that the command sets to None are in the
+        """Yields one event with those fields of the command that differ from `state`; nothing if no field differs.
+        Fields that do not differ are None, which stands for no change. Fields that the command sets to None are in the
         event's `cleared`.
         """
         event, cleared = self.event(event_type, **more), getattr(self, "cleared", ())
@@ -118,7 +118,9 @@ class CommandContext:
     correlation_id: str = ""
     causation: int | None = None
     once: IdempotencyKey | None = None
-    """Idempotency key of the request; None without one. A command with a key that was used before is not executed."""
+    """Idempotency key of the request; None if the request has none. A command with a key that was used before is not
+    executed.
+    """
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,9 @@ class Handler:
         """Executes a command and returns its receipt.
 
         Raises Conflict if other writers changed the streams in every try, and another Rejection if the command refuses.
-        Raises AlreadyDone if a command with the same idempotency key (`caller.once`) was executed before.
+        If the caller has loaded one of the streams (LoadedState), raises VersionConflict after the first try, since
+        only the caller can load this stream again. Raises AlreadyDone if a command with the same idempotency key
+        (`caller.once`) was executed before.
         """
         try:
             return await self._once(command, caller)

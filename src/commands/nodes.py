@@ -87,8 +87,8 @@ class ConnectNode(Command, of=NODE):
     """Connects an agent to its node. Raises Conflict if another agent has the node's session and may still be alive.
 
     The new agent replaces the session of another agent in two cases. In the first, the other agent has been silent for
-    too long (`replaces_dead`). In the second, its session is `replaces_session`, the last session that used the new
-    agent's work folder. Only one agent at a time can use a folder, so the other agent has ended.
+    too long (`replaces_dead`). In the second, the session of the other agent is `replaces_session`, the last session
+    that used the new agent's work folder. Only one agent at a time can use a folder, so the other agent has ended.
     """
 
     node_id: int

@@ -1,5 +1,5 @@
-"""Registration tokens, with which machines that the server has made register as nodes. The tokens are not stored, not
-even as hashes: a worker that repeats the spawn of a machine makes the token again.
+"""Registration tokens, with which machines register as nodes after the server has spawned them. The tokens are not
+stored, not even as hashes: a worker that repeats the spawn of a machine makes the token again.
 """
 
 import secrets as randomness

@@ -1,4 +1,4 @@
-"""Command that records a test report."""
+"""Commands that record a test report and its new test cases."""
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -323,8 +323,8 @@ def find_excess(build: AnyBuild, results: int) -> str:
     """Returns why a report with this number of results must be recorded without its results; empty if its results can
     be recorded.
 
-    Raises TooLarge if the build accepts no further report at all. The last report that a build accepts is recorded
-    without results, so that the build does not pass although results are missing.
+    Raises TooLarge if the build accepts no further report at all. The last report that a build accepts is recorded as
+    unreadable, since results are missing and the build must not pass.
     """
     if len(build.reports) > MAX_REPORTS:
         raise TooLarge(f"Build {build.build_id} has {MAX_REPORTS:,} reports and takes no more: merge reports into one.")

@@ -13,12 +13,14 @@ _UNITTEST = re.compile(r"(\S+\.py::[\w:]+) [\[(]")
 subtests that passed.
 """
 MAX_NAMED = 5
-"""Largest number of tests that the sentence about selected tests without a result names. It counts the others."""
+"""Largest number of tests that are named in the sentence about selected tests without a result. The sentence counts the
+others.
+"""
 
 
 def mark_ran(selected: Sequence[str], report: ReportRead, left_out: Collection[str] = ()) -> bytes:
-    """Returns one byte for each selected test: 1 if the test is in `left_out` or if one of its variants or subtests
-    ran, otherwise 0.
+    """Returns one byte for each selected test: 1 if the test or one of its variants or subtests ran, otherwise 0. Tests
+    in `left_out`, which the build skips because of their quarantine, also have 1.
     """
     ran = {*left_out, *(entry for node_id in find_ran(report) for entry in possible_entries(node_id))}
     return bytes(node_id in ran or whole_test(node_id) in ran for node_id in selected)

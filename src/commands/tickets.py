@@ -1,5 +1,5 @@
-"""Commands on tickets: claim a ticket before its creation, record its creation and its comments, and link results to
-it.
+"""Commands on tickets: claim a ticket, so that only one process creates it; record its creation and its comments, and
+link results to it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -39,7 +39,9 @@ class _OfTicket(Command):
 
 @dataclass(frozen=True)
 class ClaimTicket(_OfTicket):
-    """Claims a ticket that does not exist yet. Raises Conflict if it exists, or if another process is creating it."""
+    """Records that this process is about to create a ticket, so that no other process does. Raises Conflict if the
+    ticket exists, or if another process is creating it.
+    """
 
     now: datetime
 

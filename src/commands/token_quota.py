@@ -69,7 +69,7 @@ class ReserveTokens(Command):
 
 @dataclass(frozen=True)
 class SettleTokens(Command):
-    """Replaces a reservation by the tokens that its call has used. Does nothing if it is settled already."""
+    """Replaces a reservation by the tokens that its call has used. Does nothing if this was done before."""
 
     month: str
     reservation_id: str

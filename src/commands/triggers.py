@@ -95,7 +95,7 @@ class StartTriggeredBuild(StartBuild):
         yield ClaimTaken(claim=self.claim, owner=BUILD.at(self.build_id).name)
 
     def is_wanted(self, job: Job) -> bool:
-        """Returns whether the job should have the build."""
+        """Returns whether the job still asks for the build."""
         raise NotImplementedError
 
 

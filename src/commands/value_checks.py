@@ -1,5 +1,5 @@
-"""Checks that are part of a value's type. They run together with the check of the types of a request's fields, so that
-one error names all wrong values.
+"""Checks that are part of a value's type. They run whenever the types of a request's fields are checked, so that one
+error names all wrong values.
 """
 
 from collections.abc import Callable

@@ -32,7 +32,7 @@ REGISTRATION_LIFETIME = timedelta(hours=2)
 when a revert of the machine ends. It is long, since cloning may take an hour.
 """
 MAX_CHANGED = 500
-"""Largest number of machines in one event of the inventory (VcenterVmsChanged)."""
+"""Largest number of changed machines, and of removed machines, in one event of the inventory (VcenterVmsChanged)."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class RenewVcenterRegistration(Command, of=VCENTER_OPERATION):
 
 @dataclass(frozen=True)
 class RegisterVcenterMachine(Command):
-    """Exchanges the registration token of a machine that was cloned for a token of its node. The agent itself has made
+    """Exchanges the registration token of a cloned machine for a token of the machine's node. The agent itself has made
     the token of the node, so it may repeat the request if the answer was lost.
 
     The first time, the command registers the node, with the id `node_id`. After a revert of the machine, the command

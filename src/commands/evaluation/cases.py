@@ -1,4 +1,5 @@
-"""The cases of evaluations, which ship with the server as JSON files below `cases`, and the choice of some of them.
+"""The cases of evaluations, which ship with the server as JSON files below `cases`, and the choice of the cases that an
+evaluation runs.
 
 A file is a list of cases of one suite. docs/evals.md describes the format.
 """
@@ -37,7 +38,7 @@ SECONDS_WITH_MODEL = 4.0
 class HealthCase(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="suite", tag="health"
 ):
-    """A history of runs, and the right assessment of the test."""
+    """A case about the health of a test: the history of its runs, and the right assessment of the test."""
 
     name: str
     split: Split

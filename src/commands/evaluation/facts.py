@@ -1,4 +1,4 @@
-"""Facts of a case of an evaluation, and the evidence about a build that is made of them.
+"""Facts of a case of an evaluation. `make_evidence` makes evidence about a build from these facts.
 
 The log and the report of a case are read like those of real builds, so that an evaluation also tests how well the
 server explains logs and reads reports. All other facts are copied from the case into the evidence.
@@ -42,7 +42,7 @@ FIRST_CASE_ID = 501
 
 
 class TestFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Facts about a failed test that its result does not contain. The fields mean the same as those of
+    """Facts about a failed test beyond those in its result. The fields mean the same as those of
     `domain.assistant.evidence.FailedTest`.
     """
 
@@ -75,7 +75,7 @@ class CaseFacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     project: ProjectFacts | None = None
     jobs: tuple[JobState, ...] = ()
     named_tests: tuple[NamedTest, ...] = ()
-    """Tests that the chat message names, with numbers of their runs."""
+    """Tests that the chat message names, with counts of their runs."""
 
 
 def make_evidence(question: Question, facts: CaseFacts) -> Evidence:
@@ -122,8 +122,9 @@ def _to_test(number: int, case: ReportedCase, more: Mapping[str, TestFacts]) -> 
 
 
 def _with_signature(past: PastFailure, failed: Sequence[ReportedCase]) -> PastFailure:
-    """Returns the earlier failure `past`. If it equals the failure of the test with the same name in `failed`, but has
-    no signature, it gets the signature of that test. So cases need not name signatures.
+    """Returns the earlier failure `past`. If the case says that `past` equals a failure of the build (`is_equal`) but
+    gives no signature, `past` gets the signature of the test in `failed` with the same name. So cases need not name
+    signatures.
     """
     if past.signature or not past.is_equal:
         return past

@@ -43,11 +43,11 @@ class GitHubPush(msgspec.Struct):
     after: str | None = None
     deleted: bool = False
     forced: bool | None = None
-    """Whether commits were dropped; None from hosts that do not say it (Gitea and Forgejo)."""
+    """Whether the push dropped commits; None from Gitea and Forgejo, which do not say so."""
     commits: list[GitHubCommit] = []
     total_commits: int | None = None
-    """Number of pushed commits at Gitea and Forgejo, which list only the newest of them, by default five; None at
-    GitHub.
+    """Number of pushed commits, from Gitea and Forgejo; None from GitHub. Gitea and Forgejo list only the newest of the
+    commits, by default five.
     """
     head_commit: GitHubCommit | None = None
 

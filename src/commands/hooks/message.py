@@ -13,7 +13,7 @@ MAX_PATHS = 3_000
 MAX_PATH_LENGTH = 4_096
 MAX_LINE = 500
 """Largest number of characters that are stored of a commit message's first line and of an author's name. Also the
-largest number of characters in the path of a repository.
+largest number of characters in the path of a repository, and in the target branch of a pull request.
 """
 
 

@@ -58,8 +58,8 @@ class PartialNodes:
 
 @dataclass(frozen=True)
 class Conversion(Generic[S]):
-    """The struct that a file describes, and all mistakes in the file. Parts with mistakes are missing in the struct, so
-    it is then used only to find more mistakes.
+    """The struct that a file describes, and all mistakes in the file. Parts with mistakes are missing in the struct. A
+    struct that lacks parts is used only to find more mistakes.
     """
 
     value: S
