@@ -31,7 +31,7 @@ class _Catalogue:
 
     def __init__(self) -> None:
         self.version = 0
-        """Version of the project's stream of test cases up to which it was read."""
+        """Version up to which the project's stream of test cases was read."""
         self.size = 0
         self._first_ids: list[int] = []
         self._hashes: dict[int, array[int]] = {}

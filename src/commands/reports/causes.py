@@ -65,7 +65,7 @@ def find_cause_kind(message: str, trace: str) -> CauseKind:
 def find_causes(
     failures: Sequence[EqualFailures], failing: Mapping[int, FailingRuns] | None = None
 ) -> list[FailureCause]:
-    """Returns the causes of the failures; the cause of most results comes first. `failing` has the failing runs of test
+    """Returns the causes of the failures, the cause with the most results first. `failing` has the failing runs of test
     cases, by the id of the test case, as far as they are known.
     """
     by_text = _join(group(_traces_of(failures)), _group_by_message(failures))

@@ -17,7 +17,9 @@ def is_unreadable(summary: Summary) -> bool:
 
 
 def lacks_tests(summary: Summary) -> bool:
-    """Returns whether the report says that it has no results of some tests, or an unreadable number of failures."""
+    """Returns whether a warning of the report says that results of some tests are missing, or that a declared number of
+    failures could not be read.
+    """
     return any(warning.kind in ("lost_tests", "not_run", "bad_failures") for warning in summary.warnings)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from commands.reports.parser import Case
 
 REPORTED_NAME = "reported_name"
-"""Name of the property of a failed result that has the node id with the address, as the report contains it."""
+"""Name of a property of failed results. Its value is the node id with the address, as the report contains it."""
 
 _ADDRESS = re.compile(
     r"(?<= at )0x[0-9A-Fa-f]{6,16}(?=[^<>]{0,200}>)"  # Python: <function f at 0x7f3a5c1d2e50>

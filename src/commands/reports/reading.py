@@ -49,7 +49,8 @@ _STATUS = {name: number for number, name in enumerate(STATUSES)}
 @dataclass(frozen=True)
 class Match:
     """A known issue, classification rule or statistic that matches one result of a report. `row` is the index of the
-    result in the report. The other fields are those of `MatchRule` and of `ResultsClassifiedByRules`.
+    result in the report. `start` and `end` are byte indexes in the result's text: the pattern matched what is between
+    them. Both are 0 for a rule without a pattern. The other fields are those of the `MatchRule`.
     """
 
     row: int
@@ -104,7 +105,9 @@ class ReportRead:
     unloaded: int = 0
     """Number of suites that could not be loaded, or failed as a whole."""
     lost_tests: bool = False
-    """Whether the file declares more tests than it contains, or names tests that did not run."""
+    """Whether the file declares more tests than it contains, has tests that did not run, or declares a number of
+    failures that cannot be read.
+    """
     is_report: bool = False
     """Whether the file has a known report format."""
     is_unreadable: bool = False
@@ -210,8 +213,8 @@ _TestKey = tuple[str, str, str, str]
 joins class and name, so it is the same for (`a.b`, `c`) and (`a`, `b.c`).
 """
 _Attempts = tuple[int, int, bool, bool]
-"""State of a test in its suite: row of the attempt that counts, number of attempts, whether an attempt before the one
-that counts failed, and whether an attempt failed without a mark that it is one of several.
+"""State of a test in its suite: row of the attempt that counts, number of attempts, whether another attempt failed
+before the one that counts, and whether a failed attempt lacks a mark that it is one of several.
 """
 
 
@@ -233,8 +236,8 @@ class _Reading:
         self._left_out = 0
         self._not_run = 0
         self._presumed_retries = 0
-        """Number of results that are taken for retries of a failed test only because they have the same name. The
-        format does not mark them as retries.
+        """Number of results that did not fail, and that are taken for retries of a failed test only because they have
+        its name. The format does not mark them as retries.
         """
 
     def add(self, case: Case) -> None:

@@ -35,7 +35,7 @@ about 1 s.
 MAX_MEMORY = 1024 * 1024 * 1024
 """Largest address space of a process, in bytes. A report of 100,000 tests and 50 MB takes about 250 MB."""
 READ_TIMEOUT_S = 600.0
-"""Seconds that a process may take for one report, from the turn of the report on. After that the process is killed."""
+"""Seconds that a process may take to read one report and match its failures. After that the process is killed."""
 TRIES = 2
 """Number of tries to read a report if the process that reads it ends for an unknown reason. The kernel may have killed
 the process because others need memory.

@@ -79,8 +79,9 @@ class ReadModels(Protocol):
         newest of these builds are read, and only those that passed or failed. The results of the newest build come
         first.
 
-        Leaves out the results of test cases whose ids are not in `failed` and that did not fail in any of these
-        reports, and results of a build in which an outage made the test fail.
+        `failed` has the ids of the test cases that fail in the report to record. For any other test case, returns only
+        results of builds in which it failed. Leaves out the results of a test in a build in which an outage made the
+        test fail.
         """
         ...
 
@@ -134,8 +135,8 @@ class ReportRecorder:
     read_models: ReadModels
     reading: ReadingPool
     wait_until_shown: Callable[[int], Awaitable[bool]]
-    """Function that waits until the read models show a position. Returns False if they do not show it in time, and at
-    once if they lag far behind.
+    """Function that waits until the read models show a position. Returns False if they do not show it in time. If they
+    lag far behind, returns False at once.
     """
 
     _queue: ReportQueue = field(default_factory=ReportQueue)
@@ -145,8 +146,8 @@ class ReportRecorder:
     _catalogues: CaseCatalogues = field(default_factory=CaseCatalogues)
     rule_book: RuleBook = field(default_factory=RuleBook)
     _unshown: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Project id -> (position of its last report, number of results recorded since the project last waited). Texts
-    count as results, too.
+    """Project id -> (position of its last report, number of results recorded since a report of the project last waited
+    for the read models). Texts count as results, too.
     """
 
     async def record_file(self, execute: Execute, build: LoadedState[AnyBuild], file: IncomingReport) -> Report:

@@ -32,7 +32,7 @@ DAMAGEABLE = (f"{KNOWN_ISSUE.prefix}-", f"{CLASSIFICATION_RULES.prefix}-")
 
 
 class RuleBook:
-    """The known issues and classification rules of all projects, as of the last call."""
+    """The known issues, classification rules and statistics of all projects, as of the last call of `follow`."""
 
     def __init__(self) -> None:
         self.position = 0
@@ -43,7 +43,7 @@ class RuleBook:
         self._statistics: dict[int, ClassificationStatistics] = {}
         """Project id -> how people have classified its failures."""
         self._damaged: set[str] = set()
-        """Streams with an event that cannot be read. They are read again at each call."""
+        """Streams with an event that cannot be read. They are read again at each call of `follow`."""
         self._lock = asyncio.Lock()
 
     async def fetch_match_rules(self, event_log: EventLog, project_id: int) -> list[MatchRule]:

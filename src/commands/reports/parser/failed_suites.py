@@ -22,7 +22,8 @@ _MAX_MESSAGES = 20
 
 def has_nunit_suite_failed(attributes: Mapping[str, str], failed_cases: int, failed_suites: int) -> bool:
     """Returns whether a <test-suite> or <test-run> failed for a reason of its own: its tear-down failed, it cannot be
-    run, or it failed although nothing in it failed. Otherwise it failed because of the cases and suites in it.
+    run, or it failed although nothing in it failed. Returns False if it did not fail, or failed because of the cases
+    and suites in it.
     """
 
     def word(name: str) -> str:

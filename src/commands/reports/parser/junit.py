@@ -64,7 +64,7 @@ XDIST_WORKER = "xdist_worker"
 MAY_FAIL = "TEST_CASE tagged with !mayfail"
 """Message of the <skipped> that Catch2 adds to a test that may fail, or should fail."""
 TODO = "todo"
-"""Type of the <skipped> that node's test runner adds to a test that may fail."""
+"""Type of the <skipped> that the test runner of Node.js adds to a test that may fail."""
 HAS_FAILED = frozenset({"failure", "error"})
 
 
@@ -141,8 +141,8 @@ def _main(node: Element, failures: list[Element], suite: str, origin: Origin, bu
 
 def _read_verdict(node: Element, failures: list[Element], builder: Builder) -> tuple[Status, str, str, ErrorKind]:
     """Returns (status, message, traceback, kind of failure) of a case. A case with a failure and a <skipped> counts as
-    failed, except if the <skipped> contains MAY_FAIL or TODO: then the test may fail. Of the attributes `status` and
-    `result`, the worse counts.
+    failed, except if the <skipped> contains MAY_FAIL or TODO: then the test may fail, and counts as skipped. Of the
+    attributes `status` and `result`, the worse counts.
     """
     skipped = node.find("skipped")
     if failures:

@@ -30,6 +30,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 100
     """Nesting depth of elements. Deeper elements are skipped."""
     warnings_of_a_kind: int = 20
-    """Number of separate warnings of one kind, for kinds that are not combined (such as wrong counts). Further ones are
-    only counted.
+    """Number of separate warnings about wrong counts, for each kind. Further ones are only counted. Warnings of any
+    other kind are combined into one.
     """

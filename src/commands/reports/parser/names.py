@@ -26,7 +26,7 @@ def cut_name(name: str, limit: int) -> str:
 
 def without_workspace(name: str) -> str:
     """Returns a relative path for a path in the workspace of a build, so that the name is the same in every build.
-    Returns any other name unchanged. node's test runner names a file without tests by its path.
+    Returns any other name unchanged. The test runner of Node.js names a file without tests by its path.
     """
     found = _WORKSPACE.match(name) if "workspace" in name else None
     return name if found is None else name[found.end() :]

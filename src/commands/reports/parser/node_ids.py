@@ -6,8 +6,8 @@ out addresses of objects:
 
 1. `nodeid`: the property of that name, verbatim.
        t/test_x.py::TestDeep::test_bad[a-1]
-2. Python file: a relative `.py` file gives pytest's form; what the class name has beyond the module are
-   classes. A collection error, whose name is the file, has the file as its id.
+2. Python file: a relative `.py` file gives pytest's form. The parts of the class name after the module
+   are classes. A collection error, whose name is the file, has the file as its id.
        file t/test_x.py, classname t.test_x.TestDeep, name test_bad -> t/test_x.py::TestDeep::test_bad
 3. unittest: an absolute `.py` file, or a suite named `unittest...`.
        module.Class.method

@@ -60,7 +60,9 @@ class Notes:
         self._each_at_most = each_at_most
         self._notes: dict[str, list[_Note]] = {}
         self.cases = 0
-        """Number of cases read so far. The reader counts them, so that a warning can say how far it had read."""
+        """Number of cases read so far. The reader counts them, so that a warning can say after how many cases its fault
+        was seen.
+        """
 
     def __contains__(self, kind: str) -> bool:
         return kind in self._notes

@@ -60,7 +60,7 @@ class _OpenSuite:
         self.folded = Counts()
         """Counts of the folded attempts of all cases, including the cases of nested suites."""
         self.further_failures = 0
-        """Number of failures after the first failure of each case."""
+        """Number of failures beyond the first one of each case. Catch2 counts all failures of a case."""
         self.excused_failures = 0
         """Number of cases with failures that count as skipped, because their tests may fail. Includes cases of nested
         suites.
@@ -71,7 +71,7 @@ class _OpenSuite:
         suite without cases declares stands for one of them.
         """
         self.failed_suites = 0
-        """Number of suites that failed as a whole: this suite and the suites nested in it."""
+        """Number of suites that failed as a whole, among this suite and the suites nested in it."""
         self.failure: Element | None = None
         """First <failure> or <error> of the suite itself, or <reason> of NUnit."""
 

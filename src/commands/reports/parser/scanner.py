@@ -61,7 +61,7 @@ class Scanner:
         self._cut = ""
         self._found: dict[str, tuple[int, int]] = {}  # text -> (index where its search began, its index)
         self._read = 0  # of a tag that waits for more input: number of its characters that were read
-        self._read_before = 0  # the same, when the current call of _scan began
+        self._read_before = 0  # value of _read when the current call of _scan began
 
     @property
     def line(self) -> int:
@@ -286,7 +286,7 @@ class Scanner:
 
     def _skip(self, window: str) -> str:
         """Drops the rest of an attribute value that is too long, up to its closing quote or to a tag of a report.
-        Returns the text from there on; an empty text if the value goes on.
+        Returns the text from this quote or tag on; an empty text if the value goes on.
         """
         quote = window.find(self._skipping)
         markup = _MARKUP.search(window, 0, quote if quote >= 0 else len(window))

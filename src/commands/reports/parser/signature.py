@@ -54,8 +54,8 @@ def signature(exception_type: str, message: str, trace: str = "") -> str:
 
 
 def frames(trace: str) -> list[str]:
-    """Returns the names of up to three functions of a stack trace without numbers, the innermost first. Skips functions
-    of libraries and test runners.
+    """Returns the names, without numbers, of up to three functions of a stack trace, the innermost first. Skips
+    functions of libraries and test runners.
     """
     return [_NUMBER.sub("", function) for function in find_functions(trace)[:FRAMES]]
 
@@ -84,6 +84,6 @@ def find_functions(trace: str) -> list[str]:
 
 def _plain(function: str) -> str:
     """Returns the function's name without the numbers that compilers give to lambdas and generated classes. Other names
-    with different numbers, such as `test_1` and `test_2`, are different functions.
+    keep their numbers, since `test_1` and `test_2` are different functions.
     """
     return _NUMBER.sub("", function) if _GENERATED.search(function) else function
