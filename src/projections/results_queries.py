@@ -246,7 +246,7 @@ async def fetch_totals(source: Source, ranges: ReportRanges) -> list[SuiteTotal]
 
 
 async def count_classified_by_rules(source: Source, ranges: ReportRanges) -> int:
-    """Returns the number of failures in these reports that rules of known issues have classified."""
+    """Returns the number of failures in these reports that known issues or classification rules have classified."""
     query = (
         f"SELECT count(*) {ranges.select_counting('id')} AND t.facts & {STATUS} = {FAILED}"
         f" AND {IS_CLASSIFIED_BY_RULE} AND {MAY_BE_CLASSIFIED_BY_RULES}"

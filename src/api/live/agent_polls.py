@@ -49,8 +49,6 @@ MAX_REMEMBERED = 50_000
 """Largest number of messages, of sessions and of nodes that a process remembers: which messages it has sent, the last
 message of each session, and the last poll of each node.
 """
-
-
 CREDENTIALS_TIMEOUT_S = 3.0
 """Longest time in seconds that the message about a build waits for a token from the host of its repository. Other
 messages for the agent wait meanwhile.
