@@ -1,8 +1,8 @@
 """Read model of the triage of failed results: classifications, defects and resolutions.
 
 The classifications that failures get while their report is recorded are in an append-only table with only numbers, so
-that a report with a hundred thousand known failures is written fast. The other table has later classifications, which
-override these.
+that a report with a hundred thousand known failures is written fast. Later classifications, and all defects and
+resolutions, are in the other table. If both tables have a classification for a result, the later one counts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ class RuleMatchRow(Row, frozen=True):
     classification: SmallInt
     """Index into CLASSIFICATIONS."""
     rule: SmallInt = 0
-    """Number of the classification rule that matched, from 1; 0 if no classification rule matched."""
+    """Number of the classification rule that matched, counted from 1 in the list of rules; 0 if none matched."""
     rules_version: Int = 0
     match_start: Int = 0
     match_end: Int = 0
@@ -209,9 +209,9 @@ MAY_BE_CLASSIFIED_BY_RULES = (
     f"(EXISTS (SELECT FROM {RuleMatchRow.table} WHERE {_RANGE} AND {BY_RULE})"
     f" OR EXISTS (SELECT FROM {TriageRow.table} WHERE {_RANGE} AND set_by_kind = 'rule'))"
 )
-"""SQL condition that is false if no known issue or classification rule has classified any result of the build.
-PostgreSQL evaluates the condition once. If it is false, the query reads no results. The query needs the parameters
-`low` and `high`, the range of the results' ids.
+"""SQL condition that a known issue or a classification rule has classified any result with an id in the range from
+`low` to `high`, which the query needs as parameters. PostgreSQL evaluates this condition once for the whole query. If
+it is false, the query reads no results.
 """
 
 

@@ -44,7 +44,9 @@ class TriggerRow(Row, frozen=True):
     starts_by_changes: bool = False
     starts_by_time: bool = False
     scheduled_since: datetime = UNSTAMPED
-    """Time at which the job was enabled or got its triggers. Its time tables start no builds for earlier times."""
+    """Last time at which the job was enabled or got other triggers. The job's time tables start no builds for earlier
+    times.
+    """
 
     @property
     def settings(self) -> Triggers:
@@ -112,8 +114,9 @@ async def plan_starts(
     """Returns which of the project's jobs a change starts. Compares the change with the jobs' triggers on a thread,
     since this can take some seconds.
 
-    `project_repository` is the address of the repository of jobs that name no repository; empty if they have none. With
-    `unchanged_since`, leaves out jobs that were enabled or got other triggers after this time.
+    `project_repository` is the address of the project's repository, which is used for jobs that name no repository. It
+    is empty if the project has none. With `unchanged_since`, leaves out jobs that were enabled or got other triggers
+    after this time.
     """
     query = f"SELECT * FROM {TriggerRow.table} WHERE project_id = %(project)s AND starts_by_changes ORDER BY job_id"
     rows = await fetch_all(source, TriggerRow, query, {"project": project_id})
@@ -164,7 +167,7 @@ async def fetch_scheduled(source: Source) -> list[TriggerRow]:
 
 async def find_projects_of_repository(source: Source, path: str, limit: int) -> list[int]:
     """Returns the ids of up to `limit` projects that have jobs or an SCM endpoint for the repository with this path.
-    Projects with exactly this path come first.
+    Projects whose jobs or endpoint have exactly this path come first.
     """
     name = path.rpartition("/")[2]
     if not name:

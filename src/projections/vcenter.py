@@ -29,7 +29,7 @@ class VcenterRow(Row, frozen=True):
     version: str | None = None
     """Version of the vCenter; None if the server could not sign in when it last tried, or has not tried."""
     last_error: str | None = None
-    """Why the server could not sign in when it last tried; None if it could."""
+    """Why the server could not sign in when it last tried; None if it could, or has not tried."""
     last_error_at: datetime | None = None
 
 

@@ -78,7 +78,7 @@ async def fetch_page(source: Source, vcenter_id: int, **window: Unpack[Window]) 
 
 
 async def fetch_running(source: Source) -> list[VcenterOperationRow]:
-    """Returns the operations on all vCenters that are under way, ordered by id."""
+    """Returns the operations that are under way, on any vCenter, ordered by id."""
     return await fetch_all(
         source,
         VcenterOperationRow,

@@ -1,4 +1,4 @@
-"""Messages that webhooks receive: the content of `data` for each notification type, and JSON Schemas."""
+"""Messages of webhooks: the content of the field `data` for each notification type, and the messages' JSON Schemas."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -96,7 +96,7 @@ def quarantined_test(event: TestsQuarantined, item: int) -> QuarantinedTest:
 
 
 def offline_node(row: NodeRow) -> NodeView:
-    """Returns an offline node as `GET /nodes/{id}` shows it, with measurements of 0."""
+    """Returns an offline node as `GET /nodes/{id}` shows it, with a processor load and an uptime of 0."""
     return copy_fields(NodeView, row, cpu_pct=0, uptime_s=0, ram_gb=round(row.ram_gb))
 
 

@@ -35,8 +35,8 @@ class SealedCheckpoint(msgspec.Struct, frozen=True):
 
 
 async def load_edge(connection: AsyncConnection, size: int) -> Edge:
-    """Loads the right edge of the audit tree, which is the last tile of each level, as it was when the tree had `size`
-    leaves. A tile is a row of up to TILE hashes of one level.
+    """Loads the right edge that the audit tree had when it had `size` leaves. The edge is the last tile of each level.
+    A tile is a row of up to TILE hashes of one level.
     """
     wanted: list[tuple[int, int, int]] = []
     while size:
@@ -54,8 +54,8 @@ async def load_edge(connection: AsyncConnection, size: int) -> Edge:
 
 
 async def next_rows(connection: AsyncConnection, size: int) -> list[tuple[int, StoredEvent | None]]:
-    """Returns (position, row) for the positions after `size`, up to the end of the tile that the next leaf is in. The
-    row is None at a position without an event.
+    """Returns (position, row) for the positions whose leaves come next in a tree of `size` leaves, up to the end of the
+    tile that the next leaf is in. The row is None at a position without an event.
 
     The list ends early once its rows have ROWS_BYTES, and before a gap of more than MAX_GAP positions. It is empty at
     the end of the log.
@@ -178,7 +178,7 @@ class AuditTree:
         return await self.hashes([(0, position - 1) for position in positions])
 
     async def row(self, position: int) -> StoredEvent | None:
-        """Returns the row that the log has at a position now; None when it has none."""
+        """Returns the row that the log has at a position now; None if there is no row."""
         query = "SELECT originator_id, originator_version, topic, state FROM stored_events WHERE notification_id = %s"
         row = await fetch_row(self._source, query, (position,))
         return None if row is None else row_of(*row)

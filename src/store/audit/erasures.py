@@ -38,7 +38,7 @@ class Erasures:
 
     def __init__(self) -> None:
         self._erased: dict[str, list[int]] = {}
-        """Data key -> [position of its first event that reads as erased, number of such events]."""
+        """Data key -> [position of the first event with this key that reads as erased, number of such events]."""
         self._readable: dict[str, int] = {}
         """Data key -> checkpoint size of the newest export in which an event with this key was readable."""
         self._destroyed: dict[str, int] = {}

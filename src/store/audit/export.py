@@ -37,7 +37,7 @@ from store.postgres.queries import fetch_rows
 CHUNK = 250
 """Number of positions whose leaves are looked up in the tree at once."""
 ROWS_BYTES = 1024 * 1024
-"""Number of stored bytes up to which rows are read at once. A larger row is read alone."""
+"""Largest number of stored bytes of the rows that are read at once. A larger row is read alone."""
 PIECE_BYTES = 64 * 1024
 """Number of bytes of lines that are collected before they are handed on. Then other requests get their turn, since
 making lines takes CPU time.

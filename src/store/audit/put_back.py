@@ -33,7 +33,8 @@ async def put_rows_back(
     """Repairs the rows at the positions in `range_` with rows of the database `other`. Returns what it repaired.
 
     Leaves intact rows alone. A sealed row is intact if its hash equals its leaf in the audit tree. A row that is not
-    sealed yet is intact if its MAC is right. Raises NotPutBack if `other` has no intact row for a position.
+    sealed yet is intact if its MAC is right. Raises NotPutBack if a position needs repair and `other` has no intact row
+    for it, or if a row outside `range_` has the stream and version of a row to insert.
     """
     tree = AuditTree(pool)
     newest = await tree.checkpoint()

@@ -326,7 +326,7 @@ class Verifier:
 
     def _check_erasures(self, chosen: dict[str, str]) -> None:
         """Reports events that read as erased although no event destroyed their data key. Skips an export of one stream,
-        since it lacks the deletions in other streams.
+        which lacks the deletions in other streams, and an export that is cut off.
         """
         if not self._has_ended or "stream" in chosen:
             return
