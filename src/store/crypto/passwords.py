@@ -18,8 +18,8 @@ _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1, type
 
 T = TypeVar("T")
 MAX_WAITING = 32
-"""Largest number of passwords that are being hashed in a process or wait for a thread. On two processors, the last of
-so many waits 0.3 s.
+"""Largest number of passwords in a process that are being hashed or wait for a thread. On two processors, the last of
+these passwords waits 0.3 s.
 """
 _waiting = 0
 MIN_LENGTH = 8

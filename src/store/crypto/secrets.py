@@ -3,8 +3,8 @@
 
 - `seal` and `unseal` encrypt and decrypt values that the server needs in clear again, such as webhook secrets.
 - `new_data_key` makes a random data key for a project, job, build, user and so on. A data key is stored wrapped with
-  the key above it; a topmost data key, with a key derived from a root key. Destroying a data key erases everything that
-  is encrypted with it or with the keys below it.
+  the data key above it. A topmost data key has none above it: it is wrapped with a key that is derived from a root key.
+  Destroying a data key erases everything that is encrypted with it or with the keys below it.
 - `claim` turns a value that must be unique into the name of its claim.
 - `session_key` returns the key that signs session tokens. Each week has another key.
 - `seal_response` encrypts stored responses (`store.tables.idempotent_responses`).
@@ -14,8 +14,8 @@
   provider.
 - `link_token` makes the token of a link to set a password. No form of this token is stored.
 
-A rotation of the secret key adds a root key. The newest root key seals and signs. Values of older root keys still open,
-and `reseal` moves them to the newest.
+A rotation of the secret key adds a root key. The newest root key seals and signs. Values that older root keys sealed
+can still be opened, and `reseal` seals them with the newest one.
 
 Encrypted data begins with the id of its root key, except data that root key 0 encrypted. Root key 0 exists only if a
 release without root keys began the log: it is the secret key of that time.
@@ -215,7 +215,7 @@ class Secrets:
         return self._decrypt(VALUES, sealed, b"sealed").decode()
 
     def reseal(self, sealed: bytes) -> bytes:
-        """Returns a sealed value, sealed with the newest root key instead. Equal arguments give equal results."""
+        """Returns the value in `sealed`, sealed anew with the newest root key. Equal arguments give equal results."""
         return self._move(VALUES, sealed, b"sealed")
 
     def seal_response(self, scope: bytes, response: bytes) -> bytes:
@@ -249,7 +249,7 @@ class Secrets:
         ]
 
     def session_key(self, period: str) -> tuple[str, bytes]:
-        """Returns (id, key) of the key that signs session tokens in this period."""
+        """Returns (id, key) of the key that signs the session tokens of `period`, which is the number of a week."""
         return f"{self.newest}.{period}" if self.newest else period, self._session_key(self.newest, period)
 
     def _session_key(self, root_id: int, period: str) -> bytes:

@@ -4,9 +4,9 @@
 opens it. Normally only the secret key opens a root key. During a rotation the old secret key opens it, too, and the
 previous root key opens the new one.
 
-Each process opens the ring at its start, and then follows its changes, since a rotation adds a root key while processes
-run. Each process shows by an advisory lock which stage of the ring it has loaded. So no process seals with a new root
-key until all processes have loaded it.
+Each process opens the ring when it starts, and then follows the changes of the ring, since a rotation adds a root key
+while processes run. A change brings the ring to its next stage (`stage_of`). Each process shows by an advisory lock
+which stage it has loaded. So no process seals with a new root key until all processes have loaded this key.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ log = structlog.get_logger()
 
 RING_TABLES = ("root_keys", "root_key_wraps")
 FOLLOWER_LOCK = 0x726F6F74
-"""First of the two numbers that name the advisory lock of a process. The second is the stage of the ring that the
-process has loaded.
+"""First of the two numbers that name the advisory lock of a process. The second is the stage of the ring (`stage_of`)
+that the process has loaded.
 """
 POLL_INTERVAL_S = 5.0
 """Longest time between two reads of the ring, in case a notification is lost."""
@@ -64,8 +64,8 @@ def wrap_root(key: bytes, root: RootKey) -> bytes:
 
 
 def stage_of(newest_id: int, *, is_in_use: bool = False, are_older_limited: bool = False) -> int:
-    """Returns a number for the state of a ring. A rotation raises the number three times: when a root key is added,
-    when it comes into use, and when the older root keys get their last positions.
+    """Returns the number of the stage of a ring. A rotation raises it three times: when a root key is added, when this
+    root key comes into use, and when the older root keys get their last positions.
     """
     return 3 * newest_id + is_in_use + are_older_limited + 1
 
@@ -123,8 +123,8 @@ async def load_roots(
 def keep_known(known: Mapping[int, RootKey], read: Iterable[RootKey]) -> list[RootKey]:
     """Returns the root keys in `known` and `read` together, ordered by id. `read` comes from the database.
 
-    What this process knows already stays, for example that a root key is retired. The server never undoes this, so a
-    row that says otherwise was changed by somebody else.
+    A root key that is in use, retired or leaked in `known`, or has a last position there, stays so whatever `read`
+    says. The server never undoes this, so somebody else must have changed the row.
     """
     roots = dict(known)
     for root in read:
@@ -203,7 +203,7 @@ class KeyRing:
         """Opens the ring, if the database has one.
 
         Raises SecretMismatch if no secret key opens the ring, RingDamaged if root keys are missing or damaged, and
-        psycopg.OperationalError.
+        psycopg.OperationalError if the database cannot be reached.
         """
         self._connection = await self._connect()
         self._is_there = await has_tables(self._connection)
@@ -310,7 +310,7 @@ class KeyRing:
 
 async def load_secrets(conninfo: str, secret_key: bytes) -> Secrets:
     """Opens the ring once, and returns the secrets. Raises SecretMismatch if the secret key does not open the ring,
-    RingDamaged if root keys are missing or damaged, and psycopg.OperationalError.
+    RingDamaged if root keys are missing or damaged, and psycopg.OperationalError if the database cannot be reached.
     """
     ring = KeyRing(conninfo, [secret_key])
     try:

@@ -3,7 +3,8 @@
 1. Each root key is wrapped with the new secret key, too, and a new root key is added. From now on both secret keys open
    the ring.
 2. When all processes know the new root key, it comes into use: it seals and signs from then on.
-3. Topmost data keys, sealed values and stored responses are encrypted with the new root key.
+3. Whatever older root keys encrypted is encrypted anew with the new root key: topmost data keys (those that no other
+   data key wraps), sealed values and stored responses.
 4. The event `secret_key.rotated` is appended, with the root keys as the ring has them now.
 5. The wraps that the old secret key opens are deleted.
 
@@ -47,8 +48,8 @@ SEALED_COLUMNS = """
     WHERE n.nspname IN ('public', 'beside', 'previous') AND c.relkind = 'r' AND a.atttypid = 'bytea'::regtype
         AND a.attname LIKE 'sealed%' AND NOT a.attisdropped ORDER BY 1, 2, 3
 """
-"""Query that finds columns of sealed values by their names, which begin with `sealed`. Other columns are not
-rotated.
+"""Query that finds the columns of sealed values: those whose names begin with `sealed`. A sealed value in a column with
+another name would stay encrypted with an older root key.
 """
 
 OnProgress = Callable[[str, int], None]
@@ -103,9 +104,10 @@ async def is_interrupted(connection: AsyncConnection) -> bool:
 
 async def use_root(connection: AsyncConnection, *, is_leaked: bool = False) -> None:
     """Brings the new root key into use once all processes know it. With `is_leaked`, ends the sessions and links that
-    the older root keys signed. Raises RotationRefused.
+    the older root keys signed.
 
-    Returns when all processes use the new root key and refuse new rows whose MAC an older root key made.
+    Returns when all processes use the new root key and refuse new rows whose MAC an older root key made. Raises
+    RotationRefused if a process has not loaded a change of the ring after LOAD_TIMEOUT_S.
     """
     ((newest,),) = await fetch_rows(connection, "SELECT max(id) FROM root_keys")
     await _wait_for_processes(connection, stage_of(newest))
@@ -144,7 +146,7 @@ class EncryptedColumn(NamedTuple):
     column: Composable
     move: Callable[[bytes, str], bytes]
     """Function of an encrypted value and its context. Returns the value, encrypted with the newest root key instead.
-    Raises SecretMismatch.
+    Raises SecretMismatch if the value does not decrypt.
     """
     context: Composable = SQL("''")
     condition: Composable = SQL("true")

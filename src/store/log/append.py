@@ -24,9 +24,9 @@ from store.log.append_function import function_name
 from store.postgres.queries import QueryConnection, int_array, text_array
 
 MAX_BATCH_EVENTS = 5_000
-"""Number of events of a batch from which on no more requests are added to the batch."""
+"""Number of events with which a batch is full, so that no more requests are added to it."""
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-"""Size in bytes of a batch: once the events of a batch have this size, no more requests are added to the batch."""
+"""Number of bytes of events with which a batch is full, so that no more requests are added to it."""
 RECONNECT_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 2.0)
 """Seconds of pause before each further try to write a batch after the connection broke. If the last try fails, all
 appends of the batch fail.

@@ -1,8 +1,8 @@
 """Encodes events for storage, and decodes them: seals and opens fields, and upcasts old versions.
 
-A stored state is one msgpack array: flags, class version, time in microseconds, actor, correlation id, causation, name
-of the data key, clear fields, sealed fields, commitment, MAC (`store.log.row_macs`). Clear and sealed fields are
-compressed where that saves space.
+A stored state is one msgpack array, the envelope: flags, class version, time in microseconds, actor, correlation id,
+causation, name of the data key, clear fields, sealed fields, commitment, MAC (`store.log.row_macs`). Clear and sealed
+fields are compressed where that saves space.
 
 The sealed fields are encrypted with the data key, together with a random salt. A ciphertext that is copied into another
 row does not decrypt there. Once the data key is destroyed, sealed fields read as their defaults, and clear fields read
@@ -102,7 +102,9 @@ class Opened(msgspec.Struct, frozen=True, gc=False):
 
 
 class StoredRow(msgspec.Struct, frozen=True, gc=False):
-    """A row of the log. It has the fields of the library's `StoredEvent`, and is made in a fifth of the time."""
+    """A row of the log: its position, and the fields of the library's `StoredEvent`. Making a StoredRow takes a fifth
+    of the time.
+    """
 
     position: int
     originator_id: str
@@ -236,7 +238,7 @@ class EventMapper(Mapper[str]):
         self._upcasters = upcasters
         self._catalogue = catalogue
         self.opened_bytes = 0
-        """Size in bytes of the fields of all events that were decompressed so far."""
+        """Number of bytes, after decompression, of the fields of all events that were opened so far."""
 
     def encode(self, stream: str, version: int, event: Event, stamp: EventMetadata, key: AESGCM | None) -> StoredEvent:
         """Encodes an event, with `stamp` as its metadata. `key` is the event's data key; None if the event needs

@@ -101,7 +101,7 @@ class DataKeys:
     async def lookup(self, names: Collection[str]) -> tuple[dict[str, AESGCM | None], KeyOf]:
         """Returns (keys, key_of). `keys` maps names to data keys that can be read; a destroyed key is None.
 
-        Decoding calls `key_of(name)`. It returns the data key, or None if the key was destroyed. It raises
+        `key_of(name)` is for decoding events. It returns the data key, or None if the key was destroyed. It raises
         UnreadableEvent for a damaged or missing key, so that only events whose key was destroyed read as erased.
 
         Raises SecretMismatch if the server has the wrong secret key.
@@ -130,13 +130,14 @@ class DataKeys:
     async def load_or_make(
         self, needed: Mapping[str, bool]
     ) -> tuple[dict[str | None, AESGCM], list[tuple[str, bytes]]]:
-        """Loads data keys, and makes those that are missing. Returns (keys, new).
+        """Loads data keys, and makes those that are missing. `needed` maps the name of each key to whether the stream
+        after which the key is named begins now.
 
-        `keys` has the data keys with the names in `needed`, and the keys that wrap them, by name. `new` has (name,
-        wrapped key) for each key that this call made; the caller stores these. `needed` maps the name of a key to
-        whether the stream after which the key is named begins now. Raises Erased if one of the data keys was destroyed.
+        Returns (keys, new). `keys` has the data keys with these names, and the keys that wrap them, by name. `new` has
+        (name, wrapped key) for each key that this call made; the caller stores these. Raises Erased if one of the data
+        keys was destroyed.
         """
-        # A key is named after a stream. The first event of this stream makes the key, so the key cannot exist yet.
+        # A key is named after a stream, whose first event makes it. So if the stream begins now, there is no key yet.
         known = await self.load(
             above for name, is_first in needed.items() for above in lineage(name)[: -1 if is_first else None]
         )

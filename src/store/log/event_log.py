@@ -113,10 +113,10 @@ class EventLog:
         guards: Iterable[tuple[str, int]] = (),
         idempotency_key: IdempotencyKey | None = None,
     ) -> list[Recorded]:
-        """Appends all of the events, or none. `store.log.append.Request` describes `guards` and `idempotency_key`.
+        """Appends all of the events, or none. `guards` are pairs (stream, version).
 
-        Raises VersionConflict if another writer took a version or appended to a guarded stream. Raises AlreadyDone if
-        the idempotency key was used before, and Erased if the data key of an event was destroyed.
+        Raises VersionConflict if another writer took a version, or a stream in `guards` has a newer version. Raises
+        AlreadyDone if the idempotency key was used before, and Erased if the data key of an event was destroyed.
         """
         events = [write.event for write in writes]
         keys, new = await self.data_keys.load_or_make(
@@ -306,7 +306,7 @@ class EventLog:
 
     async def find_stream_positions(self, versions: Mapping[str, int]) -> dict[str, list[int]]:
         """Returns the positions of the events of each stream, in order. `versions` maps the name of each stream to the
-        last version to return.
+        version of the last event whose position is wanted.
         """
         rows = await fetch_rows(
             self._source,

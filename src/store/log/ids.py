@@ -115,7 +115,7 @@ class Ids:
         return self._check(kind, first, first + count - 1, bool(is_used) or first <= last)
 
     async def find_last(self, kind: Kind) -> int:
-        """Returns the highest id that any process has allocated; 0 if none was allocated."""
+        """Returns the highest id of a kind that any process has allocated; 0 if none was allocated."""
         query = "SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)"
         return int((await fetch_rows(self._pool, query, (f"public.{kind}_ids",)))[0][0])
 

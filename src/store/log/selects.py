@@ -18,7 +18,9 @@ MAX_LISTED = 8
 query with a list once, but a query with an array each time.
 """
 LISTED = (1, 2, 4, MAX_LISTED)
-"""Numbers of names for which a query with a list is prepared. Each connection prepares one query for each number."""
+"""Lengths that lists of names may have in queries. A list of another length is filled up to the next of these lengths,
+so that each connection prepares few queries.
+"""
 
 
 def select_after(

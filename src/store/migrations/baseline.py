@@ -156,7 +156,7 @@ STATEMENTS: tuple[Statement, ...] = (
     )
     """,
     "ALTER TABLE webhook_endpoints ADD COLUMN IF NOT EXISTS kind text NOT NULL DEFAULT 'webhook'",
-    "ALTER TABLE webhook_endpoints ALTER COLUMN url DROP NOT NULL",  # a channel's is in its stream alone
+    "ALTER TABLE webhook_endpoints ALTER COLUMN url DROP NOT NULL",  # a channel's URL is in its stream alone
     """
     CREATE TABLE IF NOT EXISTS webhook_deliveries (
         id bigserial PRIMARY KEY, delivery_id text NOT NULL UNIQUE, webhook_id bigint NOT NULL,

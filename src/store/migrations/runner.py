@@ -189,7 +189,8 @@ MIGRATIONS = (
 
 def migrate(conninfo: str, release: str, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Applies the migrations that the database lacks, and records `release` with each. Waits while another process
-    migrates. Blocks the thread. Raises psycopg.Error, and NewerSchema if a newer release has migrated the database.
+    migrates. Blocks the thread. Raises NewerSchema if a newer release has migrated the database, and psycopg.Error if
+    the database cannot be reached or a statement fails.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (LOCK,))

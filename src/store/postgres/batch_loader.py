@@ -1,7 +1,7 @@
 """A data loader: one query answers the lookups of many callers.
 
-Lookups that arrive while MAX_CONCURRENT_QUERIES run wait, and the next query answers all of them. A query always begins
-after its lookups, so no result is older than its lookup.
+While MAX_CONCURRENT_QUERIES queries run, new lookups wait. The next query answers all that wait. A query always begins
+after the lookups that it answers, so no result is older than its lookup.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_CONCURRENT_QUERIES = 2
-"""Number of queries that a loader may run at once. With two, one slow query does not delay all other callers."""
+"""Largest number of queries that a loader runs at once. With two, one slow query does not delay all other callers."""
 MAX_BATCH_SIZE = 200
 """Largest number of keys in one query."""
 

@@ -1,6 +1,6 @@
 """Waits and cancels without `asyncio.wait_for`, which loses some cancellations in Python versions before 3.12.
 
-There `asyncio.wait_for` swallows a cancellation that arrives in the same turn of the event loop as the result. Since
+In these versions, it swallows a cancellation that arrives in the same turn of the event loop as the result. Since
 psycopg calls `asyncio.wait_for`, a task that uses the database may have to be cancelled more than once.
 """
 

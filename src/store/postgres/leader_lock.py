@@ -1,4 +1,4 @@
-"""Leader election by advisory lock: whoever holds the lock leads, for as long as its connection lives."""
+"""Leader election by advisory lock: a process leads while one of its connections holds the lock."""
 
 import asyncio
 import contextlib

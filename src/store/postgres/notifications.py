@@ -27,8 +27,8 @@ EVENTS = "stored_events"
 build.commented`.
 """
 PROJECTED = "projected"
-"""Payload: a position, and the `versions_digest` of the read models that reached this position. An empty payload means
-that the positions must be read from the database.
+"""Payload: a position, and a hash of the names and versions of the read models that have reached this position. An
+empty payload means that the positions must be read from the database.
 """
 AGENT_NOTIFICATIONS = "stored_events_wakes"
 """Payload: `7:1025` if the agent of node 7 can fetch build 1025; `7:cmd-3` if it can fetch command 3; `done:3` if
@@ -82,7 +82,8 @@ class Listener:
 
     @contextlib.contextmanager
     def subscribed(self, channel: str, callback: Callback) -> Iterator[None]:
-        """Calls `callback` with each payload as long as this context manager is open.
+        """Calls `callback` with each payload of the channel as long as this context manager is open. Calls it with None
+        if notifications may have been lost.
 
         The callback runs on the event loop: it must neither block nor raise.
         """
@@ -113,7 +114,7 @@ class Listener:
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def _receive(self, connection: AsyncConnection) -> None:
-        """Calls the callbacks with each notification until the connection breaks. Raises psycopg.OperationalError.
+        """Calls the callbacks with each notification until the connection breaks. Then raises psycopg.OperationalError.
 
         The event loop watches the socket all the time. The generator `notifies` of psycopg would begin and end the
         watching for each notification, which takes several times as long.

@@ -1,4 +1,4 @@
-"""Turns at work that may take only a small part of a process's time, however many callers ask for it."""
+"""Lets callers take turns at work that may take only a small part of a process's time, however many callers wait."""
 
 import asyncio
 import time
