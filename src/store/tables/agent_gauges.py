@@ -16,8 +16,8 @@ _POLLED_US = "(extract(epoch FROM agent_gauges.polled_at) * 1000000)::bigint"
 
 
 class RunningBuilds(msgspec.Struct, frozen=True):
-    """Builds that a heartbeat named, with the session and the uptime of the heartbeat. All are stored in one column, so
-    that they always come from the same heartbeat: a process of an earlier release writes the other columns only.
+    """Builds that a heartbeat named, with the session and the uptime in this heartbeat. All three are stored in one
+    column, which processes of earlier releases do not write. So they always come from the same heartbeat.
     """
 
     session: str

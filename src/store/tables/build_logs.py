@@ -21,7 +21,7 @@ MAX_SIZE = 1024 * 1024 * 1024
 """Largest size of a log, in bytes before compression. Agents cut a log at a far smaller size."""
 
 CHECKED_CHUNKS = 20
-"""Number of chunks that `find_damage` has in memory at a time."""
+"""Largest number of chunks that `find_damage` has in memory at a time."""
 MAX_READ_SIZE = 4 * 1024 * 1024
 """Largest size in bytes of the lines that one `read` returns. A first line that is larger alone is still returned."""
 PAGE_CHUNKS = 100

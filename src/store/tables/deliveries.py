@@ -63,7 +63,7 @@ class LeasedDelivery:
     item: int
     replay: bool
     tries: int
-    """Number of attempts before this one. If a user requests the delivery again, the number starts again at 0."""
+    """Number of earlier attempts. If a user requests the delivery again, the number starts again at 0."""
     url: str | None
     """URL of a webhook. None for a Teams channel, for which `sealed_secret` is None, too."""
     sealed_secret: bytes | None
@@ -182,14 +182,14 @@ async def lease(
 ) -> list[LeasedDelivery]:
     """Leases at most `free` due deliveries to a sender.
 
-    At one endpoint the sender gets at most `each` deliveries, including those it is working on. Each project with due
-    deliveries gets at most an equal share of `free`, and one share stays unused. A project gets none if the sender is
-    working on `free` or more of its deliveries. Projects with the fewest deliveries under way come first. Call again
-    while `is_cut` says that there may be more.
+    The sender may have at most `each` deliveries to one endpoint, including those it is working on. `free` is divided
+    into equal shares: one for each project with due deliveries, and one that stays unused. A project gets at most its
+    share, and nothing if the sender is working on `free` or more deliveries of this project. Projects with the fewest
+    deliveries under way come first. Call again while `is_cut` says that there may be more.
 
-    `running` maps an endpoint id to the number of deliveries that the sender is working on there. `of_project` maps a
-    project id to the number of its deliveries that the sender is working on. A lease ends at `until`, or earlier when
-    nobody holds the advisory lock named `by`.
+    `running` maps an endpoint id to the number of deliveries to this endpoint that the sender is working on.
+    `of_project` maps a project id to the number of this project's deliveries that the sender is working on. A lease
+    ends at `until`, or earlier when nobody holds the advisory lock named `by`.
     """
     async with connection.cursor(row_factory=class_row(LeasedDelivery)) as cursor:
         await cursor.execute(
@@ -203,15 +203,17 @@ async def lease(
 
 
 def is_cut(leased: Counter[int], of_project: Mapping[int, int], free: int) -> bool:
-    """Returns whether a project may have more due deliveries than its share in a call of `lease`. `leased` maps the
-    project to the number of deliveries that the call leased; the other arguments are those of the call.
+    """Returns whether a call of `lease` may have left due deliveries of a project, because the project got its whole
+    share. `leased` maps each project to the number of its deliveries that the call leased. `of_project` and `free` are
+    the arguments of the call.
     """
     shares = len(leased) + 1
     return any(count >= (free - of_project.get(project, 0)) // shares for project, count in leased.items())
 
 
 async def fetch_overdue(connection: AsyncConnection, now: datetime) -> tuple[int, float] | None:
-    """Returns (endpoint id, seconds) of the delivery that has been due longest. Returns None if no delivery is due.
+    """Returns the endpoint id of the delivery that has been due longest, and the seconds for which it has been due.
+    Returns None if no delivery is due.
 
     Ignores deliveries to inactive or paused endpoints.
     """

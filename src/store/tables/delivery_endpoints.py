@@ -1,8 +1,8 @@
 """Endpoints as the delivery planner sees them: their state at the planner's position in the log, and their health.
 
-In the transaction that moves its position, the planner folds events about endpoints into the table `webhook_endpoints`.
-So when the planner plans the deliveries of an event, the table has the endpoints of that moment. Senders record the
-health: failures in a row and pauses.
+The planner folds events about endpoints into the table `webhook_endpoints`, in the transaction that moves the planner's
+position. So when the planner plans the deliveries of an event, the table has the endpoints as they were at this event.
+Senders record the health: failures in a row and pauses.
 """
 
 from collections.abc import Collection, Mapping

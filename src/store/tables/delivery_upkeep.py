@@ -1,5 +1,5 @@
 """Upkeep of the queue of deliveries: finds deliveries that were given up without an event, ends leases of dead senders,
-deletes old rows. `workers.deliveries.sender` sets the ages.
+deletes old rows. `workers.deliveries.sender` decides when a delivery or row is too old.
 """
 
 from datetime import datetime
@@ -41,7 +41,7 @@ async def mark_published(connection: AsyncConnection, give_up: UnpublishedGiveUp
 async def reclaim_expired(connection: AsyncConnection, worker: str, now: datetime) -> int:
     """Ends the leases of dead senders, so that their deliveries are due again. Returns the number of these deliveries.
 
-    A sender is dead if nobody holds its advisory lock. `worker` is the lock of the caller, which is alive.
+    A sender is dead if nobody holds its advisory lock. `worker` is the name of the caller's lock: the caller is alive.
     """
     # Skips locked rows: a sender that seemed dead is completing its attempt after all.
     cursor = await connection.execute(

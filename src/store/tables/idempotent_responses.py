@@ -37,7 +37,7 @@ class EarlierRequest:
     position: int
     age: timedelta
     made: int | None
-    """The id of the resource that the request created. None unless the response shows a secret of the resource."""
+    """The id of the resource that the request created, if the response shows a secret of this resource; else None."""
     answer: StoredResponse | None
     """The stored answer. None while the request is running, if its process died before it answered, or if the answer
     was altered. An answer with a secret becomes None after SECRET_RETENTION.
@@ -73,8 +73,8 @@ class IdempotentResponses:
         await execute(self._pool, query, (sealed, made, scope))
 
     async def delete_expired(self, scope: bytes | None = None) -> None:
-        """Deletes keys and responses that have been stored for their retention time. With `scope`, only those of this
-        scope.
+        """Deletes keys with their responses after RETENTION, and responses with a secret after SECRET_RETENTION. With
+        `scope`, deletes only those of the request with this scope.
         """
         for statement, age in (
             ("DELETE FROM stored_events_once WHERE", RETENTION),

@@ -15,12 +15,12 @@ from store.postgres.queries import Source, fetch_row, fetch_rows
 log = structlog.get_logger()
 
 HELD = 2**53 - 1
-"""Number that is stored in place of a position beyond the end of the log. The worker stands still until `testhide
-repair`. No log grows past this number, and every JSON parser can read it.
+"""Number that is stored in place of a position beyond the end of the log. A worker with this number stands still until
+`testhide repair`. No log grows past this number, and every JSON parser can read it.
 """
 MIN_SKIP = 200
-"""Number of positions without an event for a worker above which the worker's stored position is moved past them. To
-move it more often would cost more writes than it saves reads.
+"""A worker's stored position is moved past positions without an event for the worker if there are more than this many
+of them. To move it for fewer would cost more writes than it saves reads.
 """
 
 
@@ -45,7 +45,7 @@ async def find_beyond(source: Source) -> dict[str, str]:
 async def hold_beyond(source: Source, names: Sequence[str]) -> None:
     """Holds each of these workers whose position is beyond the end of the log: it stands still until `testhide repair`.
 
-    Without this the worker would miss the events up to its position, and go on once the log has grown past it.
+    Otherwise the worker would go on at this position once the log has grown past it, and miss the events before.
     """
     rows = await fetch_rows(
         source,

@@ -78,8 +78,8 @@ class LoginAttempts:
         return await fetch_row(self._pool, query, (subject,)) is not None
 
     async def succeed(self, subject: str) -> None:
-        """Records that somebody signed in to the account from the address, and deletes the count of their attempts.
-        `subject` stands for the account together with the address.
+        """Records that somebody signed in to an account from an address. `subject` stands for the account together with
+        the address. Deletes the count of attempts of this subject.
         """
         await execute(self._pool, "DELETE FROM login_failures WHERE subject = %s", (subject,))
         await execute(

@@ -120,8 +120,8 @@ async def has_pgvector(source: Source) -> bool:
 async def find_by_words(
     source: Source, project_id: int, type: PassageType | None, words: Sequence[str], limit: int
 ) -> list[PassageRank]:
-    """Returns the passages of a project that have any of these words, the most relevant first. A word that few of the
-    found passages have counts more than a frequent one.
+    """Returns up to `limit` passages of a project that have any of these words, the most relevant first. A word that
+    few of the found passages have counts more than a frequent word.
     """
     query = (
         f"WITH found AS MATERIALIZED (SELECT {_COLUMNS}, words FROM search_passages"
@@ -147,8 +147,8 @@ async def find_by_words(
 async def find_with_all_words(
     source: Source, project_id: int, words: Sequence[str], *, before_build: int, other_than: int, limit: int
 ) -> list[PassageRank]:
-    """Returns the newest failure messages of a project that have all of these words. Only messages from builds before
-    `before_build` count, and only of other test cases than `other_than`.
+    """Returns up to `limit` failure messages of a project that have all of these words, the newest first. Leaves out
+    messages of the test case `other_than`, and messages from the build `before_build` or later builds.
     """
     query = (
         f"SELECT {_COLUMNS}, 1.0::float8 FROM search_passages WHERE {_CHOSEN} AND {TERMS} @@ %(query)s::tsquery"
@@ -176,10 +176,10 @@ async def find_by_vector(
     min_similarity: float,
     limit: int,
 ) -> list[PassageRank]:
-    """Returns at most `limit` passages of a project, those whose vectors are most similar to `vector`, the most similar
-    first. Leaves out passages with a similarity below `min_similarity`, and passages without a word that the model
-    knows, since their vector is zero. Compares `vector` with all passages of the project. The database must have the
-    extension pgvector.
+    """Returns up to `limit` passages of a project, ordered by the similarity of their vectors to `vector`, the most
+    similar first. Leaves out passages with a similarity below `min_similarity`, and passages without a word that the
+    model knows, since their vector is zero. Compares `vector` with all passages of the project. The database must have
+    the extension pgvector.
     """
     query = (
         f"SELECT {_COLUMNS}, similarity FROM (SELECT {_COLUMNS},"

@@ -13,8 +13,8 @@ RECORDING_INTERVAL = timedelta(minutes=1)
 
 
 async def record_session_use(pool: AsyncConnectionPool, session_id: str, lifetime: timedelta) -> None:
-    """Records that the session is used now. Also deletes a few sessions that were last used more than `lifetime`
-    ago.
+    """Records that the session is used now. Also deletes the records of a few sessions that were last used more than
+    `lifetime` ago.
     """
     await execute(
         pool,

@@ -19,7 +19,9 @@ from store.postgres.queries import execute, fetch_row, fetch_rows
 PREFIX = "caches/"
 """Beginning of the keys of all blobs of caches."""
 LEAST_BYTES = 4096
-"""Least number of bytes that a cache counts towards a quota, since the row and the file of a cache take room, too."""
+"""Least size of a cache, in bytes, in the sum for a quota. A smaller cache counts as this size, since its row and its
+file take room, too.
+"""
 
 
 class CacheName(NamedTuple):
@@ -27,8 +29,8 @@ class CacheName(NamedTuple):
 
     job_id: int
     scope: str
-    """Text for the project, trust and branch of the builds that share the cache. Trust keeps builds of forks apart from
-    others.
+    """Text for the project, trust and branch of the builds that share the cache. The trust says whether the builds are
+    untrusted, of an admin or of a member.
     """
     pool_id: int
     """Pool of the nodes that share the cache; 0 for nodes without a pool."""
@@ -40,7 +42,7 @@ class CacheQuota(NamedTuple):
     """Limit of the size of all caches of one project and trust, whatever their branches."""
 
     trust: str
-    """Beginning of the scopes of the caches that the quota limits. No trust is the beginning of another trust."""
+    """Text for the project and trust, with which the scopes of the limited caches begin. No other scopes begin so."""
     size_bytes: int
 
 
@@ -55,7 +57,9 @@ class SharedCaches:
         self._pool = pool
 
     async def find(self, name: CacheName) -> StoredCache | None:
-        """Returns the cache with this name if it is whole, and records that it is used now; None if there is none."""
+        """Returns the cache with this name if its blob is whole, and records that the cache is used now. Otherwise
+        returns None.
+        """
         row = await fetch_row(
             self._pool,
             "UPDATE shared_caches SET used_at = now() WHERE state = 'kept'"

@@ -42,8 +42,8 @@ app = App(name="audit", help="Verify that nobody altered the log; manage signing
 GZIP = b"\x1f\x8b"
 """The first bytes of a file that gzip has compressed."""
 NOT_PROVED = 3
-"""Exit code of `verify` if contents are missing, and only deletions after the export's checkpoint explain this. The
-checkpoint does not cover these deletions, so anybody may have written them into the export.
+"""Exit code of `verify` if contents of events are missing, and only deletions after the export's checkpoint explain
+this. The checkpoint does not cover these deletions, so anybody may have written them into the export.
 """
 MAX_PUT_BACK = 10_000
 """Largest number of rows that one command puts back."""
@@ -66,15 +66,15 @@ def verify(
     """Verify an export of the audit log. With --contents, compare this server's other stored data with its log instead.
 
     Verifying an export needs no server, only the files that are named here. Ends with 1 if anything was altered. Ends
-    with 3 if nothing was altered but contents are missing, and only a deletion after the export's checkpoint explains
-    this.
+    with 3 if nothing was altered but contents of events are missing, and only a deletion after the export's checkpoint
+    explains this.
 
     Parameters
     ----------
     export
         A file with the answer of GET /api/v3/audit/export, plain or compressed by gzip.
     checkpoint
-        A checkpoint that was kept elsewhere; several narrow down where something was altered.
+        A checkpoint that was kept elsewhere. Several checkpoints narrow down where something was altered.
     key
         The oldest verifier key of the log that you trust.
     unpinned

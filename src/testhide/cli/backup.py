@@ -19,7 +19,7 @@ from testhide.settings import Settings
 from testhide.stack.offline import data_folder, settings_of
 
 MAX_PRINTED = 50
-"""Largest number of artifacts that are printed as missing, as altered, and as deleted. The rest is counted."""
+"""Largest number of artifacts in each printed list: of missing, altered and deleted ones. The rest is counted."""
 
 
 def backup(folder: Path, *, data: DataFolder = None) -> int:

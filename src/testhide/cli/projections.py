@@ -132,8 +132,8 @@ async def retry(parts: Core, name: str, *, stream: str | None = None) -> int:
 async def dismiss(parts: Core, name: str, position: int, *, reason: str) -> int:
     """Leave a parked event out of a read model for good, also in later rebuilds. Apply the events that waited for it.
 
-    Ends with 1 when events of its stream stay parked. The event itself stays in the log. The audit trail says who
-    dismissed it and why.
+    Ends with 1 when other events of the same stream stay parked. The event itself stays in the log. The audit trail
+    says who dismissed it and why.
 
     Parameters
     ----------
