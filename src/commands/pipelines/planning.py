@@ -13,6 +13,7 @@ from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.gitops import FILE_NAME, GitopsSynced, SyncedPipelines
 from domain.jobs import (
+    DEFAULT_TIMEOUT_MINUTES,
     Configuration,
     Job,
     JobConfigured,
@@ -39,7 +40,7 @@ class PlannedJob(msgspec.Struct, frozen=True):
     node_pool_id: int | None = None
     pool_labels: dict[str, str] = {}
     required_tags: list[str] = []
-    timeout_minutes: int = 60
+    timeout_minutes: int = DEFAULT_TIMEOUT_MINUTES
     max_parallel: int = 1
     repository: str | None = None
     default_branch: str = "main"

@@ -348,7 +348,7 @@ class ReportReader:
             suite.failed_suites += 1
             suite.unloaded = max(suite.unloaded, 1)
             name = suite.attributes.get("fullname", "") or suite.attributes.get("name", "") or suite.element
-            label = " ".join(filter(None, (suite.attributes.get(name, "") for name in ("result", "label", "site"))))
+            label = " ".join(filter(None, (suite.attributes.get(key, "") for key in ("result", "label", "site"))))
             self._out.append(suite_case(name, suite.failure, label, suite.origin, self._builder))
 
     def finish(self) -> None:
