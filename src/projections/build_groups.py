@@ -8,8 +8,8 @@ from store.postgres.queries import Source, fetch_rows
 
 
 async def fetch_counting(source: Source, group_id: int) -> list[BuildRow]:
-    """Returns the builds that decide the status of a group, ordered by id. They are, for each combination, the newest
-    build that runs all tests.
+    """Returns the builds that decide the status of a group, ordered by id: for each combination, the newest build that
+    runs all tests.
     """
     newest = (
         f"SELECT DISTINCT ON (matrix) * FROM {BuildRow.table} WHERE group_id = %(group)s AND selected_tests IS NULL"

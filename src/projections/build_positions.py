@@ -21,7 +21,7 @@ from projections.engine.queries import fetch_column
 
 VERSION = 1
 NEVER = 2**62
-"""Position of an event that has not happened."""
+"""Stands for the position of an event that has not happened. It is higher than all positions."""
 MAX_CONCURRENT_STARTS = 1_000
 """Largest number of other builds that may be queued between the allocation of a build's id and the build's event
 `build.queued`. If there are more, lists of past builds may lack some builds.

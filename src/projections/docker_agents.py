@@ -118,7 +118,7 @@ class DockerAgentView(msgspec.Struct, frozen=True):
     """
     created_at: datetime
     number: int
-    """Number of the agent, for the parameter `after` of the list."""
+    """Number of the agent, as the parameter `after` of the list of agents takes it."""
 
 
 NOT_REGISTERED = "its agent has not registered in time: its log says why"

@@ -24,8 +24,8 @@ FIRST_BLOCKS = 50
 the failed result. Blocks of other branches count, too.
 """
 MAX_BLOCKS = 5_000
-"""Largest number of blocks that a second query reads, in the same order, if the first query finds no pass before the
-failures.
+"""Largest number of blocks with results of the test, the newest ones, that a second query reads. This query is needed
+if the first one finds no pass before the failures.
 """
 
 

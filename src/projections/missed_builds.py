@@ -11,12 +11,12 @@ MAX_MISSED = 100
 
 
 async def count_newer_builds(source: Source, build_ids: Collection[int]) -> dict[int, int]:
-    """Returns build -> number of newer builds of the same job and combination on the default branch that have results,
-    at most MAX_MISSED. If the newest run of a test is in the build, the test did not run in any of these newer builds.
+    """Returns build -> number of newer builds with results, of the same job and combination on the default branch, up
+    to MAX_MISSED. If a build has the newest run of a test, the test did not run in any of the newer builds.
 
-    Does not count builds that have not ended, builds of selected tests and broken builds. Does not count builds that
-    started before the older build ended, either: a test may have run in them first. The number is 0 for a build on
-    another branch.
+    Does not count builds that have not ended, builds of selected tests and broken builds. Also does not count newer
+    builds that started before the older build ended: a test may have run in the newer build first. The number is 0 for
+    a build on another branch.
     """
     newer = (
         f"SELECT FROM (SELECT build_id FROM {BuildOutcomeRow.table} WHERE job_id = o.job_id AND line = o.line"

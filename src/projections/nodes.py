@@ -156,8 +156,8 @@ class NodeView(msgspec.Struct, frozen=True):
 
 
 class NodeHealth(msgspec.Struct, frozen=True):
-    """The last measurements of a node's agent and their age. If there are no measurements, they are 0 and their age is
-    -1.
+    """The last measurements of a node's agent and their age. If the agent has never sent any, the measurements are
+    shown as 0 and their age as -1.
     """
 
     node_id: int

@@ -65,7 +65,7 @@ async def fetch_past(
 
 
 def find_earlier_builds(histories: Mapping[int, RunHistory], test: FailedTest, build_id: int) -> list[int]:
-    """Returns the ids of the newest earlier builds in which a test failed, at most MAX_PAST_BUILDS."""
+    """Returns the ids of the newest builds before `build_id` in which a test failed, up to MAX_PAST_BUILDS."""
     notable = histories[test.case_id].notable if test.case_id in histories else ()
     failed = {run.build_id for run in notable if run.flags & RUN_FAILED and run.build_id < build_id}
     return sorted(failed, reverse=True)[:MAX_PAST_BUILDS]

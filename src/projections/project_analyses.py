@@ -41,7 +41,7 @@ async def fetch_jobs(source: Source, build_ids: Sequence[int]) -> dict[int, int]
 
 
 async def count_unread(source: Source, ranges: ReportRanges) -> tuple[int, int]:
-    """Counts failures of a build: returns the number of all, and of those that no person and no rule has classified."""
+    """Returns the number of a build's failures, and the number of those that no person and no rule has classified."""
     filters = ResultFilters(status=FAILED)
     query = (
         "SELECT count(*), count(*) FILTER (WHERE v.classification IS NULL AND m.id IS NULL)"

@@ -27,8 +27,8 @@ MAX_PATTERNS = 10
 PATTERN_CASES = 20
 """Largest number of tests whose failures are grouped into patterns: those that failed most often in the window."""
 PATTERN_BUILDS = 10
-"""Largest number of builds of a test whose failures are grouped into patterns: the newest ones in which the test
-failed.
+"""Largest number of builds, for each test, from which failures are grouped into patterns: the newest builds in which
+the test failed.
 """
 MAX_PATTERN = 300
 """Largest number of characters that are kept of a pattern."""

@@ -130,7 +130,7 @@ class RunTotals:
         self._totals: dict[int, int] = {}
 
     def add(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Adds the numbers of some rows. Each is (chunk, runs up to now, runs before a day)."""
+        """Adds the numbers of some rows. Each row is (chunk, runs up to now, runs before a day)."""
         for chunk, runs, before in rows:
             self._totals[chunk] = self._totals.get(chunk, 0) + _signed(runs) - _signed(before)
 

@@ -30,8 +30,8 @@ _IS_ZERO = b"\1" + bytes(255)
 """Table for `bytes.translate`: 1 for a byte that is 0, else 0."""
 
 Stretches = list[tuple[int, int]]
-"""Ranges of rows (results) of an event whose test cases have consecutive ids. Each is (first row, row after the last
-one).
+"""Ranges of rows (results) of an event whose test cases have consecutive ids. Each range is (first row, row after the
+last one).
 """
 
 
@@ -147,8 +147,8 @@ def are_ascending(case_ids: Int32s, stretches: Stretches) -> bool:
 
 @lru_cache(5_000)
 def _less_rows(count: int) -> int:
-    """Returns a long integer that, added to a column of ids, subtracts from each id the id's row. Its digits are `2**31
-    - row`, for the rows from 0 on. The 2**31 keeps the digits of the sum from becoming negative.
+    """Returns a long integer. Added to a column of ids, it subtracts from each id the id's row: for the rows from 0 on,
+    its digits are `2**31 - row`. The 2**31 keeps the digits of the sum from becoming negative.
     """
     return (_ones(count) << 31) - int.from_bytes(Int32s(range(count)).stored, "little")
 

@@ -47,8 +47,8 @@ identifies a suite of a build.
 """
 
 IS_CURRENT = "r.attempt = b.attempt AND b.status <> 'queued' AND NOT r.is_replaced"
-"""SQL condition: report `r` belongs to the current attempt of build `b`. Reports of a lost attempt do not count, and a
-queued build has no results.
+"""SQL condition: report `r` belongs to the current attempt of build `b`, and no other report has replaced it. Reports
+of a lost attempt do not count, and a queued build has no results.
 """
 _FLAGS = (KNOWN_ISSUE, FLAKY, QUARANTINED)
 FACTS = "(CASE WHEN t.facts < 0 THEN ~t.facts ELSE t.facts END)"

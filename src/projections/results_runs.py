@@ -148,7 +148,9 @@ class RunNotes:
         self._counts[4 * row : 4 * row + 4] = runs.to_bytes(4, "little", signed=True)
 
     def count_all(self, runs: bytes | bytearray) -> None:
-        """Sets the number of runs that each result of the event adds to its test case. `runs` has one byte for each."""
+        """Sets the number of runs that each result of the event adds to its test case. `runs` has one byte for each
+        result.
+        """
         self._counts[::4] = runs
 
     def changes(self, stretches: Stretches) -> Iterator[Change]:

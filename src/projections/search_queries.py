@@ -121,7 +121,7 @@ def _select(
     id: str = "id",
     result: str = "NULL::bigint",
 ) -> str:
-    """Returns a query for the documents of one kind with the highest scores."""
+    """Returns a query for the newest MAX_RANKED matching documents of one kind, with their scores."""
     visible, of_project = _VISIBLE.format(project), f"d.{project}"
     matches = "d.words @@ %(query)s::tsquery"
     if document is NodeDocument:
@@ -165,9 +165,9 @@ async def search(
 ) -> list[FoundDocument]:
     """Returns up to `limit` documents of each type, those with the highest scores first.
 
-    Finds documents of `projects` (None: of all projects), and nodes. `project_id` limits them to one project, and nodes
-    to those in its pools. If a type has fewer than `limit` documents with all words of the query, documents with some
-    of the words follow.
+    Finds documents of `projects` (None: of all projects), and nodes. `project_id` limits documents to one project, and
+    nodes to those in the project's pools. If a type has fewer than `limit` documents with all words of the query,
+    documents with some of the words follow.
     """
     if not query.words or not types:
         return []

@@ -67,8 +67,8 @@ async def fetch_durations(
 
 
 async def fetch_cases(source: Source, job_id: int, branch: str, shards: int) -> list[tuple[int, str, float]]:
-    """Returns the id, node id and median duration in milliseconds of each test case with a known duration. Reads at
-    least RUNS_OF_SHARDS builds for each shard, so that every shard has run several times.
+    """Returns the id, node id and median duration in milliseconds of each test case with a known duration. Uses the
+    durations of RUNS_OF_SHARDS builds for each shard, or of MAX_BUILDS builds if these are more.
     """
     query = (
         f"{_MEDIANS} SELECT c.id, c.node_id, m.duration_ms FROM medians m"

@@ -31,8 +31,8 @@ class TrendDay(msgspec.Struct, frozen=True):
     failed_results: int
     flaky_results: int
     time_to_green_s: float | None
-    """Median time from the first failed build to the next build that passed with all tests. Counts for the day of the
-    pass.
+    """Median time from the first failed build since a pass to the next pass. Considers failures whose next pass was on
+    this day; None if there are none. A build that ran only selected tests is no pass.
     """
 
 

@@ -51,7 +51,8 @@ class LoadConnection:
 
 
 class BufferedTable:
-    """Buffer of a bulk load for a table with a primary key. Bulk deletes reach the database before changed rows do.
+    """Buffer of a bulk load for a table with a primary key. Bulk deletes are written to the database before changed
+    rows.
 
     The buffer holds rows by their flat key: the value of the key column, or a tuple if the key has several columns.
     """
@@ -250,7 +251,7 @@ class AppendOnlyTable:
     def __init__(self, db: LoadConnection, row: type[Row]) -> None:
         self.row = row
         self.rows: list[Row] = []
-        """New rows since the last bulk delete, or since rows were last packed."""
+        """New rows that came after both the last bulk delete and the last packing."""
         self.packed_bytes = 0
         """Size of the packed rows that are not written yet."""
         self._db = db

@@ -77,7 +77,7 @@ with 32 MB, and 4.1 s with 64 MB.
 
 
 def _with_memory(statement: str) -> str:
-    """Returns the statement that creates an index. For a GIN index, a setting of GIN_MEMORY precedes it."""
+    """Returns `statement`, which creates an index. For a GIN index, a statement that sets GIN_MEMORY precedes it."""
     return f"SET LOCAL maintenance_work_mem = '{GIN_MEMORY}'; {statement}" if "USING gin" in statement else statement
 
 

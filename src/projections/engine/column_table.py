@@ -22,8 +22,8 @@ SPAN = 4_096
 MAX_SPANS = 200
 """Number of spans that stay in memory after a transaction: 800,000 rows, which take 50 MB."""
 MIN_REWRITTEN = 0.3
-"""Share of changed rows at which the whole table is written anew. Updating a row takes several times as long as writing
-a new one.
+"""If at least this share of a table's rows has changed, the whole table is written anew. Updating a row takes several
+times as long as writing a new one.
 """
 _IS_PRESENT = bytes(state in (ORDINARY, PRESENT) for state in range(256))
 
@@ -66,7 +66,7 @@ class _SpanColumns:
 
 
 def _replace(column: Any, start: int, numbers: Any, others: Sequence[int]) -> None:
-    """Replaces the numbers of a column from an index on, except at the indexes `others`."""
+    """Replaces the numbers of a column from the index `start` on, except at the indexes `others`."""
     kept = [(index, column[index]) for index in others]
     column[start : start + len(numbers)] = numbers
     for index, number in kept:

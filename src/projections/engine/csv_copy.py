@@ -18,8 +18,8 @@ from psycopg import AsyncConnection
 from projections.engine.model import Row, columns_of
 
 CHUNK_ROWS = 500
-"""Number of rows that are packed together. So few rows fit into the caches of the processor: packing them takes a tenth
-less time than with 5,000.
+"""Number of rows that are packed together. Since they fit into the caches of the processor, packing takes a tenth less
+time than with 5,000 rows.
 """
 CONTROL_CHARACTERS = ((rb"\n", b"\n"), (rb"\r", b"\r"), (rb"\t", b"\t"), (rb"\b", b"\b"), (rb"\f", b"\f"))
 """Pairs of a control character as JSON writes it, and the character. JSON writes all other control characters like

@@ -127,8 +127,8 @@ class DeleteWhere(DeleteRange):
 
 
 class RowsByKey:
-    """A change that inserts or replaces many rows of one table. `rows` maps the key to the row. If the table's key is a
-    single column, the key is its value, otherwise a tuple.
+    """A change that inserts or replaces many rows of one table. `rows` maps flat keys to rows. A flat key is the value
+    of the key column, or a tuple if the key has several columns.
 
     Only one of the rows is validated, so they must be equal except for keys and counters.
     """

@@ -32,8 +32,8 @@ GATE = "testhide projector takes over"
 start together, one gets all locks.
 """
 BATCH_SIZE = 500
-"""Number of events that are read at once. While the projector is behind the log, the rows of so many events are also
-written at once.
+"""Number of events that are read at once. While the projector is behind the log, it also writes the rows of this many
+events at once.
 """
 TAKE_OVER_INTERVAL_S = 0.2
 """Seconds between two attempts to take locks that another projector holds."""

@@ -30,7 +30,7 @@ INDEXED_BYTES = 2_000
 page.
 """
 MANY_ROWS = 100
-"""Number of changes at which checking all rows of a table together becomes faster."""
+"""Number of changes from which on checking all rows of a table together is faster than checking each row alone."""
 NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 Check = Callable[[Any], None]
@@ -41,7 +41,7 @@ class InvalidValue(ValueError):
 
 
 def check(change: Change) -> None:
-    """Raises InvalidValue if the change has a value that its column cannot hold."""
+    """Raises InvalidValue for a value that its column cannot hold. Of a `RowsByKey`, checks only one row."""
     if isinstance(change, Row):
         _row_check(type(change))(change)
     elif isinstance(change, RowsByKey):
@@ -76,7 +76,9 @@ def check_rows(rows: Sequence[Row]) -> None:
 
 
 def _are_plain(rows: Sequence[Row]) -> bool:
-    """Returns whether PostgreSQL can certainly store these rows. The answer is no for rows with arrays of numbers."""
+    """Returns True if PostgreSQL can certainly store these rows. False means that each row must be checked alone; the
+    result is always False for rows with arrays of numbers.
+    """
     columns = zip(*map(astuple, rows), strict=True)
     try:
         return all(is_plain(values) for is_plain, values in zip(_plain_checks(type(rows[0])), columns, strict=True))

@@ -59,7 +59,7 @@ class Diff(msgspec.Struct):
 
 
 async def diff(conninfo: str, event_log: EventLog, projection: Projection) -> Diff:
-    """Compares all tables of a projection, staging with live. Raises NotReady, LostLeadership or
+    """Compares the staging tables of a projection with its live tables. Raises NotReady, LostLeadership or
     psycopg.OperationalError.
     """
     (projection,) = await with_dismissals(event_log, [projection])

@@ -39,7 +39,9 @@ from store.postgres.notifications import PROJECTED
 T = TypeVar("T")
 
 STATEMENT_TIMEOUT_MS = 300
-"""Milliseconds that a statement of a switch may take. Less than PostgreSQL's `deadlock_timeout` of 1 s."""
+"""Milliseconds that a statement of a switch may take. This is less than PostgreSQL's `deadlock_timeout` of 1 s, so a
+switch gives way before PostgreSQL looks for deadlocks.
+"""
 MAX_LOCK_ATTEMPTS = 60
 """Number of attempts of a switch to get all its locks, before it gives up."""
 RETRY_INTERVAL_S = 0.5
