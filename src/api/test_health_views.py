@@ -137,7 +137,7 @@ class RunOfNote(msgspec.Struct):
 
     build_id: int
     at: datetime
-    """Time at which the result was recorded, by the minute."""
+    """Time at which the result was recorded, rounded down to the minute."""
     failed: bool
     """Whether the run failed."""
     retried: bool

@@ -118,7 +118,9 @@ class ResultClassified(ResultEvent, frozen=True):
     replaced: Classification | None = None
     replaced_kind: Source | None = None
     signature: str = ""
-    """Signature of the failure, from which the statistics learn; empty in older events."""
+    """Signature of the failure; empty in older events. Later failures with this signature may be classified as people
+    have mostly classified the earlier ones.
+    """
 
 
 class DefectLinked(ResultEvent, frozen=True):

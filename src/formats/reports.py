@@ -56,7 +56,7 @@ _NESTED = {
     "suiteResults": {"FitNesseVersion": "FitNesse"},
     "events": {"started": "Open Test Reporting", "finished": "Open Test Reporting"},
 }
-"""Root element -> element in it -> test runner that writes a format of its own with both."""
+"""Root element -> element in it -> test runner whose own format has these two elements."""
 _ROBOT_GENERATORS = ("Robot", "Rebot")
 _ENDINGS = (".xml", ".trx", ".xml.gz", ".trx.gz")
 _RESERVED = ("junit*.xml", "TEST-*.xml", "*.trx")

@@ -48,7 +48,7 @@ def make_card(message: NotificationMessage, context: CardContext) -> Card:
 
 
 def make_test_card(channel: str, project: str) -> Card:
-    """Returns the card that a user's test of the channel sends."""
+    """Returns the card that the server sends when a user tries out the channel."""
     return Card(title="Testhide can post here", facts={"Channel": channel, "Project": project})
 
 

@@ -48,7 +48,7 @@ class SecondBuild(msgspec.Struct):
 
 
 class ProgressPrinter:
-    """Prints the progress of a build, at most once a second, with the rate since the last line."""
+    """Prints how far read models have been built, at most once a second, with the rate since the last line."""
 
     def __init__(self, names: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._names = names

@@ -46,8 +46,8 @@ class VcenterWatch:
     operator: VcenterOperator
 
     async def sync_all(self) -> None:
-        """Reads the machines of all vCenters, and requests the deletion of machines that failed operations have left
-        over.
+        """Reads the machines of all vCenters, and requests the deletion of machines that are left over from failed
+        operations.
         """
         for vcenter_id in await vcenter.fetch_ids(self.pool):
             vms = await self.operator.sync(vcenter_id)

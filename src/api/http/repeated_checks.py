@@ -14,7 +14,8 @@ from api.http.authentication import find_caller
 from store.postgres.caller_turns import CallerTurns
 
 RECHECK_AFTER_S = 1.0
-"""Seconds that the body of a request may take to arrive, or that a wait may last, without another check of the caller.
+"""If the body of a request takes more seconds than this to arrive, or the request waits for longer, for example for a
+turn, the caller is checked again.
 """
 RECHECK_INTERVAL_S = 2.5
 """Seconds between two checks of a caller to whom a response is being sent."""

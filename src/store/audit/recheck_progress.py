@@ -23,7 +23,9 @@ class SealingState(msgspec.Struct, frozen=True):
     first.
     """
     checked_size: int = 0
-    """Size of the tree at the end of the last complete round. That round found no difference."""
+    """Number of leaves that the last complete round checked; 0 before the first. A round with a difference is never
+    complete.
+    """
     checked_at: datetime | None = None
     """Time at which the last complete round ended; None before the first."""
 

@@ -316,8 +316,9 @@ async def remove_parked(connection: AsyncConnection, name: str, position: int) -
 
 
 async def find_given_up(source: Source, reaction: str, positions: Sequence[int]) -> list[int]:
-    """Returns the positions, among `positions`, whose event the reaction will not handle by itself: it is parked for
-    this event, or has passed the event and is not due for it. An operator can still retry a parked event.
+    """Returns the positions, among `positions`, whose events the reaction will not handle by itself. Either the event
+    is parked for the reaction, and an operator can still retry it. Or the reaction has read the log beyond the event
+    and is not due for it: it was handled or cancelled.
     """
     rows = await fetch_rows(
         source,

@@ -257,8 +257,8 @@ class _Leadership:
                 self._state.open_slots[node_id] += 1  # the build ended meanwhile; the poll still takes a build
 
     async def _scale(self) -> bool:
-        """Spawns and destroys machines of node pools. The state must contain all assignments. Returns whether this
-        appended events to the log.
+        """Spawns and destroys machines of node pools. Returns whether this appended events to the log. Before the call,
+        `_state` must contain all assignments in the log, so that no machine with a build is destroyed.
         """
         now = self._now()
         self._defers_scaling = bool(self._scaling.pools) and now < self._next_scaling
