@@ -12,6 +12,10 @@ _UNITTEST = re.compile(r"(\S+\.py::[\w:]+) [\[(]")
 """Matches a subtest in the form of unittest-xml-reporting: `test_a.py::T::test_1 (i=1)`. Reports in this form leave out
 subtests that passed.
 """
+_SUBTEST = re.compile(r"([^:]+\.py::[^\[(]+?(?:\[(?:[^\[\]]|\[[^\[\]]*\])*\])?)::[\[(]")
+"""Matches a subtest as the pytest plugin writes it: `test_a.py::T::test_1[x]::[message]` or `test_a.py::test_1::(i=1)`.
+Matches no name of a test that begins with a bracket, `cart_spec.rb::[P1] adds`, and no parameter that contains `::[`.
+"""
 MAX_NAMED = 5
 """Largest number of tests that are named in the sentence about selected tests without a result. The sentence counts the
 others.
@@ -68,5 +72,5 @@ def find_ran(report: ReportRead) -> Collection[str]:
 
 def whole_test(node_id: str) -> str:
     """Returns the node id of the test that a subtest belongs to; any other node id unchanged."""
-    unittest = _UNITTEST.match(node_id)
-    return unittest[1] if unittest else node_id.partition("::[")[0].partition("::(")[0]
+    subtest = _UNITTEST.match(node_id) or _SUBTEST.match(node_id)
+    return subtest[1] if subtest else node_id

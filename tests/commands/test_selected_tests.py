@@ -79,6 +79,24 @@ def end_with(selected: list[str] | None, *reports: dict[str, str], exit_code: in
             id="many",
         ),
         pytest.param(
+            ["a.rb::[P1] b"],
+            [{"a.rb::[P1] c": "passed", "a.rb::d": "passed"}],
+            "0 of 1 selected tests ran; without a result: a.rb::[P1] b.",
+            id="a name that begins with a bracket",
+        ),
+        pytest.param(
+            ["a.rb::(slow) b", "a.rb::c"],
+            [{"a.rb::(slow) b": "skipped", "a.rb::c": "passed"}],
+            "1 of 2 selected tests ran; without a result: a.rb::(slow) b.",
+            id="a name that begins with a parenthesis",
+        ),
+        pytest.param(
+            ["a.py::b[[::1]::[2]]"],
+            [{"a.py::b[[::1]::[3]]": "passed"}],
+            "0 of 1 selected tests ran; without a result: a.py::b[[::1]::[2]].",
+            id="a parameter that looks like a subtest",
+        ),
+        pytest.param(
             ["t::a[1]"], [{"t::a[2]": "passed"}], "0 of 1 selected tests ran; without a result: t::a[1].", id="v"
         ),
     ],
@@ -98,7 +116,11 @@ def test_a_build_fails_without_its_selected_tests(
         pytest.param(["a", "b"], [{"a": "passed", "b": "skipped"}, {"b": "passed"}], id="skipped in one report"),
         pytest.param(["t::a"], [{"t::a[1]": "passed"}], id="a variant of a bare id"),
         pytest.param(["a"], [{"a": "xfailed"}], id="expected to fail"),
-        pytest.param(["t::a::[part] (n=1)", "t::a::(n=2)"], [{"t::a": "passed"}], id="the test of a subtest"),
+        pytest.param(
+            ["t.py::a::[part] (n=1)", "t.py::a::(n=2)", "t.py::B::a[[1]]::[part]::(n=[3])", "t.py::B::c (n=[1])"],
+            [{"t.py::a": "passed", "t.py::B::a[[1]]": "passed", "t.py::B::c": "passed"}],
+            id="the test of a subtest",
+        ),
     ],
 )
 def test_a_build_passes_with_its_selected_tests(selected: list[str] | None, reports: list[dict[str, str]]) -> None:
@@ -123,6 +145,13 @@ def test_a_quarantined_test_that_the_job_skips_is_not_missed(
     if tests is not None:
         history += record(history, "r.xml", tests, QUARANTINE.evolve(QUARANTINE.initial, entry))
     assert end(history).status == status
+
+
+@pytest.mark.parametrize("selected", ["a.rb::[P1] b", "a.rb::(slow) b"])
+def test_a_report_with_tests_that_were_not_selected_has_a_warning(selected: str) -> None:
+    events = record(begun([selected]), "r.xml", {selected: "passed", "a.rb::[P1] c": "passed", "a.rb::d": "passed"})
+    (warning,) = next(event.warnings for event in events if isinstance(event, ReportRecorded))
+    assert "run only 1 of its tests, but this report has 2 others that ran" in warning
 
 
 def test_other_reasons_come_first() -> None:
