@@ -260,17 +260,26 @@ async def count(source: Source, ranges: ReportRanges, filters: ResultFilters) ->
 
 
 async def fetch_page(
-    source: Source, ranges: ReportRanges, filters: ResultFilters, limit: int, offset: int
+    source: Source,
+    ranges: ReportRanges,
+    filters: ResultFilters,
+    limit: int,
+    offset: int,
+    *,
+    excused_last: bool = False,
 ) -> list[Result]:
-    """Returns a page of results in the order of the reports."""
+    """Returns a page of results in the order of the reports. With `excused_last`, quarantined failures and the
+    reporter's known issues come after all other results.
+    """
+    first = f"({FACTS} & {KNOWN_ISSUE | QUARANTINED}) <> 0, " if excused_last else ""
     query = (
         f"WITH t AS (SELECT t.* {filters.select(ranges, 'duration_ms', 'suite')}"
-        " ORDER BY t.block, t.id LIMIT %(limit)s OFFSET %(offset)s)"
+        f" ORDER BY {first}t.block, t.id LIMIT %(limit)s OFFSET %(offset)s)"
         f" SELECT t.id, t.case_id, c.node_id, {FACT_COLUMNS}, t.suite::int,"
         f" left(coalesce(x.message, ''), {MESSAGE_LENGTH}),"
         f" coalesce(x.fail_id, ''), coalesce(x.signature, ''), coalesce(x.test_resolution, ''), {TRIAGE_COLUMNS}"
         f" FROM t JOIN {TestCaseRow.table} c ON c.id = t.case_id LEFT JOIN {ResultTextRow.table} x ON x.id = t.id"
-        f"{TRIAGE_JOINS} ORDER BY t.id"
+        f"{TRIAGE_JOINS} ORDER BY {first}t.id"
     )
     parameters = filters.parameters(ranges) | {"limit": limit, "offset": offset}
     return await fetch_with_triage(source, Result, query, parameters)

@@ -23,7 +23,7 @@ class CardContext(msgspec.Struct, frozen=True):
     project: str = ""
     job: str = ""
     tests: Sequence[str] = ()
-    """Node ids of the first tests that the event is about."""
+    """The first tests that the event is about, a line for each."""
     number: int = 0
     """Number of all tests that the event is about."""
     mention: str = ""
@@ -45,6 +45,14 @@ def make_card(message: NotificationMessage, context: CardContext) -> Card:
             return _offline(msgspec.json.decode(message.data, type=NodeView))
         case _:
             raise LookupError(f"there is no card of {message.type}")
+
+
+def describe_failure(node_id: str, *, known_issue: bool, quarantined: bool) -> str:
+    """Returns the line for a failed test. The line of a failure that does not fail the build begins with the reason,
+    since the end of a long line is cut off.
+    """
+    reason = "known issue: " if known_issue else "in quarantine: " if quarantined else ""
+    return reason + node_id
 
 
 def make_test_card(channel: str, project: str) -> Card:

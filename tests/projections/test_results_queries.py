@@ -295,6 +295,9 @@ async def pages(
     assert [(item.known_issue, item.flaky, item.quarantined) for item in page] == [
         (one.known_issue, one.flaky, one.quarantined) for one in wanted[offset : offset + limit]
     ]
+    page = await results_queries.fetch_page(connection, ranges, filters, limit, offset, excused_last=True)
+    excused_last = sorted(wanted, key=lambda one: one.known_issue or one.quarantined)
+    assert [item.id for item in page] == [one.id for one in excused_last[offset : offset + limit]]
     last = found[after].id if after < len(found) else 0
     behind = ResultFilters(filters.status, filters.suite, filters.search, None, filters.all_attempts, last)
     page = await results_queries.fetch_page(connection, ranges, behind, limit, 0)

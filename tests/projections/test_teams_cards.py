@@ -12,7 +12,7 @@ from domain.adaptive_cards import MAX_BYTES, MAX_LINE, MAX_LINES, Card, escape_m
 from domain.notifications import NotificationMessage
 from projections.build_views import BuildMessage, message
 from projections.builds import BuildRow
-from projections.teams_cards import CardContext, make_card
+from projections.teams_cards import CardContext, describe_failure, make_card
 
 NOW = datetime(2026, 5, 20, 10, tzinfo=UTC)
 ABOUT = CardContext(project="Web", job="Smoke", tests=["t::a", "t::b"], number=12, mention="ann@example.com")
@@ -63,6 +63,18 @@ def test_a_failed_build() -> None:
         notification("build.failed", shown), msgspec.structs.replace(ABOUT, base_url="https://ci.example.com")
     )
     assert with_url.link == "https://ci.example.com/api/v3/builds/8"
+
+
+@pytest.mark.parametrize(
+    ("known_issue", "quarantined", "shown"),
+    [
+        (False, False, "t::a"),
+        (False, True, "in quarantine: t::a"),
+        (True, False, "known issue: t::a"),
+    ],
+)
+def test_a_failure_that_does_not_count_is_marked(known_issue: bool, quarantined: bool, shown: str) -> None:
+    assert describe_failure("t::a", known_issue=known_issue, quarantined=quarantined) == shown
 
 
 def test_what_is_not_known_is_left_out() -> None:

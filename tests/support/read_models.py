@@ -7,7 +7,9 @@ from itertools import chain
 
 from psycopg import AsyncConnection
 
+from projections.engine.engine import Engine, fetch_positions
 from projections.registry import PROJECTIONS
+from testhide.processes import Core
 
 
 async def begin_read_models(connection: AsyncConnection) -> None:
@@ -21,3 +23,11 @@ async def begin_read_models(connection: AsyncConnection) -> None:
         " SELECT name, version, 0, tables FROM jsonb_to_recordset(%s) AS (name text, version int, tables text[])",
         (json.dumps(rows),),
     )
+
+
+async def catch_up_read_models(parts: Core) -> None:
+    """Applies the rest of the log to the live tables of all read models."""
+    async with parts.pool.connection() as connection:
+        position = min((await fetch_positions(connection, PROJECTIONS)).values())
+        events = await parts.log.read(position, 10_000)
+        await Engine(connection, PROJECTIONS, announce=True).apply(events, position)

@@ -29,6 +29,7 @@ from store.postgres.notifications import EVENTS, Listener
 from store.tables import delivery_history, delivery_upkeep
 from store.tables.deliveries import DELIVERIES_CHANNEL
 from testhide.processes import Core
+from tests.support.read_models import catch_up_read_models
 from workers.deliveries.messages import MessageBuilder
 from workers.deliveries.planner import DeliveryPlanner
 from workers.deliveries.sender import DeliverySender, EndpointSender
@@ -43,6 +44,8 @@ class Hooks:
     parts: Core
     outgoing: HttpOutgoing
     now: datetime = datetime(2026, 5, 20, 10, tzinfo=UTC)
+    has_read_models: bool = False
+    """Whether the read models follow the log when a delivery waits for them."""
     _ids: Any = field(default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
@@ -71,8 +74,9 @@ class Hooks:
         return DeliverySender(parts.conninfo, parts.pool, self.handler, senders, self.listener, self.clock)
 
     async def shows(self, position: int) -> bool:
-        """There is no projector here."""
-        return False
+        if self.has_read_models:
+            await catch_up_read_models(self.parts)
+        return self.has_read_models
 
     async def start(self) -> None:
         for project in (1, 2):

@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 
+from commands.builds import FinishExternalBuild
 from commands.quarantine import AddToQuarantine
 from domain.adaptive_cards import MAX_LINES
 from domain.teams import CardType
+from tests.commands.test_results import FAILURE
 from tests.integrations.receiving import Received, receiving
+from tests.support.read_models import begin_read_models
 from tests.workers.hooks import Hooks
+from tests.workers.test_known_issues import House
 from tests.workers.test_messages import everything_happens
 from workers.deliveries.sender import RETRY_DELAYS_S
 
@@ -31,6 +35,10 @@ def title(request: Received) -> str:
 def facts(request: Received) -> dict[str, str]:
     (found,) = [element["facts"] for element in card(request)["body"] if element["type"] == "FactSet"]
     return {fact["title"]: fact["value"] for fact in found}
+
+
+def lines(request: Received) -> list[str]:
+    return [part["inlines"][0]["text"] for part in card(request)["body"] if part["type"] == "RichTextBlock"]
 
 
 async def test_a_failed_build_is_shown_with_whom_it_concerns(hooks: Hooks) -> None:
@@ -86,9 +94,25 @@ async def test_of_many_tests_the_first_are_shown(hooks: Hooks) -> None:
         await hooks.deliver()
         (request,) = receiver.requests
         body = card(request)["body"]
-        lines = [element["inlines"][0]["text"] for element in body if element["type"] == "RichTextBlock"]
-        assert (lines, body[-1]["text"]) == (list(names[:MAX_LINES]), "and 30 more")
+        assert (lines(request), body[-1]["text"]) == (list(names[:MAX_LINES]), "and 30 more")
         assert facts(request)["Until"] == "2026-05-21 10:00 UTC"
+
+
+async def test_failures_that_count_come_first(hooks: Hooks) -> None:
+    async with hooks.parts.pool.connection() as connection:
+        await begin_read_models(connection)
+    hooks.has_read_models = True
+    house = House(hooks.parts)
+    async with receiving() as receiver:
+        await hooks.register_channel(receiver.url, ("build.failed",))
+        await hooks.do(AddToQuarantine(1, 1, tuple(f"c.n{number}" for number in range(10)), hooks.now))
+        await house.ran(*[FAILURE] * 10, "", FAILURE)
+        await hooks.do(FinishExternalBuild(house.builds, "failed"))
+        await hooks.deliver()
+        (request,) = receiver.requests
+        ignored = [f"in quarantine: c.n{number}" for number in range(MAX_LINES - 1)]
+        assert lines(request) == ["c.n11", *ignored]
+        assert card(request)["body"][-1]["text"] == "and 3 more"
 
 
 async def test_a_channel_of_another_project_is_told_nothing(hooks: Hooks) -> None:

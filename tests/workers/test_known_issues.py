@@ -23,13 +23,11 @@ from domain.triage import Source
 from domain.triggers import BuildTrigger
 from projections import results_history, results_queries
 from projections.audit_view.entries import add_changes, describe
-from projections.engine.engine import Engine, fetch_positions
-from projections.registry import PROJECTIONS
 from projections.time_travel.rule_history import RuleHistory
 from store.clock import utcnow
 from testhide.processes import Core
 from tests.commands.test_results import FAILURE
-from tests.support.read_models import begin_read_models
+from tests.support.read_models import begin_read_models, catch_up_read_models
 from workers.known_issues import KnownIssueSearch
 
 ANN = CommandContext("user:1")
@@ -82,10 +80,7 @@ class House:
 
     async def shown(self) -> None:
         """The read models are at the log's end."""
-        async with self.parts.pool.connection() as connection:
-            position = min((await fetch_positions(connection, PROJECTIONS)).values())
-            events = await self.parts.log.read(position, 10_000)
-            await Engine(connection, PROJECTIONS, announce=True).apply(events, position)
+        await catch_up_read_models(self.parts)
 
     async def found(self, *, show: bool = True) -> list[list[int]]:
         """The results that a sweep finds, by event."""

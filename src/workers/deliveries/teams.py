@@ -19,7 +19,7 @@ from domain.teams import CHANNEL, correct_outcome
 from integrations.ports import Outgoing, attempt
 from projections import results_queries
 from projections.results_queries import ResultFilters
-from projections.teams_cards import CardContext, make_card
+from projections.teams_cards import CardContext, describe_failure, make_card
 from store.crypto.secrets import Secrets
 from store.log.event_log import EventLog
 from store.tables.deliveries import LeasedDelivery
@@ -65,7 +65,9 @@ class TeamsSender:
         )
 
     async def _find_tests(self, position: int, event: Event) -> tuple[Sequence[str], int]:
-        """Returns the node ids of the first tests that an event is about, and the number of all these tests."""
+        """Returns lines for the first tests that an event is about, and the number of all these tests. Failures that
+        count against the build come before those that do not.
+        """
         match event:
             case TestsQuarantined():
                 return event.node_ids[:MAX_LINES], len(event.node_ids)
@@ -74,7 +76,12 @@ class TeamsSender:
                     ranges = await results_queries.fetch_reports(connection, event.build_id)
                     failed = ResultFilters(status=FAILED)
                     number = await results_queries.count(connection, ranges, failed)
-                    first = await results_queries.fetch_page(connection, ranges, failed, MAX_LINES, 0)
-                return [result.node_id for result in first], number
+                    first = await results_queries.fetch_page(
+                        connection, ranges, failed, MAX_LINES, 0, excused_last=True
+                    )
+                return [
+                    describe_failure(result.node_id, known_issue=result.known_issue, quarantined=result.quarantined)
+                    for result in first
+                ], number
             case _:
                 return (), 0
