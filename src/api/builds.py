@@ -139,7 +139,8 @@ class BuildController(Controller):
 
         With `external`, the pipeline runs elsewhere and reports here. Otherwise an agent runs the build, and checks
         `commit_sha` out from the job's repository or, if the job has none, from the repository of the project's SCM
-        endpoint. If there is neither repository, nothing is checked out, and the build's `detail` says so.
+        endpoint. If there is neither repository, nothing is checked out: the build's log says so, and its
+        `detail` if it has a `commit_sha`. A variable in `env` must not have the name of a secret of the job.
         """
         project_id = await ctx.find(lambda _, job_id: ctx.services.project_of_job(job_id), "job", data.job_id)
         await ctx.must_access(project_id, f"job {data.job_id}")

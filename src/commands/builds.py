@@ -14,6 +14,7 @@ from commands.untrusted_builds import withhold_secrets
 from commands.verdicts import (
     count_unloaded,
     decide_verdict,
+    describe_empty,
     describe_ignored,
     describe_lost_tests,
     describe_missing,
@@ -154,6 +155,11 @@ class StartBuild(Command):
             raise Conflict(
                 f"Job {self.job_id} has no command yet; set one by PUT /api/v3/jobs/{self.job_id}/configuration."
             )
+        if hidden := sorted(self.env.keys() & {*configuration.secrets, *self.secrets}):
+            raise Conflict(
+                f"The variable {hidden[0]} of `env` is also a secret, whose value the build would get instead: leave it"
+                f" out, or give it in `secrets`."
+            )
         combinations = [] if configuration.matrix is None or self.external else expand(configuration.matrix)
         if len(combinations) > 1 + len(self.more_ids):
             raise MissingIds(len(combinations) - 1 - len(self.more_ids))
@@ -277,6 +283,7 @@ class FinishBuild(Command, of=BUILD):
                 not_run if reason == "selected_tests_not_run" else None,
                 unreadable,
                 describe_missing(held),
+                None if not_run else describe_empty(held),
                 describe_lost_tests(held),
                 None
                 if self.has_repository or not held.queued.commit_sha
@@ -320,6 +327,7 @@ class FinishExternalBuild(Command, of=BUILD):
                     detail=join_sentences(
                         describe_ignored(build) if status == "passed" else describe_unexcused(build, reason),
                         unreadable,
+                        describe_empty(build),
                         describe_lost_tests(build),
                     ),
                     log_lines=self.log.lines,

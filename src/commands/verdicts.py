@@ -196,6 +196,16 @@ def describe_missing(build: AnyBuild) -> str | None:
     )
 
 
+def describe_empty(build: AnyBuild) -> str | None:
+    """Returns a sentence that names the reports of a build if all can be read and none contains a test; else None."""
+    reports = [report for report in build.counting_reports if not report.missing]
+    if any(report.cases or report.unreadable for report in reports):
+        return None
+    return list_paths(
+        "The report {} contains no test.", "{:,} reports contain no test: {}.", [report.path for report in reports]
+    )
+
+
 def list_paths(one: str, many: str, paths: Sequence[str]) -> str | None:
     """Returns a sentence that names these paths. Its template is `one` for a single path and `many` for several.
     Returns None without paths.

@@ -67,7 +67,7 @@ async def find(source: Source, case_id: int, build_id: int, result_id: int) -> F
         rows = await fetch_rows(source, query, parameters | {"blocks": MAX_BLOCKS})
         is_complete = len(rows) < MAX_RESULTS and all(row[3] < MAX_BLOCKS for row in rows)
         found = await _find_in_rows(source, case_id, build_id, rows, is_complete=is_complete)
-    if found is None or found.cause != "commit":
+    if found is None or found.is_outage or found.cause == "same_commit":
         return found
     return msgspec.structs.replace(
         found, passed_in=await _find_pass_on_commit(source, case_id, found.first_bad.build_id)

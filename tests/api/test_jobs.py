@@ -278,6 +278,18 @@ def test_the_effective_configuration_says_where_values_come_from(server: Server,
     assert server.admin.get(path, params={"effective": "true", "as_of": "1"}).status_code == 422
 
 
+def test_a_name_is_a_variable_or_a_secret(server: Server, job: int) -> None:
+    path = f"/jobs/{job}/configuration"
+    both = CONFIGURATION | {"env": {"A": "1"}, "secrets": {"A": "2"}}
+    (error,) = server.admin.when("PUT", path, json=both).then(422)["errors"]
+    assert error["field"] == "secrets.A"
+    server.admin.when("PUT", path, json=CONFIGURATION | {"secrets": {"A": "2"}}).then(200)
+    refused = server.admin.when("POST", "/builds/start", json={"job_id": job, "env": {"A": "1"}}).then(409)
+    assert "variable A of `env` is also a secret" in refused["detail"]
+    moved = CONFIGURATION | {"env": {"A": "1"}, "secrets": {"A": None}}
+    server.admin.when("PUT", path, json=moved).then(200)
+
+
 def test_secrets_are_kept_and_never_shown(server: Server, job: int) -> None:
     path = f"/api/v3/jobs/{job}/configuration"
     server.admin.put(path, json=CONFIGURATION | {"secrets": {"TOKEN": "hunter2", "OTHER": "x"}})

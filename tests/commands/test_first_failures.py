@@ -40,6 +40,13 @@ def test_a_commit_with_which_the_test_passed_elsewhere_is_not_to_blame() -> None
     assert causes == ["same_commit", "unknown"], "on a branch where it keeps failing, it is not flaky"
 
 
+def test_a_new_test_that_passed_on_the_same_commit_blames_no_commit() -> None:
+    found = find_first_failure([(9, "c", FAILED)], is_complete=True)
+    assert found is not None
+    assert found.cause == "unknown"
+    assert msgspec.structs.replace(found, passed_in=10).cause == "same_commit"
+
+
 def test_a_build_failed_if_one_of_its_results_did() -> None:
     assert find_first_failure([(9, "c", PASSED), (9, "c", FAILED), (8, "b", PASSED)]) is not None
     assert find_first_failure([(9, "c", PASSED), (8, "b", FAILED)]) is None

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from commands.configurations import Artifacts, BuildOptions, Command, SecretChanges, SetupLine, Variables
 from commands.matrix_values import check_matrix
+from domain.core.errors import Invalid
 from domain.matrix import Matrix
 from store.crypto.secrets import Secrets
 
@@ -33,7 +34,10 @@ class NewConfiguration(BuildOptions):
         return [] if isinstance(self.secrets, dict) else self.secrets
 
     def check(self) -> None:
-        """Raises Invalid if the matrix makes no sense, or sets a variable that is also in `env` or `secrets`."""
+        """Raises Invalid if the matrix makes no sense, or if two of env, secrets and matrix set one variable."""
+        given = {name for name, value in self.secret_values.items() if value is not None}
+        if both := sorted(self.env.keys() & given):
+            raise Invalid.field(f"secrets.{both[0]}", "is also in env, so that one of the two values would be ignored")
         check_matrix(self.matrix, {*self.env, *self.secrets})
 
 

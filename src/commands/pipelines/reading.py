@@ -135,6 +135,8 @@ def _find_faults(document: PipelineDocument) -> Iterator[FileFault]:
         are_whole = document.is_whole(*path, "triggers")
         yield from _collect(document, partial(check_triggers, job.triggers, are_whole=are_whole), *path, "triggers")
         template = file.templates.get(job.template or "")
+        for part_name in sorted(job.env.keys() & {*job.secrets}):
+            yield document.fault("secrets", f"{part_name} is also in `env`: give it in one of the two", *path)
         variables = {name for part in (job, template) if part is not None for name in (*part.env, *part.secrets)}
         is_whole = document.is_whole(*path, "matrix")
         yield from _collect(document, partial(check_matrix, job.matrix, variables, is_whole=is_whole), *path)

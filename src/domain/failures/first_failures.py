@@ -44,13 +44,14 @@ class FirstFailure(msgspec.Struct, frozen=True):
         commit of `first_bad`, but has failed here in LASTING_BUILDS builds in a row: then another difference between
         the branches broke the test.
         """
-        if self.is_outage or self.last_good is None or not self.last_good.commit_sha or not self.first_bad.commit_sha:
+        if self.is_outage or not self.first_bad.commit_sha:
             return "unknown"
-        if self.last_good.commit_sha == self.first_bad.commit_sha:
+        good_commit = None if self.last_good is None else self.last_good.commit_sha
+        if good_commit == self.first_bad.commit_sha:
             return "same_commit"
-        if self.passed_in is None:
-            return "commit"
-        return "same_commit" if self.failed_builds < LASTING_BUILDS else "unknown"
+        if self.passed_in is not None:
+            return "same_commit" if self.failed_builds < LASTING_BUILDS else "unknown"
+        return "commit" if good_commit else "unknown"
 
 
 def find_first_failure(

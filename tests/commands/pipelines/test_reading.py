@@ -241,6 +241,7 @@ def test_a_mistake_causes_no_other(lines: list[str]) -> None:
         (["env: {A-B: x}"], "4:16: env.A-B is no name of a variable"),
         (["artifacts: [ok, ../x]"], "4:21: artifacts[1] must be a path inside the workspace"),
         (["env: {TESTHIDE_BUILD_ID: 1}"], "4:30: env.TESTHIDE_BUILD_ID is set by the agent"),
+        (["env: {A: x}", "secrets: [A]"], "5:14: secrets A is also in `env`"),
         (["pool: linux", "pool_labels: {os: linux}"], "5:18: pool_labels are instead of `pool`: leave one of them out"),
         (["template: fast"], "4:15: template fast is not among the `templates` of the file"),
         (["secrets: {TOKEN: s3cret}"], "4:14: `secrets` must be a list"),
