@@ -153,8 +153,8 @@ class ArtifactController(Controller):
 
         If the build is external and the file is a test report, the server also records the results of the report. If
         the build already has a report at this path, the new report gets another path (`junit-2.xml`), and both count.
-        With `replace=true`, the new report replaces the old one. If the build has already ended, the results do not
-        count; the answer and the build say so.
+        With `replace=true`, the new report replaces the old one; a file that is no test report is refused then. If the
+        build has already ended, the results do not count; the answer and the build say so.
         """
 
         async def check(build_id: str, size: int) -> int:
@@ -296,12 +296,16 @@ async def record_external_report(
     ctx: RequestContext, build: LoadedState[AnyBuild], file: IncomingReport
 ) -> Report | None:
     """Records the results of an uploaded file and returns the report. Returns None if neither the contents nor the name
-    of the file are those of a test report.
+    of the file are those of a test report. Raises Invalid if such a file is to replace a report.
     """
     if (known := file.find_in(build.state)) is not None:
         return known
     report = await ctx.services.reports.read(build.state, file)
     if not report.is_report and not (report.is_unreadable and has_report_ending(file.path)):
+        if file.is_replacement:
+            raise Invalid.field(
+                "replace", "is possible for test reports only, and this file has no test results: leave replace out"
+            )
         return None
     return await ctx.services.reports.record(ctx, build, file, report)
 

@@ -216,6 +216,16 @@ def test_a_report_is_replaced_where_it_is_asked_for(server: Server, job: int) ->
     assert done.json()["status"] == "passed"
 
 
+def test_only_a_report_replaces_a_report(server: Server, job: int) -> None:
+    build = given_build(server, job)
+    stored = upload(server.admin, build, FAILS).json()["id"]
+    fields, files = {"build_id": str(build), "replace": "true"}, {"file": ("report.xml", b"<coverage/>")}
+    refused = server.admin.when("POST", "/artifacts/upload", data=fields, files=files)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "replace")
+    assert [item["id"] for item in server.admin.fetch(f"/artifacts?build_id={build}")] == [stored]
+    assert report_of(server, build)["failed"] == 1
+
+
 def test_failures_fail_the_build(server: Server, build: int) -> None:
     done = server.admin.post(f"/api/v3/builds/{build}/finish", json={"status": "passed"})
     assert done.json()["status"] == "failed"
