@@ -158,7 +158,7 @@ def test_results_of_a_fork_do_not_make_a_failure_of_the_default_branch_look_flak
 def test_a_build_says_which_setting_keeps_it_waiting(shop: Shop) -> None:
     build = start(shop)
     agent_of(shop)
-    wait_for_reason(shop, build, "must approve it")
+    wait_for_reason(shop, build, f"must approve it, by POST /api/v3/builds/{build}/approve.")
     shop.admin.when("PUT", f"/node-pools/{shop.pool}", json={"untrusted": False}).then(200)
     approve(shop, build)
     wait_for_reason(shop, build, '{"untrusted": true}')

@@ -333,7 +333,7 @@ class _Leadership:
     async def _store_waiting_reasons(self) -> None:
         """Stores the waiting reasons of queued builds, which GET /builds/{id} shows."""
         reasons = {
-            build_id: reason
+            build_id: reason.replace("{build_id}", str(build_id))
             for key, reason in explain_waiting(self._state, utcnow(), self._scaling.pools).items()
             for build_id in self._state.queues[key][:MAX_EXPLAINED]
         }

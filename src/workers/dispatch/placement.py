@@ -28,6 +28,7 @@ REASON_ADMINS_ONLY = (
     " user. Connect an agent on another machine, or start the server by `testhide up --trust-builds`."
 )
 
+# The dispatcher fills in the id of the build, since the builds of a queue wait for one reason.
 REASON_AWAITS_APPROVAL = (
     "It is of a pull request from a fork, so a writer of the project must approve it, by POST"
     " /api/v3/builds/{build_id}/approve."
