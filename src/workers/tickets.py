@@ -116,7 +116,9 @@ class TicketWriter:
             return
         async with self.pool.connection() as connection:
             ranges = await results_queries.fetch_reports(connection, build.build_id)
-            failed = await results_queries.fetch_page(connection, ranges, ResultFilters(status=FAILED), MAX_FAILURES, 0)
+            failed = await results_queries.fetch_page(
+                connection, ranges, ResultFilters(status=FAILED), MAX_FAILURES, 0, excused_last=True
+            )
         causes, where = group_failures(failed, event.project_id), await self._describe(build)
         group_id = build.queued.group_id
         group = [] if group_id is None else await build_groups.fetch_ids(self.pool, group_id)
