@@ -50,9 +50,9 @@ def find_excused_exit_codes(build: AnyBuild, *, excuse_pytest: bool = False) -> 
     `excuse_pytest`, since pytest itself ends with 0 if all failures of its run are in quarantine.
 
     Returns an empty set if no failure is ignored, or if results may be missing. Results may be missing if a suite could
-    not be loaded, if a report is missing or unreadable, if a test runner ended for another reason than failed tests, or
-    if an option makes the test runner stop after a failure. They may also be missing if a wildcard found a report and
-    the job does not list the exit codes of failed tests.
+    not be loaded or ended early, if a report is missing or unreadable, if a test runner ended for another reason than
+    failed tests, or if an option makes the test runner stop after a failure. They may also be missing if a wildcard
+    found a report and the job does not list the exit codes of failed tests.
     """
     reports = build.counting_reports
     if find_reports_by_wildcard(build) or find_fail_fast(build.queued.configuration):
@@ -91,15 +91,16 @@ def find_exit_codes_of_failed_tests(env: Mapping[str, str]) -> set[int]:
 
 
 def count_unloaded(build: AnyBuild) -> int:
-    """Returns the number of test suites that could not be loaded or failed as a whole. Such suites always fail the
-    build, since their tests may be missing from the reports.
+    """Returns the number of test suites that could not be loaded, ended early or failed as a whole. Such suites always
+    fail the build, since their tests may be missing from the reports.
     """
     return sum(report.unloaded for report in build.counting_reports)
 
 
 def describe_unexcused(build: AnyBuild, reason: str | None) -> str | None:
-    """Returns a sentence that says why a build failed although its failures are ignored: suites could not be loaded, or
-    the ignored failures do not explain the exit code. Returns None if the build failed for another reason.
+    """Returns a sentence that says why a build failed although its failures are ignored: suites could not be loaded or
+    ended early, or the ignored failures do not explain the exit code. Returns None if the build failed for another
+    reason.
     """
     if reason not in ("command_failed", "tests_failed"):
         return None
@@ -169,10 +170,14 @@ def describe_lost_tests(build: AnyBuild) -> str | None:
 
 
 def describe_unloaded(build: AnyBuild) -> str | None:
-    """Returns a sentence about the test suites that could not be loaded or failed as a whole; None if none did."""
+    """Returns a sentence about the test suites that could not be loaded, ended early or failed as a whole. Returns None
+    if there are none.
+    """
     unloaded = count_unloaded(build)
     return (
-        f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded or failed as a whole." if unloaded else None
+        f"{unloaded:,} test suite{'s' * (unloaded > 1)} could not be loaded, ended early or failed as a whole."
+        if unloaded
+        else None
     )
 
 

@@ -147,7 +147,7 @@ class ReportRecorded(BuildEvent, frozen=True):
     explained_exit_code: int | None = None
     """Exit code of pytest if tests alone explain it (0 or 1), UNEXPLAINED if not, None if the report does not say."""
     unloaded: int = 0
-    """Number of suites that failed as a whole or could not be loaded. The results may lack tests of these suites."""
+    """Number of suites that could not be loaded, ended early or failed as a whole. Their tests may lack results."""
     digest: bytes = b""
     """SHA-256 of the file; empty in older events. A file with the same hash and path is not recorded again."""
     replaces: int | None = None

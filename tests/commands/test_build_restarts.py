@@ -96,7 +96,7 @@ def _report(**fields: Any) -> ReportRecorded:
     ("report", "end", "missing"),
     [
         (_report(unreadable=True), FINISHED, "The report r.xml is incomplete or cannot be read."),
-        (_report(unloaded=1), FINISHED, "1 test suite could not be loaded or failed as a whole."),
+        (_report(unloaded=1), FINISHED, "1 test suite could not be loaded, ended early or failed as a whole."),
         (_report(missing=True), FINISHED, "No readable file of this build matches r.xml, which names reports."),
         (_report(), msgspec.structs.replace(FINISHED, reason="timeout"), "it ended early (timeout)."),
         (

@@ -110,7 +110,10 @@ def test_pytest_without_the_plugin_excuses_nothing(suite: str, is_external: bool
 
 
 def test_a_failed_build_says_why_its_exit_code_is_not_excused() -> None:
-    assert ended(1, report("a", 1, unloaded=2)).detail == "2 test suites could not be loaded or failed as a whole."
+    assert (
+        ended(1, report("a", 1, unloaded=2)).detail
+        == "2 test suites could not be loaded, ended early or failed as a whole."
+    )
     explanation = "The ignored failures do not account for the exit code of the command."
     assert ended(2, report("a", 1)).detail == explanation
     gate = ended(1, report("a", 1, explained=1), report("b", 0, explained=UNEXPLAINED))
@@ -300,7 +303,7 @@ def test_a_failed_case_named_as_its_class_or_suite_is_a_test() -> None:
 def test_a_missing_suite_fails_a_build_that_exits_with_0() -> None:
     finished = ended(0, report("a", 1, unloaded=1))
     assert (finished.status, finished.reason) == ("failed", "tests_failed")
-    assert finished.detail == "1 test suite could not be loaded or failed as a whole."
+    assert finished.detail == "1 test suite could not be loaded, ended early or failed as a whole."
 
 
 def test_a_missing_suite_fails_an_external_build() -> None:
@@ -308,4 +311,7 @@ def test_a_missing_suite_fails_an_external_build() -> None:
     history = (queued, BuildStarted(**IDS, node_id=None, attempt=1), report("a", 0, unloaded=1))
     (finished,) = given(*history).when(FinishExternalBuild(1, "passed"))
     assert isinstance(finished, BuildFinished)
-    assert (finished.status, finished.detail) == ("failed", "1 test suite could not be loaded or failed as a whole.")
+    assert (finished.status, finished.detail) == (
+        "failed",
+        "1 test suite could not be loaded, ended early or failed as a whole.",
+    )

@@ -103,7 +103,7 @@ class ReportRead:
     is_bare_pytest: bool = False
     """Whether pytest wrote the report without the agent's plugin."""
     unloaded: int = 0
-    """Number of suites that could not be loaded, or failed as a whole."""
+    """Number of suites that could not be loaded, ended early, or failed as a whole."""
     lost_tests: bool = False
     """Whether the file declares more tests than it contains, has tests that did not run, or declares a number of
     failures that cannot be read.

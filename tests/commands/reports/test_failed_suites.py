@@ -84,6 +84,52 @@ def test_a_suite_that_failed_by_its_tests_is_none(report: str) -> None:
     assert read_chunks([report.encode()]).unloaded == 0
 
 
+RUN, FAIL = "=== RUN   TestTotal\n", "--- FAIL: TestTotal (0.00s)\n"
+SUB_RUN = "=== RUN   TestTotal/sub\n"
+PANIC = "panic: boom [recovered]\n\tpanic: boom\n\ngoroutine 7 [running]:\ntesting.tRunner.func1.2({0x549800})\n"
+LATE = "panic: test timed out after 2s\n\trunning tests:\n\t\tTestTotal (2s)\n\ngoroutine 18 [running]:\n"
+
+
+def gotestsum(*outputs: tuple[str, str]) -> bytes:
+    cases = (
+        f'<testcase classname="acme.test/shop" name="{name}"><failure message="Failed">{output}</failure></testcase>'
+        for name, output in outputs
+    )
+    return f'<testsuite name="acme.test/shop">{"".join(cases)}</testsuite>'.encode()
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        pytest.param([("TestTotal", RUN + FAIL + PANIC)], id="panic"),
+        pytest.param([("TestTotal", RUN + FAIL + "fatal error: boom\n\ngoroutine 8 [running]:")], id="fatal error"),
+        pytest.param([("TestTotal", RUN + PANIC)], id="panic of a goroutine"),
+        pytest.param([("TestTotal", RUN)], id="exit"),
+        pytest.param([("TestTotal", RUN + LATE)], id="timeout"),
+        pytest.param([("TestTotal/sub", SUB_RUN), ("TestTotal", RUN + LATE), ("TestMore", LATE)], id="several tests"),
+        pytest.param([("TestTotal", RUN + "--- FAIL: TestTotal/sub (0.00s)\n")], id="after a subtest"),
+    ],
+)
+def test_a_test_that_ends_its_go_package_leaves_a_suite_incomplete(outputs: list[tuple[str, str]]) -> None:
+    assert read_chunks([gotestsum(*outputs)]).unloaded == 1
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        RUN + "    a_test.go:6: boom\n" + FAIL,
+        RUN + PANIC + "exit status 2\n" + FAIL,
+        RUN + "no newline" + FAIL,
+        RUN + FAIL + "    a_test.go:6: panic: boom\n",
+        RUN + FAIL + "got:\npanic: boom\nwant:\nfine\n",
+        RUN + FAIL + SUB_RUN + PANIC,
+        PANIC,
+    ],
+)
+def test_a_failed_test_of_go_that_prints_a_panic_ends_nothing(output: str) -> None:
+    assert read_chunks([gotestsum(("TestTotal", output))]).unloaded == 0
+
+
 def test_a_data_driven_test_may_fail_beside_its_rows() -> None:
     def outcomes(outer: str, inner: str) -> list[tuple[str, str]]:
         row = f'<UnitTestResult testId="1" testName="a (1)" outcome="{inner}"/>'
