@@ -138,14 +138,15 @@ class BuildActionController(Controller):
     @delete(status_code=204, guards=[PROJECT_ADMINS])
     async def delete_build(self, ctx: RequestContext, build_id: int) -> None:
         """Deletes a finished build for good, with its results, artifacts and log. Answers 409 if the status of its
-        build group would become better without this build. In that case, first restart the build, or delete the builds
-        of the group that have a better status.
+        build group, or of the original build and its restarts, would become better without this build. In that case,
+        first restart the build, or delete the other builds that have a better status.
         """
         row = await find_visible_build(ctx, build_id)
-        counting = [] if row.group_id is None else await build_groups.fetch_counting(ctx.source, row.group_id)
-        ids = [other.id for other in counting]
-        others = [other_id for other_id in ids if other_id != build_id] if build_id in ids else []
-        await ctx(DeleteBuild(build_id, others=others))
+        if row.group_id is None:
+            ids = await build_groups.fetch_restart_ids(ctx.source, build_id)
+        else:
+            ids = await build_groups.fetch_ids(ctx.source, row.group_id)
+        await ctx(DeleteBuild(build_id, others=[other_id for other_id in ids if other_id != build_id]))
 
     @staticmethod
     async def _queue(

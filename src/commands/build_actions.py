@@ -16,7 +16,7 @@ from commands.verdicts import (
     describe_unreadable,
     join_sentences,
 )
-from domain.build_groups import find_worst
+from domain.build_groups import find_counting_statuses, find_worst
 from domain.build_reasons import Reason
 from domain.builds import (
     BUILD,
@@ -34,7 +34,6 @@ from domain.builds import (
     Finished,
     Queued,
     Running,
-    VisibleStatus,
     status_of,
 )
 from domain.claims import CLAIM, Claim, release_claim
@@ -241,13 +240,16 @@ class PinBuild(Command, of=BUILD):
 @dataclass(frozen=True)
 class DeleteBuild(Command, of=BUILD):
     """Deletes a build for good, by destroying its data key. Raises Conflict if the status of the build's group would be
-    better without the build.
+    better without the build. For a build without a group, the builds that are restarts of one original build count as
+    the group.
     """
 
     build_id: int
     reason: Literal["requested", "retention"] = "requested"
     others: Sequence[int] = ()
-    """Ids of the other builds that count for the status of the group; empty if the deleted build does not count."""
+    """Ids of the other builds of the group; for a build without a group, of all builds that restart the same original
+    build directly or indirectly, and of the original.
+    """
 
     def then_reads(self, build: AnyBuild | None) -> Sequence[AnyStream]:
         return [BUILD.at(build_id) for build_id in self.others]
@@ -264,16 +266,39 @@ class DeleteBuild(Command, of=BUILD):
                     f" first take that back by DELETE /api/v3/builds/{self.build_id}/keep-forever."
                 )
             case Finished():
-                kept: list[VisibleStatus] = [
-                    status for other in others if other is not None and (status := status_of(other)) != "deleted"
-                ]
-                if kept and (after := find_worst(kept)) != find_worst([*kept, build.status]):
-                    raise Conflict(
-                        f"Without build {self.build_id}, the status of group {build.queued.group_id} would be {after}"
-                        f" instead of {build.status}: delete the group's other builds first, or restart this one."
-                    )
+                _check_status_without(build, [other for other in others if other is not None])
                 results = [(report.first_result_id, report.cases) for report in build.reports]
                 yield BuildDeleted(**build.ids, results=results, reason=self.reason)
+
+
+def _check_status_without(build: Finished, others: Sequence[AnyBuild]) -> None:
+    """Raises Conflict if the status of `build` and `others` together would be better without `build`."""
+    group_id = build.queued.group_id
+    kept = others if group_id is not None else _without_restarts(build, others)
+    after = find_counting_statuses(kept)
+    if not after:
+        return
+    before = find_worst(find_counting_statuses([build, *others]))
+    if find_worst([before, *after]) != find_worst(after):
+        first_id = min(other.build_id for other in kept if not other.deleted)
+        which = f"build {first_id} and its restarts" if group_id is None else f"group {group_id}"
+        raise Conflict(
+            f"Without build {build.build_id}, the status of {which} would be {find_worst(after)} instead of {before}:"
+            " delete the other builds first, the oldest one before its restarts, or restart this one."
+        )
+
+
+def _without_restarts(build: AnyBuild, others: Sequence[AnyBuild]) -> list[AnyBuild]:
+    """Returns `others` without the direct and indirect restarts of `build`, which nothing connects with the older
+    builds once `build` is deleted.
+    """
+    gone, kept = {build.build_id}, list[AnyBuild]()
+    for other in sorted(others, key=lambda other: other.build_id):
+        if other.queued.restarted_from in gone:
+            gone.add(other.build_id)
+        else:
+            kept.append(other)
+    return kept
 
 
 def describe_lost_results(build: Finished) -> str | None:

@@ -25,7 +25,7 @@ from domain.core.events import AnyStream, Event
 from domain.dispatch import LEADER, LeadershipTaken
 from domain.nodes import NODE, Node
 from domain.pools import POOL, Pool
-from domain.results import RESULTS, ResultsRecorded, count_no_more
+from domain.results import RESULTS, ResultsRecorded, commit_number, count_no_more
 from store.tables.build_logs import EMPTY_LOG, LogEnd
 
 MAX_BUILD_ATTEMPTS = 3
@@ -104,17 +104,22 @@ class AcknowledgeBuild(Command, of=BUILD):
         if commit_sha is not None and not commit_sha.startswith(held.queued.commit_sha or ""):
             raise Conflict(f"Build {self.build_id} is of commit {held.queued.commit_sha}, not of {commit_sha}.")
         if group is not None and commit_sha is not None:
-            if group.commit_sha not in (None, commit_sha):
-                yield self._refuse_commit(held, commit_sha, group.commit_sha or "")
+            number = commit_number(commit_sha)
+            # If the group's commit is unknown (0), only builds that were queued with a commit have the right one.
+            is_right = group.commit_number in (None, number) or (group.commit_number == 0 and held.queued.commit_sha)
+            if not is_right:
+                yield self._refuse_commit(held, commit_sha, group.commit_sha)
                 return
-            if not group.is_chosen:
-                yield BuildGroupCommitChosen(**held.ids, group_id=held.queued.group_id or 0, commit_sha=commit_sha)
+            if group.commit_sha is None:
+                group_id = held.queued.group_id or 0
+                yield BuildGroupCommitChosen(**held.ids, group_id=group_id, commit_sha=commit_sha, commit_number=number)
         yield self.event(BuildStarted, **held.ids, commit_sha=commit_sha)
 
-    def _refuse_commit(self, build: Assigned, commit_sha: str, of_group: str) -> Event:
+    def _refuse_commit(self, build: Assigned, commit_sha: str, of_group: str | None) -> Event:
         if build.attempt < MAX_BUILD_ATTEMPTS:
             return self.event(BuildRequeued, **build.ids, reason="other_commit")
-        detail = f"The agent checked out commit {commit_sha}, but the other builds of the group test {of_group}."
+        other = of_group or "another commit, whose build was deleted: start the job again"
+        detail = f"The agent checked out commit {commit_sha}, but the other builds of the group test {other}."
         return BuildFinished(
             **build.ids, status="failed", reason="checkout_failed", detail=detail, node_id=self.node_id
         )

@@ -56,6 +56,21 @@ async def fetch_ids(source: Source, group_id: int) -> list[int]:
     return await fetch_column(source, query, {"group": group_id})
 
 
+async def fetch_restart_ids(source: Source, build_id: int) -> list[int]:
+    """Returns the id of the build that `build_id` restarts directly or indirectly, and of all restarts of that build,
+    `build_id` among them. If builds in between were deleted, begins with the last of these.
+    """
+    query = (
+        "WITH RECURSIVE origin (id) AS (SELECT %(build)s::bigint"
+        f"  UNION SELECT b.restarted_from FROM {BuildRow.table} b JOIN origin USING (id)"
+        "   WHERE b.restarted_from IS NOT NULL),"
+        " run (id) AS (SELECT id FROM origin"
+        f"  UNION SELECT b.id FROM {BuildRow.table} b JOIN run ON b.restarted_from = run.id)"
+        " SELECT id FROM run ORDER BY id"
+    )
+    return await fetch_column(source, query, {"build": build_id})
+
+
 async def fetch_of_change(source: Source, change_id: int) -> list[tuple[int, int]]:
     """Returns (job id, build id) of the builds that a change started, ordered by both."""
     query = (

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from projections import chat_subjects
 from projections.chat_subjects import ChatSubject
 from tests.api.test_tests import FAILS, PASSES
-from tests.support.builders import CONFIGURATION, Shop
+from tests.support.builders import CONFIGURATION, Shop, finish
 from tests.support.server import Server
 
 MATRIX = {"axes": {"python-version": ["3.11", "3.12"]}, "include": [{"python-version": "3.12", "os": "bsd"}]}
@@ -44,6 +44,42 @@ def test_a_push_between_two_builds_of_a_group_is_tested_by_none(shop: Shop) -> N
     agent.finished(restarted).raise_for_status()
 
 
+def test_a_group_tests_the_commit_of_a_build_that_was_deleted(shop: Shop) -> None:
+    first, second = shop.admin.create("/builds/start", job_id=given_matrix(shop), branch="main")["builds"]
+    agent = shop.new_agent()
+    build = agent.run()
+    agent.started(build, "a" * 40).raise_for_status()
+    agent.finished(build, 0).raise_for_status()
+    shop.ended(first)
+    shop.admin.delete(f"/api/v3/builds/{first}").then(204)
+    for attempt in (1, 2, 3):
+        build = agent.run()
+        assert (build["id"], build["attempt"], build["commit_sha"]) == (second, attempt, None)
+        assert agent.started(build, "b" * 40).status_code == 409
+    ended = shop.ended(second)
+    assert (ended["status"], ended["reason"]) == ("failed", "checkout_failed")
+    assert shop.admin.fetch(f"/build-groups/{first}")["status"] == "failed"
+
+
+def test_a_failed_restart_of_a_single_combination_is_not_deleted_before_the_original(shop: Shop) -> None:
+    job, agent = shop.new_job(), shop.new_agent()
+    matrix = {"axes": {"os": ["linux"]}}
+    shop.admin.when("PUT", f"/jobs/{job}/configuration", json=CONFIGURATION | {"matrix": matrix}).then(200)
+    first = shop.admin.create("/builds/start", job_id=job)["id"]
+    agent.finished(agent.take_up(), 0).raise_for_status()
+    shop.ended(first)
+    again = shop.admin.create(f"/builds/{first}/restart")["id"]
+    agent.finished(agent.take_up(), 1).raise_for_status()
+    shop.ended(again)
+    refused = shop.admin.delete(f"/api/v3/builds/{again}").then(409)
+    assert f"the status of group {first} would be passed instead of failed" in refused["detail"]
+    assert shop.admin.fetch(f"/build-groups/{first}")["status"] == "failed"
+    assert shop.admin.fetch(f"/jobs/{job}")["last_full_build_status"] == "failed"
+    shop.admin.delete(f"/api/v3/builds/{first}").then(204)
+    shop.server.wait_until_projected()
+    shop.admin.delete(f"/api/v3/builds/{again}").then(204)
+
+
 def test_a_failed_build_is_deleted_after_the_passed_ones_of_its_group(shop: Shop) -> None:
     job, agent = given_matrix(shop), shop.new_agent()
     first, second = shop.admin.create("/builds/start", job_id=job)["builds"]
@@ -65,6 +101,7 @@ def test_a_failed_build_is_deleted_after_the_passed_ones_of_its_group(shop: Shop
 
 
 def test_the_summary_of_a_build_names_those_of_its_group_that_failed(shop: Shop) -> None:
+    finish(shop.server, shop.start(external=True))  # another job, which is green
     agent, (first, second) = shop.new_agent(), shop.admin.create("/builds/start", job_id=given_matrix(shop))["builds"]
     for exit_code in (1, 0):
         build = agent.take_up()

@@ -66,6 +66,30 @@ def test_a_job_waits_for_those_that_it_needs(shop: Shop) -> None:
     assert of_change(shop, change)[deploy]["why"].endswith("have passed, so it starts in a moment."), "no worker runs"
 
 
+def test_a_failed_restart_is_not_deleted_before_the_build_that_had_passed(shop: Shop) -> None:
+    """Otherwise the jobs that need this one would start."""
+    tests, deploy = (shop.new_job(repository=REPOSITORY) for _ in range(2))
+    given_triggers(shop, tests, **MAIN)
+    given_triggers(shop, deploy, **MAIN, needs=[tests])
+    reported, agent = notify(shop), shop.new_agent()
+    chain: list[int] = reported["build_ids"]
+    for exit_code in (0, 0, 1):
+        agent.finished(agent.take_up(), exit_code).raise_for_status()
+        shop.ended(chain[-1])
+        if exit_code == 0:
+            chain.append(shop.admin.create(f"/builds/{chain[-1]}/restart")["id"])
+    first, second, third = chain
+    for refused in (third, second):
+        detail = shop.admin.delete(f"/api/v3/builds/{refused}").then(409)["detail"]
+        assert f"the status of build {first} and its restarts would be passed instead of failed" in detail
+        why = of_change(shop, reported["change_id"])[deploy]["why"]
+        assert why.startswith(f"It does not start, since build {third} of job {tests} has failed")
+    for deleted in (first, second, third):
+        shop.admin.delete(f"/api/v3/builds/{deleted}").then(204)
+        shop.server.wait_until_projected()
+    assert "passed" not in of_change(shop, reported["change_id"])[deploy]["why"]
+
+
 def test_a_job_is_left_out_where_another_one_does_not_start(shop: Shop) -> None:
     tests, deploy = (shop.new_job(repository=REPOSITORY) for _ in range(2))
     given_triggers(shop, tests, branches=["release/*"])

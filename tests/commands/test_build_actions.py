@@ -19,6 +19,7 @@ from domain.builds import (
     BuildStarted,
     BuildUnpinned,
     ReportRecorded,
+    Verdict,
 )
 from domain.core.errors import Conflict, NotFound
 from domain.core.events import Event
@@ -47,6 +48,19 @@ def reported(first: int, cases: int, path: str) -> ReportRecorded:
         "duration_ms": 1,
     }
     return ReportRecorded(**IDS, attempt=1, path=path, first_result_id=first, blocks=1, **counts)
+
+
+def ran(build_id: int, status: Verdict, **fields: Any) -> tuple[Event, ...]:
+    ids = IDS | {"build_id": build_id}
+    return BuildQueued(**ids, **fields), BuildFinished(**ids, status=status)
+
+
+def is_refused(build_id: int, others: list[int], *history: Event) -> bool:
+    try:
+        given(*history).when(DeleteBuild(build_id, others=others))
+    except Conflict:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
@@ -78,13 +92,42 @@ def test_deleting_names_the_results_that_go() -> None:
 
 def test_the_status_of_a_group_is_not_better_after_a_deletion() -> None:
     other: dict[str, Any] = {"build_id": 2, "job_id": 5, "project_id": 2}
-    passed = (BuildQueued(**other, group_id=1), BuildFinished(**other, status="passed"))
-    failed = (QUEUED, BuildFinished(**IDS, status="failed"))
+    passed, failed = ran(2, "passed", group_id=1, matrix={"os": "mac"}), ran(1, "failed", group_id=1)
     with pytest.raises(Conflict, match="would be passed instead of failed"):
         given(*failed, *passed).when(DeleteBuild(1, others=[2]))
     given(*failed, *passed).when(DeleteBuild(2, others=[1])).then(BuildDeleted(**other))
     given(*failed, *passed, BuildDeleted(**other)).when(DeleteBuild(1, others=[2])).then(DELETED)
     given(*failed, *passed).when(DeleteBuild(1)).then(DELETED)
+
+
+def test_no_older_build_of_its_combination_hides_that_a_build_failed() -> None:
+    group = (*ran(1, "passed", group_id=1), *ran(2, "failed", group_id=1, restarted_from=1))
+    with pytest.raises(Conflict, match="the status of group 1 would be passed instead of failed: delete"):
+        given(*group).when(DeleteBuild(2, others=[1]))
+    assert not is_refused(1, [2], *group)
+    assert not is_refused(2, [1], *group, DELETED)
+    better = (*ran(1, "failed", group_id=1), *ran(2, "passed", group_id=1, restarted_from=1))
+    assert not is_refused(2, [1], *better), "the group is failed again"
+    assert not is_refused(1, [2], *better), "it has been replaced"
+    some = (*ran(1, "passed", group_id=1), *ran(2, "failed", group_id=1, test_ids=["a"]))
+    assert not is_refused(2, [1], *some), "a build of some tests does not count"
+
+
+def test_no_original_build_hides_that_its_restart_failed() -> None:
+    restarted = (*ran(1, "passed"), *ran(2, "failed", restarted_from=1))
+    with pytest.raises(Conflict, match="the status of build 1 and its restarts would be passed instead of failed"):
+        given(*restarted).when(DeleteBuild(2, others=[1]))
+    assert not is_refused(1, [2], *restarted)
+    assert not is_refused(2, [1], *restarted, DELETED)
+
+    between = (*ran(1, "passed"), *ran(2, "passed", restarted_from=1), *ran(3, "failed", restarted_from=2))
+    assert is_refused(2, [1, 3], *between), "nothing else says that build 3 is a restart of build 1"
+    assert is_refused(3, [1, 2], *between)
+    assert not is_refused(1, [2, 3], *between)
+    assert not is_refused(2, [1, 3], *between, DELETED)
+    side_by_side = (*ran(1, "passed"), *ran(2, "passed", restarted_from=1), *ran(3, "failed", restarted_from=1))
+    assert is_refused(3, [1, 2], *side_by_side, DELETED)
+    assert not is_refused(2, [1, 3], *side_by_side)
 
 
 @pytest.mark.parametrize(("length", "state"), [(1, "queued"), (2, "queued"), (3, "running")])

@@ -13,7 +13,7 @@ from domain.builds import BUILD, BuildAssigned, BuildFinished, BuildQueued, Buil
 from domain.core.errors import Conflict
 from domain.core.events import Event
 from domain.dispatch import LEADER, LeadershipTaken
-from domain.results import FAILED, PASSED, SKIPPED, ResultsReplaced, count_no_more
+from domain.results import FAILED, PASSED, SKIPPED, ResultsReplaced, commit_number, count_no_more
 from store.tables.build_logs import LogEnd
 from tests.commands.test_builds import (
     ABORTED,
@@ -79,7 +79,7 @@ def test_a_commit_that_was_asked_for_is_the_one_that_runs() -> None:
 
 def test_the_first_commit_of_a_group_is_that_of_all_its_builds() -> None:
     in_group = msgspec.structs.replace(QUEUED, group_id=1)
-    chosen = BuildGroupCommitChosen(**IDS, group_id=1, commit_sha="c0ffee")
+    chosen = BuildGroupCommitChosen(**IDS, group_id=1, commit_sha="c0ffee", commit_number=commit_number("c0ffee"))
     given(in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(chosen, STARTED)
     given(chosen, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(STARTED)
     given(in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, None)).then(
@@ -88,11 +88,38 @@ def test_the_first_commit_of_a_group_is_that_of_all_its_builds() -> None:
 
     other = requeued(reason="other_commit")
     given(chosen, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "decade")).then(other)
+    of_older_server = msgspec.structs.replace(chosen, commit_number=0)
+    given(of_older_server, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "decade")).then(other)
 
     last = msgspec.structs.replace(ASSIGNED, attempt=MAX_BUILD_ATTEMPTS)
     (ended,) = given(chosen, in_group, last).when(AcknowledgeBuild(1, 3, MAX_BUILD_ATTEMPTS, "decade"))
     assert isinstance(ended, BuildFinished)
     assert (ended.status, ended.reason) == ("failed", "checkout_failed")
+
+
+def test_the_commit_of_a_deleted_build_still_is_that_of_its_group() -> None:
+    in_group = msgspec.structs.replace(QUEUED, group_id=1)
+    chosen = BuildGroupCommitChosen(**IDS, group_id=1, commit_sha="c0ffee", commit_number=commit_number("c0ffee"))
+    erased = msgspec.structs.replace(chosen, commit_sha=None)
+    given(erased, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "decade")).then(requeued(reason="other_commit"))
+    last = msgspec.structs.replace(ASSIGNED, attempt=MAX_BUILD_ATTEMPTS)
+    (ended,) = given(erased, in_group, last).when(AcknowledgeBuild(1, 3, MAX_BUILD_ATTEMPTS, "decade"))
+    assert isinstance(ended, BuildFinished)
+    assert (ended.status, ended.reason) == ("failed", "checkout_failed")
+    assert "whose build was deleted: start the job again" in str(ended.detail)
+
+    again = (chosen, STARTED)  # later builds are told the commit again
+    given(erased, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(*again)
+
+
+def test_a_commit_that_an_older_server_has_erased_may_be_any() -> None:
+    in_group = msgspec.structs.replace(QUEUED, group_id=1)
+    erased = BuildGroupCommitChosen(**IDS, group_id=1)
+    given(erased, in_group, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee")).then(requeued(reason="other_commit"))
+    restarted = msgspec.structs.replace(in_group, commit_sha="c0ffee")  # restarts are of the commit of the group
+    chosen, started = given(erased, restarted, ASSIGNED).when(AcknowledgeBuild(1, 3, 1, "c0ffee"))
+    assert isinstance(chosen, BuildGroupCommitChosen)
+    assert started == STARTED
 
 
 def test_an_agent_runs_no_other_commit_than_its_build_is_of() -> None:

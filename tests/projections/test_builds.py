@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from domain.builds import BuildAssigned, BuildFinished, BuildMovedToTop, BuildQueued
+from domain.builds import BuildAssigned, BuildDeleted, BuildFinished, BuildMovedToTop, BuildQueued
 from domain.core.events import Event
 from projections import build_groups, builds
 from projections.builds import PROJECTION, BuildCount, BuildFilters
@@ -70,6 +70,16 @@ async def test_results_are_compared_with_builds_of_forks_only_in_builds_of_forks
         for untrusted in (False, True)
     ]
     assert found == [[1], [3, 1]]
+
+
+async def test_restarts_of_one_build_are_found_from_each_of_them(tables: Tables) -> None:
+    restarts = {3: 2, 4: 2, 6: 4, 7: 1}
+    await tables.after(*(queued(number, restarted_from=restarts.get(number)) for number in range(1, 8)))
+    for build_id in (2, 3, 4, 6):
+        assert await build_groups.fetch_restart_ids(tables.connection, build_id) == [2, 3, 4, 6]
+    assert await build_groups.fetch_restart_ids(tables.connection, 5) == [5]
+    await tables.after(BuildDeleted(**ids(2)))
+    assert await build_groups.fetch_restart_ids(tables.connection, 6) == [2, 3, 4, 6]
 
 
 async def test_pages_by_key_are_those_by_number(tables: Tables) -> None:
