@@ -12,6 +12,7 @@ from tests.agent.pytest_forks import PytestForks
 from commands.reports.parser import Case, Suite, Summary, parse_report
 from commands.reports.reading import read_report
 from commands.selected_tests import mark_ran
+from domain.results import FAILED
 
 SUITE = {
     "test_a.py": """
@@ -190,6 +191,27 @@ def test_a_run_that_dies_leaves_a_report_without_an_end(forks: PytestForks, fold
 
     assert codes == [0, 1]
     assert [read_report(run.root / "r" / name).is_unreadable for name in ("a.xml", "b.xml")] == [False, True]
+
+
+def test_a_worker_that_crashes_when_a_test_is_repeated_fails_this_test(forks: PytestForks, folder: Path) -> None:
+    crashing = """
+        import os
+        import pytest
+        from pathlib import Path
+
+        @pytest.fixture
+        def second_time_crashes():
+            if Path("called").exists():
+                os._exit(3)
+        def test_a(second_time_crashes):
+            Path("called").touch()
+            assert 0
+    """
+    run = PluginRun(folder, files={"test_a.py": crashing})
+    once = "-p xdist -p pytest_rerunfailures -n 1 --reruns 1 --max-worker-restart=0 --dist loadfile"
+    assert forks.run(run, f"{once} --junit-xml=r.xml").returncode == 1
+    read = read_report(run.root / "r.xml")
+    assert (read.node_ids, list(read.statuses), list(read.finals)) == (["test_a.py::test_a"], [FAILED, FAILED], [0, 1])
 
 
 def test_a_selected_test_that_is_expected_to_fail_has_run(forks: PytestForks, folder: Path) -> None:

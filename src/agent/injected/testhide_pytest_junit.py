@@ -156,7 +156,8 @@ class CompleteLog(junitxml.LogXML):
         if hasattr(report, "context"):
             self._add_subtest(report, self.subtests.setdefault(key, []))
             return True
-        if key in self.rerun:  # the rest of an attempt that was written already
+        # The rest of an attempt that was written already. A crash ("???") is another attempt.
+        if key in self.rerun and report.when != "???":
             return True
         if report.outcome == "rerun":
             self.rerun.add(key)
