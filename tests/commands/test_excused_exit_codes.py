@@ -1,6 +1,7 @@
 """Ignored failures excuse a failing exit code only where the reports account for it."""
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -157,6 +158,30 @@ def test_a_report_says_which_exit_code_it_explains(property_value: str | None, e
     one = f'<property name="testhide_explained_exit_code" value="{property_value}"/>' if property_value else ""
     suite = f'<testsuite name="pytest"><properties>{one}</properties><testcase name="a"/></testsuite>'
     assert read_chunks([suite.encode()]).explained_exit_code == explained
+
+
+@pytest.mark.parametrize(
+    ("values", "explained"),
+    [
+        (("1", "0"), 1),
+        (("0", "1"), 1),
+        (("0", "0"), 0),
+        (("none", "1", "0"), UNEXPLAINED),
+        (("1", "none", "0"), UNEXPLAINED),
+        (("1", None), 1),
+    ],
+)
+def test_the_worst_run_of_a_report_says_which_exit_code_it_explains(
+    values: Sequence[str | None], explained: int
+) -> None:
+    suites = [
+        '<testsuite name="pytest">'
+        + (f'<properties><property name="testhide_explained_exit_code" value="{value}"/></properties>' if value else "")
+        + '<testcase name="a"/></testsuite>'
+        for value in values
+    ]
+    report = f"<testsuites>{''.join(suites)}</testsuites>"
+    assert read_chunks([report.encode()]).explained_exit_code == explained
 
 
 CATCH2 = """<testcase name="a"><failure/><failure/><error/></testcase>

@@ -98,7 +98,8 @@ class ReportRead:
     warnings: list[str] = field(default_factory=list)
     explained_exit_code: int | None = None
     """Exit code that the results explain, as the agent's pytest plugin reports: 0, or 1 for failed tests. UNEXPLAINED
-    if the exit code may have another cause; None if unknown.
+    if the exit code may have another cause; None if unknown. If the file has several runs of pytest, the worst of
+    theirs.
     """
     is_bare_pytest: bool = False
     """Whether pytest wrote the report without the agent's plugin."""
@@ -218,6 +219,10 @@ before the one that counts, and whether a failed attempt lacks a mark that it is
 """
 
 
+_WORST_FIRST = (UNEXPLAINED, 1, 0)
+"""Values of `explained_exit_code`, the worst first."""
+
+
 class _Reading:
     def __init__(self) -> None:
         self.report = ReportRead()
@@ -302,8 +307,11 @@ class _Reading:
         self._not_run += int(not_run) if not_run.isdecimal() else 0
         self.report.is_bare_pytest |= suite.is_pytest and not any(name.startswith("testhide_") for name in properties)
         code = properties.get("testhide_explained_exit_code")
-        if code is not None and self.report.explained_exit_code != UNEXPLAINED:
-            self.report.explained_exit_code = int(code) if code in ("0", "1") else UNEXPLAINED
+        if code is not None:
+            explained = int(code) if code in ("0", "1") else UNEXPLAINED
+            of_earlier = self.report.explained_exit_code
+            codes = (explained, explained if of_earlier is None else of_earlier)
+            self.report.explained_exit_code = min(codes, key=_WORST_FIRST.index)
         # Only these counts show that jest-junit could not load a file.
         self.report.unloaded += suite.counts.tests == 0 and bool(suite.declared.errors) and not is_known
 
