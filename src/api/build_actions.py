@@ -12,6 +12,7 @@ from api.http.permissions import CAN_BUILD, CAN_WRITE, PROJECT_ADMINS
 from api.http.request_context import RequestContext
 from api.http.types import to_view
 from commands.build_actions import CommentOnBuild, DeleteBuild, MoveBuildToTop, PinBuild, RestartBuild
+from commands.scm import find_project_repository
 from commands.untrusted_builds import ApproveBuild
 from domain.builds import BUILD, VisibleStatus, status_of
 from projections import build_groups, builds
@@ -153,5 +154,8 @@ class BuildActionController(Controller):
         ctx: RequestContext, source: BuildRow, test_ids: tuple[str, ...] | None, which: str
     ) -> tuple[int, datetime]:
         new_id = await ctx.services.ids.draw("builds")
-        receipt = await ctx(RestartBuild(new_id, source.id, source.job_id, test_ids, which, ctx.user.is_admin))
+        repository = await find_project_repository(ctx.log, source.project_id)
+        receipt = await ctx(
+            RestartBuild(new_id, source.id, source.job_id, test_ids, which, ctx.user.is_admin, repository)
+        )
         return new_id, receipt.at

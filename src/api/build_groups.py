@@ -9,6 +9,7 @@ from api.http.permissions import CAN_BUILD, CAN_READ
 from api.http.request_context import RequestContext
 from commands.build_actions import RestartBuild
 from commands.build_groups import AbortGroup, RestartGroup
+from commands.scm import find_project_repository
 from domain.build_groups import find_worst
 from domain.builds import VisibleStatus
 from domain.core.errors import Conflict, NotFound
@@ -72,8 +73,11 @@ class BuildGroupController(Controller):
             if not rows:
                 raise Conflict(f"No build of group {group_id} has failed, so there is nothing to restart.")
         first = await ctx.services.ids.draw_range("builds", len(rows))
-        numbered = enumerate(rows, first)
-        restarts = [RestartBuild(new, row.id, row.job_id, by_admin=ctx.user.is_admin) for new, row in numbered]
+        repository = await find_project_repository(ctx.log, rows[0].project_id)
+        restarts = [
+            RestartBuild(new, row.id, row.job_id, by_admin=ctx.user.is_admin, project_repository=repository)
+            for new, row in enumerate(rows, first)
+        ]
         claims = [ctx.services.secrets.claim("restart-of-group", str(row.id)) for row in rows]
         await ctx(RestartGroup(restarts, claims))
         return to_group(group_id, await build_groups.fetch_counting(ctx.source, group_id))

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from commands.builds import must_have_repository
 from commands.handler import Command, must_exist
 from commands.selected_tests import describe_not_run
 from commands.verdicts import (
@@ -79,6 +80,10 @@ class RestartBuild(Command):
     """Kind of the tests in `test_ids`: `failed` or `flaky`."""
     by_admin: bool = False
     """Whether an admin restarts the build, whoever queued the original build."""
+    project_repository: str | None = None
+    """Address of the repository of the project's SCM endpoint; empty without an endpoint. None if the caller does not
+    know it: then a missing repository is not refused.
+    """
 
     def reads(self) -> Sequence[AnyStream]:
         return BUILD.at(self.build_id), BUILD.at(self.restarted_from), JOB.at(self.job_id)
@@ -130,6 +135,8 @@ class RestartBuild(Command):
                     f"External build {self.restarted_from} has no values of the matrix that job {job.job_id} has; start"
                     " new builds by POST /api/v3/builds/start."
                 )
+        if self.project_repository is not None:
+            must_have_repository(queued, self.project_repository)
         if not configuration.command:
             raise Conflict(
                 f"Job {job.job_id} has no command to run; set one by PUT /api/v3/jobs/{job.job_id}/configuration."

@@ -17,6 +17,7 @@ from domain.core.events import Event
 from domain.jobs import Configuration, JobConfigured, JobCreated, JobDeleted, JobUpdated
 from domain.pools import PoolCreated, PoolDeleted, PoolUpdated
 from domain.templates import TemplateCreated
+from domain.triggers import BuildTrigger
 from tests.support.spec import given, is_decided_once
 from tests.support.strategies import commands, histories
 
@@ -77,6 +78,16 @@ def test_a_build_is_an_admins_if_an_admin_restarts_it(by_admin: bool) -> None:
     (queued,) = given(*first).when(dataclasses.replace(again(), by_admin=by_admin))
     assert isinstance(queued, BuildQueued)
     assert queued.by_admin == by_admin
+
+
+def test_a_build_of_a_change_is_not_restarted_without_a_repository() -> None:
+    """In an empty folder it could pass, and the commit would count as tested."""
+    of_change = msgspec.structs.replace(QUEUED, repository="", trigger=BuildTrigger("push"))
+    ran = [of_change if event is QUEUED else event for event in RAN]
+    with pytest.raises(Conflict, match="Job 5 has no repository and its project no SCM endpoint"):
+        given(*ran).when(dataclasses.replace(again(), project_repository=""))
+    assert len(given(*ran).when(dataclasses.replace(again(), project_repository="https://git.example.com/a.git"))) == 1
+    assert len(given(*RAN).when(dataclasses.replace(again(), project_repository=""))) == 1, "its job has one"
 
 
 def test_only_some_tests() -> None:
