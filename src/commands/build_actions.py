@@ -179,7 +179,7 @@ class SupersedeBuild(Command, of=BUILD):
 
     build_id: int
     change_id: int
-    """Id of the newer change."""
+    """Id of the newer change. It may be smaller than that of the build's change, since messages may come late."""
     only_unapproved: bool = False
     """If True, ends the build only while it waits for an approval."""
 
@@ -188,7 +188,7 @@ class SupersedeBuild(Command, of=BUILD):
             return
         if self.only_unapproved and not build.awaits_approval:
             return
-        if trigger.change_id is not None and trigger.change_id < self.change_id:
+        if trigger.change_id not in (None, self.change_id):
             detail = (
                 f"{build.queued.branch} has a newer commit, so nobody needs to approve this one."
                 if self.only_unapproved

@@ -1,6 +1,6 @@
 """Changes of repositories that were reported to the server, by the hook of a host or by `git-notify`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
@@ -59,6 +59,56 @@ def evolve(state: ChangeReceived | None, event: Event) -> ChangeReceived | None:
             return msgspec.structs.replace(state, change=without_paths(state.change, event.why))
         case _:
             return state
+
+
+def find_overtaking(received: Iterable[ChangeReceived]) -> dict[int, frozenset[int]]:
+    """Returns, for each late push, the ids of the changes that are newer although they were received earlier. The keys
+    are the ids of the late pushes.
+
+    Hosts do not promise an order of their messages. A push is late if its commit is the one before a push that was
+    received earlier, unless the branch has gone back to this commit, or was deleted in between. Of other pushes, the
+    one received later is newer.
+    """
+    orders: dict[tuple[int, str, str], list[ChangeReceived]] = {}
+    # The `before` of all pushes so far. Few pushes are of one of these commits, so few need a search for their index.
+    predecessors: set[tuple[tuple[int, str, str], str | None]] = set()
+    overtaking: dict[int, frozenset[int]] = {}
+    for one in sorted(received, key=lambda one: one.change_id):
+        change, branch = one.change, (one.project_id, one.change.repository, one.change.branch)
+        if change.kind != "push":
+            continue
+        order = orders.setdefault(branch, [])
+        if change.deleted:
+            order.clear()
+        elif change.commit is not None:
+            index = _find_index(order, change) if (branch, change.commit) in predecessors else len(order)
+            if newer := order[index:]:
+                overtaking[one.change_id] = frozenset(other.change_id for other in newer)
+            order.insert(index, one)
+            predecessors.add((branch, change.before))
+    return overtaking
+
+
+def is_newer(change_id: int, other_id: int, overtaking: Mapping[int, Collection[int]]) -> bool:
+    """Returns whether a change is newer than another one of the same branch. `overtaking` is what `find_overtaking`
+    returns.
+    """
+    if change_id > other_id:
+        return other_id not in overtaking.get(change_id, ())
+    return change_id in overtaking.get(other_id, ())
+
+
+def _find_index(order: Sequence[ChangeReceived], change: RepositoryChange) -> int:
+    """Returns the index at which a push belongs among the earlier messages about its branch, which `order` contains in
+    the order of the pushes.
+    """
+    for index, one in enumerate(order):
+        if one.change.commit == change.commit:
+            break  # A commit that was reported before may be the newest again.
+        if one.change.before == change.commit:
+            has_gone_back = any(later.change.commit == change.before for later in order[index:])
+            return len(order) if has_gone_back else index
+    return len(order)
 
 
 class DeferralEvent(Event, frozen=True):

@@ -30,8 +30,8 @@ VERSION = 6
 
 MAX_COUNT = 10_000
 """Number of builds at which `count` stops if several filters are combined. With a single filter the count is exact."""
-MAX_NEWER = 200
-"""Number of a job's newest builds that `find_superseded` searches for a change newer than that of a queued build."""
+MAX_RIVALS = 200
+"""Number of a job's newest builds that `find_rivals` searches for other changes than that of a queued build."""
 
 
 class BuildRow(Row, frozen=True):
@@ -297,27 +297,36 @@ async def count(
     return BuildCount(MAX_COUNT, True) if limit is not None and count == limit else BuildCount(count, False)
 
 
-class SupersededBuild(NamedTuple):
+class RivalBuild(NamedTuple):
+    """A queued build, and the other changes that may have superseded it."""
+
     build_id: int
     change_id: int
-    """Id of the newest change that started a build of the same job and branch."""
+    """Id of the change that started the build."""
+    others: list[int]
+    """Ids of the other changes of the branch or pull request that started builds of the job. Leaves out an earlier
+    change if all its builds were superseded, so that one of its builds cannot end the build of which it was a rival.
+    """
 
 
-async def find_superseded(source: Source, job_ids: Sequence[int]) -> list[SupersededBuild]:
-    """Returns the superseded builds of these jobs. A queued build is superseded if a newer change of its branch or pull
-    request has started another build of its job.
+async def find_rivals(source: Source, job_ids: Sequence[int]) -> list[RivalBuild]:
+    """Returns those queued builds of these jobs that have rivals: builds of the same job that another change of the
+    same branch or pull request has started.
     """
     query = (
-        "SELECT old.id, max(new.change_id) FROM unnest(%(jobs)s::bigint[]) AS job(id)"
+        "SELECT old.id, (old.trigger->>'change_id')::bigint, array_agg(DISTINCT new.change_id)"
+        " FROM unnest(%(jobs)s::bigint[]) AS job(id)"
         f" JOIN {BuildRow.table} old ON old.job_id = job.id AND old.status = 'queued'"
         "  AND old.trigger->>'kind' IN ('push', 'pull_request')"
-        " CROSS JOIN LATERAL (SELECT branch, trigger, (trigger->>'change_id')::bigint AS change_id"
-        f"  FROM {BuildRow.table} WHERE job_id = job.id ORDER BY id DESC LIMIT {MAX_NEWER}) new"
+        " CROSS JOIN LATERAL (SELECT branch, trigger, reason, (trigger->>'change_id')::bigint AS change_id"
+        f"  FROM {BuildRow.table} WHERE job_id = job.id ORDER BY id DESC LIMIT {MAX_RIVALS}) new"
         " WHERE new.branch = old.branch AND new.trigger->>'kind' = old.trigger->>'kind'"
         "  AND new.trigger->>'pull_request' IS NOT DISTINCT FROM old.trigger->>'pull_request'"
-        "  AND new.change_id > (old.trigger->>'change_id')::bigint GROUP BY old.id ORDER BY old.id"
+        "  AND (new.change_id > (old.trigger->>'change_id')::bigint"
+        "   OR (new.change_id < (old.trigger->>'change_id')::bigint AND new.reason IS DISTINCT FROM 'superseded'))"
+        " GROUP BY 1, 2 ORDER BY 1"
     )
-    return [SupersededBuild(*row) for row in await fetch_rows(source, query, {"jobs": list(job_ids)})]
+    return [RivalBuild(*row) for row in await fetch_rows(source, query, {"jobs": list(job_ids)})]
 
 
 async def find_queued_of_pull_request(

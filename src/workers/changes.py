@@ -14,7 +14,7 @@ from commands.gitops import find_syncing_change
 from commands.handler import CommandContext, Handler
 from commands.scm import find_project_endpoint, find_project_repository
 from domain.builds import BUILD, BuildFinished
-from domain.changes import CHANGE, ChangeReceived
+from domain.changes import CHANGE, ChangeReceived, find_overtaking, is_newer
 from domain.core.errors import Unavailable
 from domain.core.events import Recorded
 from domain.jobs import JOB
@@ -40,6 +40,13 @@ MAX_DETAIL = 300
 
 LOOKED_UP_AT_ONCE = 1_000
 """Number of changes that one query looks up in the search for newer changes of a pull request."""
+
+ORDERED_CHANGES = 1_000
+"""Number of the newest changes of all projects among which the worker finds out that the message about a push came
+late. Of changes that are older, the one received later counts as newer.
+"""
+ORDERED_BYTES = 8 * 1024 * 1024
+"""Size in bytes of these changes at which the worker reads no more of them. A few pushes may list very many paths."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +190,28 @@ class ChangeEvaluator:
         """Ends each queued build of these jobs if a newer change of its branch has started another build of its job.
         With `only_unapproved`, ends only builds that wait for an approval.
         """
-        if job_ids:
-            for build in await builds.find_superseded(self.pool, job_ids):
-                await self.handler.execute(SupersedeBuild(build.build_id, build.change_id, only_unapproved), caller)
+        rivals = await builds.find_rivals(self.pool, job_ids) if job_ids else []
+        if not rivals:
+            return
+        overtaking = find_overtaking(await self._read_newest())
+        for build in rivals:
+            if newer := [other for other in build.others if is_newer(other, build.change_id, overtaking)]:
+                await self.handler.execute(SupersedeBuild(build.build_id, max(newer), only_unapproved), caller)
+
+    async def _read_newest(self) -> list[ChangeReceived]:
+        """Returns the newest changes of all projects in the log: ORDERED_CHANGES of them, or fewer if these have more
+        than ORDERED_BYTES.
+        """
+        last, head = await self.ids.find_last("changes"), await self.event_log.read_head()
+        streams = [CHANGE.at(change_id).name for change_id in range(max(1, last - ORDERED_CHANGES + 1), last + 1)]
+        positions = await self.event_log.find_positions(streams, head, [ChangeReceived.name])
+        found, size = list[ChangeReceived](), 0
+        async for piece in self.event_log.read_pieces(sorted(positions, reverse=True)):
+            found += [recorded.event for recorded in piece.events if isinstance(recorded.event, ChangeReceived)]
+            size += sum(piece.sizes)
+            if size >= ORDERED_BYTES:
+                break
+        return found
 
     async def _end_older(self, received: ChangeReceived) -> None:
         """Ends the queued builds that the newest change of the same pull request makes useless. The newest change may

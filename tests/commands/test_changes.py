@@ -7,7 +7,7 @@ import pytest
 from commands.build_actions import EndBuildOfClosedPullRequest, SupersedeBuild
 from commands.changes import ReceiveChanges
 from domain.builds import BuildAssigned, BuildFinished, BuildQueued, BuildStarted
-from domain.changes import ChangeReceived
+from domain.changes import ChangeReceived, find_overtaking, is_newer
 from domain.claims import ClaimReleased, ClaimTaken
 from domain.core.errors import Conflict, NotFound
 from domain.projects import ProjectClosed, ProjectCreated
@@ -61,6 +61,32 @@ def test_a_queued_build_of_a_closed_pull_request_ends_and_leaves_its_claim() -> 
     assert isinstance(other, BuildFinished), "a later build has the claim"
     given(queued(9), taken).when(EndBuildOfClosedPullRequest(9, 3, "c")).then_nothing()
     given(queued(9), taken, BuildAssigned(**IDS, node_id=1, attempt=1)).when(end).then_nothing()
+
+
+def test_a_build_is_superseded_by_a_newer_change_that_came_earlier() -> None:
+    (ended,) = given(QUEUED).when(SupersedeBuild(9, 2))
+    assert isinstance(ended, BuildFinished)
+    assert ended.reason == "superseded"
+
+
+def test_late_pushes_are_older_than_what_came_before_them() -> None:
+    def received(change_id: int, before: str | None, commit: str | None, **more: Any) -> ChangeReceived:
+        change = RepositoryChange(**{"kind": "push", "branch": "main", "commit": commit, "before": before} | more)
+        return ChangeReceived(change_id=change_id, project_id=2, reporter="github", change=change)
+
+    pushes = [received(1, "b", "c"), received(2, "a", "b"), received(3, "c", "d"), received(4, None, "a")]
+    overtaking = find_overtaking(reversed(pushes))
+    assert overtaking == {2: {1}, 4: {1, 2, 3}}
+    newest_first = [3, 1, 2, 4]
+    for index, newer in enumerate(newest_first):
+        assert [is_newer(newer, other, overtaking) for other in newest_first[index + 1 :]] == [True] * (3 - index)
+        assert not any(is_newer(other, newer, overtaking) for other in newest_first[index + 1 :])
+
+    other_branch = received(2, None, "a", branch="dev")
+    other_repository = received(2, None, "a", repository="acme/other")
+    tag, unknown = received(2, None, "a", kind="tag"), received(2, None, None)
+    for other in (other_branch, other_repository, tag, unknown, received(2, "b", "a")):
+        assert find_overtaking([received(1, "a", "b"), other]) == {}
 
 
 def test_only_older_changes_and_queued_builds_are_superseded() -> None:
