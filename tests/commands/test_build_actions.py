@@ -51,7 +51,7 @@ def reported(first: int, cases: int, path: str) -> ReportRecorded:
 
 
 def ran(build_id: int, status: Verdict, **fields: Any) -> tuple[Event, ...]:
-    ids = IDS | {"build_id": build_id}
+    ids: dict[str, Any] = IDS | {"build_id": build_id}
     return BuildQueued(**ids, **fields), BuildFinished(**ids, status=status)
 
 
