@@ -1,8 +1,8 @@
 """Lines of an export of the log: the server writes them, and the offline verifier reads them."""
 
 import hashlib
-from collections.abc import Iterable
 from datetime import datetime
+from operator import attrgetter
 
 import msgspec
 
@@ -91,6 +91,10 @@ class ExportLine(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     """Hash that the tree has for this position, in hex."""
 
 
+_leaf_values = attrgetter(*EventLeaf.__struct_fields__)
+_CLEAR = EventLeaf.__struct_fields__.index("clear")
+
+
 def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
     """Rebuilds the leaf of a row from the row's line. Returns None if the line lacks values of the leaf."""
     if line.stream is None or line.version is None or line.stored is None:
@@ -98,11 +102,14 @@ def leaf_of_line(position: int, line: ExportLine) -> Leaf | None:
     if line.clear is msgspec.UNSET:
         return UnreadableLeaf(position, line.stream, line.version, line.type, line.stored)
     try:
-        values = {name: getattr(line, name) for name in EventLeaf.__struct_fields__}
-        values["clear"] = sha256(bytes(line.clear))
-        return msgspec.convert(list(values.values()), EventLeaf)
+        values = list(_leaf_values(line))
+        values[_CLEAR] = sha256(bytes(line.clear))
+        return msgspec.convert(values, EventLeaf)
     except msgspec.ValidationError:
         return None
+
+
+_NOTHING_ELSE = (None,) * 6
 
 
 def is_unambiguous(line: ExportLine) -> bool:
@@ -112,8 +119,7 @@ def is_unambiguous(line: ExportLine) -> bool:
     if line.position is None:
         kinds = (("export",), ("end",), ("later_erasures",), ("skipped", "hashes"), ("gap", "leaf"))
         return any(_has_only(line, *names) for names in kinds)
-    others = (line.export, line.end, line.later_erasures, line.skipped, line.hashes, line.gap)
-    if any(other is not None for other in others):
+    if (line.export, line.end, line.later_erasures, line.skipped, line.hashes, line.gap) != _NOTHING_ELSE:
         return False
     if line.clear is not msgspec.UNSET:
         if line.withheld and (line.sealed is not msgspec.UNSET or line.type not in WITH_CREDENTIALS):
@@ -126,12 +132,12 @@ def _has_only(line: ExportLine, *names: str) -> bool:
     return line == ExportLine(**{name: getattr(line, name) for name in names})
 
 
-def parse_hashes(texts: Iterable[str]) -> list[bytes]:
-    """Parses hashes from hex. Raises ValueError for text that is not hex of 32 bytes."""
-    hashes = [_from_hex(text) for text in texts]
-    if any(len(item) != HASH for item in hashes):
+def parse_hash(text: str) -> bytes:
+    """Parses a hash from hex. Raises ValueError for text that is not hex of 32 bytes."""
+    found = _from_hex(text)
+    if len(found) != HASH:
         raise ValueError("a hash has 32 bytes")
-    return hashes
+    return found
 
 
 def commitment_of(salt: str | None, sealed: bytes) -> str | None:

@@ -14,7 +14,7 @@ import msgspec
 
 from domain.audit import SIGNING_KEY, SigningKeyChanged
 from store.audit.erasures import Erasures
-from store.audit.export_lines import ExportHeader, ExportLine, commitment_of, is_unambiguous, leaf_of_line, parse_hashes
+from store.audit.export_lines import ExportHeader, ExportLine, commitment_of, is_unambiguous, leaf_of_line, parse_hash
 from store.audit.leaves import GapLeaf, hash_of
 from store.audit.merkle import BadProof, Frontier
 from store.audit.signed_notes import BadNote, Checkpoint, VerifierKey, open_note, split_note
@@ -219,7 +219,7 @@ class Verifier:
             self._tree = None
         elif self._tree is not None:
             try:
-                self._tree.extend(last, parse_hashes(hashes))
+                self._tree.extend(last, [*map(parse_hash, hashes)])
             except (BadProof, ValueError):
                 self._report(first, f"up to {last}: the hashes of what is left out do not fit")
                 self._tree = None
@@ -241,7 +241,7 @@ class Verifier:
         self._at, self._has_ended = position, False
         if self._tree is not None:
             try:
-                self._tree.append(parse_hashes([leaf])[0])
+                self._tree.append(parse_hash(leaf))
             except ValueError:
                 self._report(position, "the hash of its leaf is none")
                 self._tree = None
@@ -356,7 +356,7 @@ def _frontier(header: ExportHeader) -> Frontier:
     if header.after < 0:
         raise ValueError("nothing comes before the first position")
     tree = Frontier()
-    tree.extend(header.after, parse_hashes(header.hashes))
+    tree.extend(header.after, [*map(parse_hash, header.hashes)])
     return tree
 
 
