@@ -185,6 +185,8 @@ class StartBuild(Command):
         queued = self.event(BuildQueued, job, configuration=configuration, **more)
         must_have_repository(queued, self.project_repository)
         if not combinations:
+            if not self.external:
+                self.fill_tags(job, {})  # no node has a tag that stands for a value of a matrix
             yield queued
         shards = count_shards(combinations)
         for build_id, values in zip((self.build_id, *self.more_ids), combinations, strict=False):
@@ -224,8 +226,8 @@ class StartBuild(Command):
             return fill_tags(job.required_tags, values)
         except KeyError as missing:
             raise Conflict(
-                f"A required tag of job {self.job_id} stands for the value {missing.args[0]} of the matrix, which a"
-                " combination does not have: change required_tags, or the matrix."
+                f"A required tag of job {self.job_id} stands for the value {missing.args[0]} of the matrix, which the"
+                " matrix or one of its combinations does not have: change required_tags, or the matrix."
             ) from None
 
 

@@ -132,6 +132,13 @@ def test_a_matrix_queues_a_build_for_each_combination() -> None:
         given(*history, other).when(StartBuild(1, 5, more_ids=(2,)))
 
 
+def test_a_tag_that_stands_for_a_value_needs_a_matrix() -> None:
+    tagged = JobUpdated(job_id=5, project_id=9, required_tags=["{{matrix.os}}"])
+    with pytest.raises(Conflict, match="stands for the value os of the matrix"):
+        given(*JOB, tagged).when(StartBuild(1, 5))
+    assert len(given(*JOB, tagged).when(StartBuild(1, 5, external=True))) == 2
+
+
 def test_an_external_build_runs_at_once_and_needs_no_command() -> None:
     queued, started = given(JOB[0]).when(StartBuild(1, 5, commit_sha="c0ffee", external=True))
     assert isinstance(queued, BuildQueued)
