@@ -76,7 +76,9 @@ def find_other_format(root: str, name: str, attributes: Mapping[str, str]) -> st
 
 
 def is_result(name: str, attributes: Mapping[str, str]) -> bool:
-    """Return whether a start tag begins a failure, or a test of xUnit."""
+    """Return whether a start tag is of a failure or error, or of a test of xUnit. Such an element confirms those in
+    AMBIGUOUS.
+    """
     return name in ("failure", "error") or (name == "test" and "result" in attributes)
 
 
