@@ -184,7 +184,11 @@ def compute_probabilities(runs: bytes) -> tuple[float, float]:
 
 
 @hypothesis.given(RUNS)
+@hypothesis.example(read("FFFFFF"))
 def test_probabilities_are_those_of_the_model(runs: bytes) -> None:
+    """The tolerance is for the integral over rates, which the rule computes in fewer steps than this test. They differ
+    most, by 3.2 %, for tests that have failed 5 or 6 times and never passed.
+    """
     steps = 400
     odds = [math.exp(-11 + 16 * step / steps) for step in range(steps)]
     rates = [each / (1 + each) for each in odds]
@@ -192,7 +196,7 @@ def test_probabilities_are_those_of_the_model(runs: bytes) -> None:
     flaky = sum(weight * compute_likelihood(runs, rate) for weight, rate in zip(prior, rates, strict=True)) / sum(prior)
     stable = (1 - FLAKY_SHARE) * compute_likelihood(runs, STABLE_RATE)
     expected = FLAKY_SHARE * flaky / (FLAKY_SHARE * flaky + stable)
-    assert assess(runs).flaky_probability == pytest.approx(expected, rel=0.03, abs=1e-3)
+    assert assess(runs).flaky_probability == pytest.approx(expected, rel=0.04, abs=1e-3)
 
 
 @hypothesis.given(RUNS)
