@@ -158,7 +158,7 @@ class StartBuild(Command):
         if hidden := sorted(self.env.keys() & {*configuration.secrets, *self.secrets}):
             raise Conflict(
                 f"The variable {hidden[0]} of `env` is also a secret, whose value the build would get instead: leave it"
-                f" out, or give it in `secrets`."
+                " out, or give it in `secrets`."
             )
         combinations = [] if configuration.matrix is None or self.external else expand(configuration.matrix)
         if len(combinations) > 1 + len(self.more_ids):

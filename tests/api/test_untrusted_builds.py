@@ -62,6 +62,18 @@ def agent_of(shop: Shop, *features: str) -> FakeAgent:
     return FakeAgent(shop.server.url, shop.new_token()).connected(features)
 
 
+def run_approved(shop: Shop, commit_sha: str) -> tuple[int, FakeAgent, dict[str, Any]]:
+    """Approves a new build of a pull request, and lets an agent begin it. Returns the build's id, the agent, and the
+    message with which the agent got the build.
+    """
+    build = start(shop)
+    approve(shop, build)
+    agent = agent_of(shop)
+    lease = agent.run()
+    agent.started(lease, commit_sha=commit_sha).raise_for_status()
+    return build, agent, lease
+
+
 def approve(shop: Shop, build: int) -> dict[str, Any]:
     approved: dict[str, Any] = shop.admin.when("POST", f"/builds/{build}/approve").then(200)
     return approved
@@ -121,11 +133,7 @@ def test_what_the_agent_of_an_untrusted_build_gets(
 
 
 def test_a_restart_is_of_the_commit_that_was_approved(shop: Shop) -> None:
-    build = start(shop)
-    approve(shop, build)
-    agent = agent_of(shop)
-    lease = agent.run()
-    agent.started(lease, commit_sha="decade").raise_for_status()
+    build, agent, lease = run_approved(shop, "decade")
     agent.finished(lease, exit_code=1).raise_for_status()
     shop.server.wait_until_projected()
     again = shop.admin.create(f"/builds/{build}/restart")["id"]
@@ -136,11 +144,7 @@ def test_a_restart_is_of_the_commit_that_was_approved(shop: Shop) -> None:
 
 
 def test_results_of_a_fork_do_not_make_a_failure_of_the_default_branch_look_flaky(shop: Shop) -> None:
-    build = start(shop)
-    approve(shop, build)
-    agent = agent_of(shop)
-    lease = agent.run()
-    agent.started(lease, commit_sha="c0ffee").raise_for_status()
+    build, agent, lease = run_approved(shop, "c0ffee")
     agent.report(lease, PASSES, path="report.xml").raise_for_status()
     agent.finished(lease, exit_code=0).raise_for_status()
     shop.server.wait_until_projected()
